@@ -1,0 +1,39 @@
+"""The errors this library raises on purpose: one root, each also a builtin error."""
+
+__all__ = [
+    "CheckpointError",
+    "ConceptError",
+    "ContextModuleError",
+    "DataError",
+    "NonFiniteError",
+    "OutputExistsError",
+    "ShapeError",
+]
+
+
+class ContextModuleError(Exception):
+    """Root of every error raised here on purpose."""
+
+
+class ConceptError(ContextModuleError, ValueError):
+    """A concept or context name that is not known, malformed or repeated."""
+
+
+class ShapeError(ContextModuleError, ValueError):
+    """A tensor of the wrong shape, dtype or value range."""
+
+
+class DataError(ContextModuleError, ValueError):
+    """Data that cannot be used: a missing folder, a corrupt image, a NaN."""
+
+
+class CheckpointError(ContextModuleError, RuntimeError):
+    """A file that is truncated, foreign, unsafe or made for another base."""
+
+
+class NonFiniteError(ContextModuleError, ArithmeticError):
+    """A loss or statistic that became NaN or infinite."""
+
+
+class OutputExistsError(ContextModuleError, FileExistsError):
+    """An output directory that already holds a finished run."""
