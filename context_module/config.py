@@ -1,0 +1,115 @@
+"""The shape of a context module, as a dataclass that goes to JSON and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from context_module.contexts import Concepts
+from context_module.errors import CheckpointError, ConceptError
+
+__all__ = ["Composition", "ContextModuleConfig", "Form"]
+
+Form = Literal["structural", "reduced"]
+Composition = Literal["do", "published"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextModuleConfig:
+    """Widths, form and concepts of a context module and of the posterior heads that go with it.
+
+    Attributes:
+        concepts: names of the K concepts, in order.
+        latent_shape: shape of the base's decoder input, without the batch.
+        num_features: width of the base's encoder features, read by the posterior heads.
+        noise_width: w_z, width of each noise block.
+        concept_width: w_c, width of each concept block.
+        depth: number of layers from noise to exogenous values; widths go linearly from w_z to w_c.
+        free_blocks: F, noise blocks that no context intervenes on; they hold what no concept explains.
+        form: the intervention layer: ``structural`` (effects travel along the learned graph, joint interventions
+            compose) or ``reduced`` (the paper's: total effects are added).
+        composition: for the reduced form and joint interventions: ``do`` cuts every edge into an intervened concept,
+            ``published`` keeps those that come from intervened concepts, as the paper's code does.
+        reference: train as the paper's code does: dense observational noise weight, batch norm between the embedding's
+            layers, intervention weights clamped to [0, 1], posterior heads of one Linear each on the features alone.
+        posterior_width: hidden width of the posterior heads (unused with `reference`).
+
+    Raises:
+        ValueError: for a width, depth, form or composition out of range; names the field and what is accepted.
+    """
+
+    concepts: tuple[str, ...]
+    latent_shape: tuple[int, ...]
+    num_features: int
+    noise_width: int = 32
+    concept_width: int = 8
+    depth: int = 2
+    free_blocks: int = 0
+    form: Form = "structural"
+    composition: Composition = "do"
+    reference: bool = False
+    posterior_width: int = 256
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "concepts", tuple(Concepts(self.concepts)))
+        object.__setattr__(self, "latent_shape", tuple(self.latent_shape))
+        for name, least in {
+            "num_features": 1,
+            "noise_width": 1,
+            "concept_width": 1,
+            "depth": 1,
+            "free_blocks": 0,
+            "posterior_width": 1,
+        }.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if not self.latent_shape or not all(isinstance(size, int) and size > 0 for size in self.latent_shape):
+            raise ValueError(f"latent_shape must hold positive integers, got {self.latent_shape!r}")
+        for name, accepted in {"form": get_args(Form), "composition": get_args(Composition)}.items():
+            if getattr(self, name) not in accepted:
+                raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
+        if self.depth == 1 and self.noise_width != self.concept_width:
+            raise ValueError(
+                f"depth 1 has no layer between the noise (width {self.noise_width}) and the concepts "
+                f"(width {self.concept_width}): make the widths equal, or use depth 2"
+            )
+        if self.reference and (self.form != "reduced" or self.free_blocks):
+            raise ValueError("reference=True is the paper's module: it needs form='reduced' and free_blocks=0")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the embedding, from noise to concept: the integer part of `depth` even steps."""
+        if self.depth == 1:
+            return (self.noise_width,)
+        span, last = self.concept_width - self.noise_width, self.depth - 1
+        return tuple(self.noise_width + math.floor(span * step / last) for step in range(self.depth))
+
+    @property
+    def num_blocks(self) -> int:
+        """K + F."""
+        return len(self.concepts) + self.free_blocks
+
+    @property
+    def noise_size(self) -> int:
+        """(K + F) w_z, the width of the noise."""
+        return self.num_blocks * self.noise_width
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ContextModuleConfig:
+        """The configuration of a saved module; CheckpointError for unknown, missing or impossible fields."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(content) - known):
+            raise CheckpointError(
+                f"unknown fields in the module's configuration: {', '.join(unknown)}; it was written by a newer "
+                "version of context_module: upgrade with pip install -U context-module"
+            )
+        try:
+            return cls(**content)
+        except (TypeError, ValueError, ConceptError) as error:
+            raise CheckpointError(f"the module's configuration cannot be used: {error}") from error

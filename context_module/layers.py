@@ -1,0 +1,163 @@
+"""The three layers of a context module: embedding, intervention, concept inversion.
+
+Source: 'Intervening to Learn and Compose Causally Disentangled Representations' (CLeaR 2026). The mask is data: each
+layer computes masked products for the whole batch at once, whatever contexts it mixes. Inside, blocks come first,
+(blocks, batch, width), so that all of a layer's blocks are one batched matrix product, linear in their number.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from context_module.config import ContextModuleConfig
+
+__all__ = ["BlockLinear", "ConceptInversionLayer", "EmbeddingLayer", "InterventionLayer"]
+
+
+class BlockLinear(nn.Module):
+    """A linear map of its own for each block: (blocks, B, in_width) -> (blocks, B, out_width)."""
+
+    def __init__(self, num_blocks: int, in_width: int, out_width: int) -> None:
+        super().__init__()
+        # variance-preserving before a GELU, so that the module starts at the scale of its noise
+        self.weight = nn.Parameter(torch.randn(num_blocks, in_width, out_width) * math.sqrt(2 / in_width))
+        self.bias = nn.Parameter(torch.zeros(num_blocks, 1, out_width))
+
+    def forward(self, blocks: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, blocks, self.weight)
+
+    def extra_repr(self) -> str:
+        num_blocks, in_width, out_width = self.weight.shape
+        return f"blocks={num_blocks}, in_width={in_width}, out_width={out_width}"
+
+
+class EmbeddingLayer(nn.Module):
+    """Noise to exogenous values, block by block: h_j = GELU(W_j z_j + b_j), then depth - 1 layers per block.
+
+    An intervention on concept j swaps block j's first weight and bias for its interventional ones, which start as a copy
+    of the observational ones. Blocks never mix (but for the dense observational weight with ``reference=True``).
+    """
+
+    def __init__(self, config: ContextModuleConfig) -> None:
+        super().__init__()
+        self.config = config
+        num_concepts, num_blocks, width = len(config.concepts), config.num_blocks, config.noise_width
+        self.observational = BlockLinear(num_blocks, width, width)
+        self.interventional = BlockLinear(num_concepts, width, width)
+        with torch.no_grad():
+            self.interventional.weight.copy_(self.observational.weight[:num_concepts])
+        # (in, out); its diagonal blocks are not used, `observational` holds those
+        self.dense = nn.Parameter(torch.zeros(config.noise_size, config.noise_size)) if config.reference else None
+        self.layers = nn.ModuleList(BlockLinear(num_blocks, a, b) for a, b in zip(config.widths, config.widths[1:]))
+        self.norms = nn.ModuleList(
+            nn.BatchNorm1d(num_blocks * width) if config.reference else nn.Identity() for width in config.widths[1:]
+        )
+        self.register_buffer("off_diagonal", _off_diagonal(num_concepts, width), persistent=False)
+
+    def forward(self, noise: Tensor, mask: Tensor) -> Tensor:
+        """Noise (B, (K+F) w_z) and mask (B, K) to exogenous values (K+F, B, w_c)."""
+        num_concepts = mask.shape[1]
+        blocks = noise.unflatten(1, (-1, self.config.noise_width)).transpose(0, 1)
+        hidden = self.observational(blocks)
+        if self.dense is not None:
+            dense = noise @ (self.dense * self.off_diagonal)
+            dense = dense * ~mask.any(dim=1, keepdim=True)
+            hidden = hidden + dense.unflatten(1, (-1, self.config.noise_width)).transpose(0, 1)
+        # lerp with a weight of 0 or 1 is an exact selection, and twice as fast as where, forward and backward
+        intervened = mask.t()[..., None].to(hidden.dtype)
+        concepts = hidden[:num_concepts].lerp(self.interventional(blocks[:num_concepts]), intervened)
+        hidden = F.gelu(torch.cat([concepts, hidden[num_concepts:]]) if self.config.free_blocks else concepts)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            hidden = F.gelu(self._normalise(layer(hidden), norm))
+        return hidden
+
+    @staticmethod
+    def _normalise(blocks: Tensor, norm: nn.Module) -> Tensor:
+        if isinstance(norm, nn.Identity):
+            return blocks
+        return norm(blocks.transpose(0, 1).flatten(1)).unflatten(1, (len(blocks), -1)).transpose(0, 1)
+
+    def extra_repr(self) -> str:
+        return f"widths={'-'.join(map(str, self.config.widths))}, free_blocks={self.config.free_blocks}"
+
+
+class InterventionLayer(nn.Module):
+    """Exogenous values to concept values: a structural equation model over the concept blocks.
+
+    With S the intervened set, A and B learned off-diagonal (w_c x w_c) blocks, and every concept in S cut off from its
+    causes:
+
+    - ``structural``: c = eps + b + (1 - m) * (A c), iterated K times from c = eps: exact for an acyclic A. All
+      mechanisms but the intervened ones are shared by all contexts.
+    - ``reduced`` (the paper): c_i = eps_i + b_i + [i not in S] (sum_{j not in S} A_ij eps_j + sum_{j in S} B_ij eps_j);
+      with ``composition="published"`` the factor [i not in S] stands before the A term alone.
+    """
+
+    def __init__(self, config: ContextModuleConfig) -> None:
+        super().__init__()
+        self.config = config
+        size = len(config.concepts) * config.concept_width
+        spread = 0.1 / math.sqrt(size)  # small: the concepts start out nearly independent
+        # effects[j w_c + s, i w_c + t] is the effect of concept j's s-th value on concept i's t-th: A (and B) transposed
+        self.effects = nn.Parameter(torch.randn(size, size) * spread)
+        self.interventional_effects = (
+            nn.Parameter(torch.randn(size, size) * spread) if config.form == "reduced" else None
+        )
+        self.bias = nn.Parameter(torch.zeros(size))
+        self.register_buffer(
+            "off_diagonal", _off_diagonal(len(config.concepts), config.concept_width), persistent=False
+        )
+
+    def forward(self, exogenous: Tensor, mask: Tensor) -> Tensor:
+        """Exogenous values (B, K w_c) and mask (B, K) to concept values (B, K w_c)."""
+        forced = mask.repeat_interleave(self.config.concept_width, dim=1).to(exogenous.dtype)
+        uncut = 1 - forced
+        effects = self.effects * self.off_diagonal
+        own = exogenous + self.bias
+        if self.interventional_effects is None:
+            concepts = exogenous
+            for _ in self.config.concepts:
+                concepts = torch.addcmul(own, uncut, concepts @ effects)
+            return concepts
+        interventional = self.interventional_effects * self.off_diagonal
+        observed_part, forced_part = (exogenous * uncut) @ effects, (exogenous * forced) @ interventional
+        if self.config.composition == "do":
+            return torch.addcmul(own, uncut, observed_part + forced_part)
+        return torch.addcmul(own + forced_part, uncut, observed_part)
+
+    @torch.no_grad()
+    def clamp_effects(self) -> None:
+        """Clamp all effects to [0, 1], as the paper's training does after every step."""
+        for effects in (self.effects, self.interventional_effects):
+            if effects is not None:
+                effects.clamp_(0, 1)
+
+    def extra_repr(self) -> str:
+        config = self.config
+        composition = f", composition={config.composition!r}" if config.form == "reduced" else ""
+        return f"concepts={list(config.concepts)}, concept_width={config.concept_width}, form={config.form!r}{composition}"
+
+
+class ConceptInversionLayer(nn.Module):
+    """Concept values to the decoder input: e = W c + b. It implicitly inverts the linear map from embeddings to concepts."""
+
+    def __init__(self, config: ContextModuleConfig) -> None:
+        super().__init__()
+        self.latent_shape = config.latent_shape
+        self.linear = nn.Linear(config.num_blocks * config.concept_width, math.prod(config.latent_shape))
+
+    def forward(self, concepts: Tensor) -> Tensor:
+        """Concept and free values (B, (K+F) w_c) to decoder inputs (B, *latent_shape)."""
+        return self.linear(concepts).unflatten(1, self.latent_shape)
+
+    def extra_repr(self) -> str:
+        return f"latent_shape={self.latent_shape}"
+
+
+def _off_diagonal(num_blocks: int, width: int) -> Tensor:
+    """(size, size) with zeros in the diagonal blocks and ones elsewhere."""
+    return torch.kron(1 - torch.eye(num_blocks), torch.ones(width, width))

@@ -1,0 +1,78 @@
+"""The context module: noise and an intervention mask to the decoder input of a base."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from context_module.config import ContextModuleConfig
+from context_module.errors import ShapeError
+from context_module.layers import ConceptInversionLayer, EmbeddingLayer, InterventionLayer
+
+__all__ = ["ContextModule"]
+
+
+class ContextModule(nn.Module):
+    """Embedding, intervention and concept-inversion layer in sequence (CLeaR 2026); see `context_module.layers`.
+
+    One batch mixes contexts freely, with any number of simultaneous interventions per sample.
+    """
+
+    def __init__(self, config: ContextModuleConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = EmbeddingLayer(config)
+        self.intervention = InterventionLayer(config)
+        self.inversion = ConceptInversionLayer(config)
+
+    def exogenous(self, noise: Tensor, mask: Tensor) -> Tensor:
+        """Exogenous values (B, K+F, w_c) of noise (B, (K+F) w_z) under a mask (B, K); free blocks come last."""
+        self._check(noise, mask)
+        return self.embedding(noise, mask).transpose(0, 1)
+
+    def concepts(self, noise: Tensor, mask: Tensor) -> Tensor:
+        """Concept values (B, K+F, w_c); the free blocks, last, are their exogenous values."""
+        exogenous = self.exogenous(noise, mask)
+        num_concepts = mask.shape[1]
+        concepts = self.intervention(exogenous[:, :num_concepts].flatten(1), mask)
+        concepts = concepts.unflatten(1, (num_concepts, -1))
+        return torch.cat([concepts, exogenous[:, num_concepts:]], dim=1) if self.config.free_blocks else concepts
+
+    def forward(self, noise: Tensor, mask: Tensor) -> Tensor:
+        """Decoder inputs (B, *latent_shape), normalised.
+
+        Args:
+            noise: (B, (K+F) w_z), float.
+            mask: bool (B, K), true where a concept is intervened on.
+
+        Raises:
+            ShapeError: if either has another shape, or the mask another dtype.
+        """
+        return self.inversion(self.concepts(noise, mask).flatten(1))
+
+    def sample_noise(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """n draws from N(0, temperature^2 I), (n, (K+F) w_z), on the module's device (drawn on the generator's)."""
+        weight = self.inversion.linear.weight
+        device = generator.device if generator is not None else weight.device
+        noise = torch.randn(n, self.config.noise_size, generator=generator, device=device)
+        return noise.to(weight) * temperature
+
+    def _check(self, noise: Tensor, mask: Tensor) -> None:
+        config = self.config
+        if noise.ndim != 2 or noise.shape[1] != config.noise_size:
+            raise ShapeError(
+                f"noise must have shape (batch, {config.noise_size}): {config.num_blocks} blocks of width "
+                f"{config.noise_width}; got {tuple(noise.shape)}"
+            )
+        if mask.dtype != torch.bool or tuple(mask.shape) != (len(noise), len(config.concepts)):
+            raise ShapeError(
+                f"the intervention mask must be torch.bool of shape ({len(noise)}, {len(config.concepts)}), "
+                f"got {mask.dtype} of shape {tuple(mask.shape)}"
+            )
+
+    def extra_repr(self) -> str:
+        config = self.config
+        return (
+            f"concepts={list(config.concepts)}, noise_width={config.noise_width}, concept_width={config.concept_width}, "
+            f"depth={config.depth}, free_blocks={config.free_blocks}, form={config.form!r}"
+        )

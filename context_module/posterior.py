@@ -1,0 +1,45 @@
+"""The posterior heads: q(z | x, context), a Gaussian over the noise, read off the base's encoder features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from context_module.config import ContextModuleConfig
+
+__all__ = ["PosteriorHeads"]
+
+
+class PosteriorHeads(nn.Module):
+    """A small MLP from encoder features (B, D) and intervention mask (B, K) to a Normal over the noise (B, (K+F) w_z).
+
+    With ``reference=True``, the paper's: two Linear layers that read the features alone.
+    """
+
+    def __init__(self, config: ContextModuleConfig) -> None:
+        super().__init__()
+        self.reads_mask = not config.reference
+        if config.reference:
+            self.trunk: nn.Module = nn.Identity()
+            width = config.num_features
+        else:
+            # features come at any scale, whatever the base; the norm makes one learning rate fit all
+            self.norm = nn.LayerNorm(config.num_features)
+            width = config.posterior_width
+            self.trunk = nn.Sequential(
+                nn.Linear(config.num_features + len(config.concepts), width),
+                nn.GELU(),
+                nn.Linear(width, width),
+                nn.GELU(),
+            )
+        self.mean = nn.Linear(width, config.noise_size)
+        self.log_var = nn.Linear(width, config.noise_size)
+
+    def forward(self, features: Tensor, mask: Tensor) -> Normal:
+        if self.reads_mask:
+            features = torch.cat([self.norm(features), mask.to(features.dtype)], dim=1)
+        hidden = self.trunk(features)
+        # float32 whatever the autocast: the KL of a nearly deterministic posterior needs the digits
+        mean, log_var = self.mean(hidden).float(), self.log_var(hidden).float()
+        return Normal(mean, (0.5 * log_var).exp(), validate_args=False)
