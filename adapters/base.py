@@ -1,0 +1,246 @@
+"""The contract between the library and a base: latents, encodings, decodings, and the registry of adapters."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from context_module.errors import CheckpointError, ContextModuleError, ShapeError
+
+__all__ = [
+    "DecoderAdapter",
+    "Decoding",
+    "Encoding",
+    "LatentSpec",
+    "Likelihood",
+    "adapt",
+    "available_adapters",
+    "get_adapter",
+    "register_adapter",
+]
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """The decoder input of a base. The module sees normalised latents, ``(raw - shift) * scale``; the base raw ones.
+
+    Attributes:
+        shape: shape of one latent, without the batch.
+        scale: factor that brings raw latents to about unit variance.
+        shift: subtracted from raw latents before scaling.
+    """
+
+    shape: tuple[int, ...]
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def normalise(self, raw: Tensor) -> Tensor:
+        return (raw - self.shift) * self.scale
+
+    def denormalise(self, latent: Tensor) -> Tensor:
+        return latent / self.scale + self.shift
+
+
+class Likelihood(Protocol):
+    """A distribution over images (B, C, H, W) with values in [0, 1]."""
+
+    @property
+    def mean(self) -> Tensor:
+        """(B, C, H, W) in [0, 1]."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-likelihood of images in [0, 1], summed over channels and pixels: (B,), float32, nats."""
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """A draw, (B, C, H, W) in [0, 1]."""
+
+
+@dataclass
+class Encoding:
+    """What the base's encoder says of a batch of images.
+
+    Attributes:
+        features: (B, D), read by the posterior heads.
+        mean: (B, *latent.shape), the base's own embedding, normalised.
+        log_var: its log-variance, same shape; None for a deterministic encoder.
+        states: whatever `decode` wants to know of the images (NVAE: encoder states for the deeper latents).
+    """
+
+    features: Tensor
+    mean: Tensor
+    log_var: Tensor | None = None
+    states: Any = None
+
+
+@dataclass
+class Decoding:
+    """What the base's decoder makes of a batch of decoder inputs.
+
+    Attributes:
+        likelihood: p(x | decoder input, deeper latents).
+        kl: (B,), KL of the base's deeper latents in nats; zeros for one-level bases.
+        residuals: the standardised noise of each deeper latent under its prior, (value - prior mean) / prior std, in
+            decoding order; empty for one-level bases. Given back to `decode`, it replays the same noise.
+    """
+
+    likelihood: Likelihood
+    kl: Tensor
+    residuals: tuple[Tensor, ...] = field(default=())
+
+    @property
+    def mean(self) -> Tensor:
+        return self.likelihood.mean
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.likelihood.log_prob(x)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return self.likelihood.sample(generator)
+
+
+class DecoderAdapter(nn.Module, ABC):
+    """Shows a base to the library. Subclass it, set the attributes, and write `encode` and `decode`.
+
+    The base itself is a submodule, so that ``.to()``, ``.parameters()`` and ``.state_dict()`` reach it.
+
+    Attributes:
+        name: the registry's name of the family, as in ``--base nvae``.
+        latent: the decoder input.
+        image_shape: (C, H, W) of the images.
+        num_features: D, the width of `Encoding.features`.
+        source: where the base came from (path or hub id), for the saved configuration; None if unknown.
+    """
+
+    name: ClassVar[str]
+    latent: LatentSpec
+    image_shape: tuple[int, int, int]
+    num_features: int
+    source: str | None = None
+
+    @classmethod
+    def matches(cls, base: object) -> bool:
+        """Whether `wrap` can show `base`; must not import heavy packages. Without it, callers build the adapter."""
+        return False
+
+    @classmethod
+    def wrap(cls, base: Any) -> DecoderAdapter:
+        """The adapter around a base for which `matches` is true."""
+        raise TypeError(f"{cls.__name__} is built by its caller, not found by the type of the base")
+
+    @classmethod
+    def load(cls, path: str | Path) -> DecoderAdapter:
+        """The adapter around a base read from a file or folder; raises CheckpointError for what it cannot read."""
+        raise CheckpointError(
+            f"a {cls.name!r} base cannot be rebuilt from a file: build it yourself and pass base={cls.__name__}(...)"
+        )
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Encoding:
+        """Encode images (B, C, H, W) with values in [0, 1]."""
+
+    @abstractmethod
+    def decode(
+        self,
+        latent: Tensor,
+        encoding: Encoding | None = None,
+        residuals: tuple[Tensor, ...] = (),
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Decoding:
+        """Decode normalised decoder inputs (B, *latent.shape).
+
+        Args:
+            latent: the decoder input.
+            encoding: of the images to explain. Deeper latents are then drawn from their posterior, and `Decoding.kl`
+                is their KL; without it they are drawn from their prior, and it is zero.
+            residuals: replaces the prior's noise (see `Decoding.residuals`); not together with `encoding`.
+            temperature: multiplies the standard deviation of every deeper latent drawn (posterior or prior); 0 gives
+                their means. Densities and KLs are those of the untempered distributions.
+            generator: for the draws; the default generator without it.
+        """
+
+    def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n draws from the base's own prior over decoder inputs, normalised; N(0, I) unless the family says otherwise."""
+        device = generator.device if generator is not None else self._reference.device
+        return torch.randn(n, *self.latent.shape, generator=generator, device=device).to(self._reference.device)
+
+    @property
+    def _reference(self) -> Tensor:
+        return next(self.parameters(), torch.empty(0))
+
+    def check_images(self, x: Tensor) -> None:
+        """Raise ShapeError unless x is a float tensor (B, *image_shape) with finite values in [0, 1]."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise ShapeError(f"images must be a float tensor with values in [0, 1], got {found}: use x.float() / 255")
+        if x.ndim != 4 or tuple(x.shape[1:]) != tuple(self.image_shape):
+            raise ShapeError(
+                f"the base {self.name!r} takes images of shape (batch, {', '.join(map(str, self.image_shape))}) "
+                f"(channels, height, width), got {tuple(x.shape)}: resize or convert the images"
+            )
+        if torch.compiler.is_compiling() or not len(x):
+            return
+        low, high = (bound.item() for bound in x.detach().aminmax())
+        if not (low >= 0 and high <= 1):  # also true for NaN
+            raise ShapeError(f"image values must be finite and in [0, 1], got a range of [{low:g}, {high:g}]")
+
+
+# Built-in families, imported on demand; outside packages add theirs through the entry-point group.
+_BUILT_IN = {
+    "nvae": "context_module.adapters.nvae.adapter:NVAEAdapter",
+    "lightweight": "context_module.adapters.lightweight:LightweightAdapter",
+    "modules": "context_module.adapters.modules:ModulesAdapter",
+}
+_GROUP = "context_module.adapters"
+_registered: dict[str, type[DecoderAdapter]] = {}
+
+
+def register_adapter(cls: type[DecoderAdapter]) -> type[DecoderAdapter]:
+    """Class decorator that makes an adapter known in this process under its `name`."""
+    if cls.name in available_adapters() and _registered.get(cls.name) is not cls:
+        raise ContextModuleError(f"an adapter named {cls.name!r} exists already: choose another name")
+    _registered[cls.name] = cls
+    return cls
+
+
+def available_adapters() -> list[str]:
+    """Names of the adapters that are built in, registered, or installed as entry points."""
+    return sorted({*_BUILT_IN, *_registered, *(point.name for point in entry_points(group=_GROUP))})
+
+
+def get_adapter(name: str) -> type[DecoderAdapter]:
+    """The adapter class of that name; raises ValueError listing the known ones."""
+    if name in _registered:
+        return _registered[name]
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    for point in entry_points(group=_GROUP):
+        if point.name == name:
+            return point.load()
+    raise ValueError(f"unknown base {name!r}; known bases: {', '.join(available_adapters())}")
+
+
+def adapt(base: object) -> DecoderAdapter:
+    """The adapter around `base`: itself if it is one, otherwise by the first registered adapter that matches.
+
+    Raises:
+        TypeError: if no adapter matches; names the type and the known families.
+    """
+    if isinstance(base, DecoderAdapter):
+        return base
+    for name in [*_registered, *(name for name in available_adapters() if name not in _registered)]:
+        adapter = get_adapter(name)
+        if adapter.matches(base):
+            return adapter.wrap(base)
+    raise TypeError(
+        f"no adapter for a base of type {type(base).__name__}; known families: {', '.join(available_adapters())}. "
+        "Pass an (encoder, decoder, latent_shape) base through ModulesAdapter, or subclass DecoderAdapter."
+    )

@@ -1,0 +1,160 @@
+"""The two small VAEs of the paper, as bases: `simple64bn` for 3x64x64 images, `conv3` for 1x28x28 ones.
+
+Source: 'Intervening to Learn and Compose Causally Disentangled Representations' (CLeaR 2026).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, LatentSpec
+from context_module.adapters.likelihoods import BernoulliLikelihood
+from context_module.errors import CheckpointError
+from context_module.files import load_tensors, read_json, save_tensors, write_json
+
+__all__ = ["ARCHITECTURES", "LightweightAdapter", "LightweightObjective", "LightweightVAE"]
+
+FEATURES = 128
+
+
+def _simple64bn() -> tuple[nn.Sequential, nn.Sequential]:
+    encoder: list[nn.Module] = []
+    for ins, outs in [(3, 32), (32, 64), (64, 128), (128, 256)]:
+        encoder += [nn.Conv2d(ins, outs, 4, 2, 1), nn.ReLU(), nn.BatchNorm2d(outs)]
+    encoder += [nn.Flatten(), nn.Linear(4096, FEATURES), nn.ReLU()]
+    decoder: list[nn.Module] = [nn.Linear(FEATURES, FEATURES), nn.ReLU(), nn.Linear(FEATURES, 4096), nn.ReLU()]
+    decoder += [nn.Unflatten(1, (256, 4, 4))]
+    for ins, outs in [(256, 128), (128, 64), (64, 32)]:
+        decoder += [nn.ConvTranspose2d(ins, outs, 4, 2, 1), nn.ReLU(), nn.BatchNorm2d(outs)]
+    return nn.Sequential(*encoder), nn.Sequential(*decoder, nn.ConvTranspose2d(32, 3, 4, 2, 1))
+
+
+def _conv3() -> tuple[nn.Sequential, nn.Sequential]:
+    encoder: list[nn.Module] = []
+    for conv in (nn.Conv2d(1, 32, 4, 2, 1), nn.Conv2d(32, 64, 4, 2, 1), nn.Conv2d(64, FEATURES, 7)):
+        encoder += [conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU()]
+    encoder += [nn.Flatten(), nn.Linear(FEATURES, FEATURES), nn.ReLU()]
+    decoder: list[nn.Module] = [nn.Linear(FEATURES, FEATURES), nn.ReLU(), nn.Linear(FEATURES, FEATURES), nn.ReLU()]
+    decoder += [nn.Unflatten(1, (FEATURES, 1, 1))]
+    for up in (nn.ConvTranspose2d(FEATURES, 64, 7), nn.ConvTranspose2d(64, 32, 4, 2, 1)):
+        decoder += [up, nn.BatchNorm2d(up.out_channels), nn.ReLU()]
+    return nn.Sequential(*encoder), nn.Sequential(*decoder, nn.ConvTranspose2d(32, 1, 4, 2, 1))
+
+
+# name -> (builder, image shape). The last sigmoid is the likelihood's: decoders end in logits.
+ARCHITECTURES = {"simple64bn": (_simple64bn, (3, 64, 64)), "conv3": (_conv3, (1, 28, 28))}
+
+
+class LightweightVAE(nn.Module):
+    """A small convolutional VAE with 128 encoder features and a decoder input of 128 values.
+
+    Args:
+        architecture: ``simple64bn`` or ``conv3``.
+        heads: with posterior heads of its own (features -> latent); the published checkpoints have none, their
+            decoder input comes from the context module alone.
+
+    Raises:
+        ValueError: for another architecture.
+    """
+
+    def __init__(self, architecture: str = "simple64bn", heads: bool = True) -> None:
+        super().__init__()
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}")
+        build, self.image_shape = ARCHITECTURES[architecture]
+        self.architecture = architecture
+        self.encoder, self.decoder = build()
+        self.fc_mu = nn.Linear(FEATURES, FEATURES) if heads else None
+        self.fc_var = nn.Linear(FEATURES, FEATURES) if heads else None
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Features (B, 128), latent mean (B, 128) and log-variance (None without heads) of images in [0, 1]."""
+        features = self.encoder(x)
+        if self.fc_mu is None or self.fc_var is None:
+            return features, features, None
+        return features, self.fc_mu(features), self.fc_var(features)
+
+    def decode(self, latent: Tensor) -> BernoulliLikelihood:
+        """p(x | latent) of latents (B, 128)."""
+        return BernoulliLikelihood(self.decoder(latent))
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write config.json and model.safetensors."""
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        config = {"architecture": self.architecture, "heads": self.fc_mu is not None}
+        save_tensors(Path(directory) / "model.safetensors", self.state_dict())
+        write_json(Path(directory) / "config.json", {"base": "lightweight", **config})
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> LightweightVAE:
+        """Read what `save_pretrained` wrote, in eval mode; CheckpointError for anything else."""
+        config = read_json(Path(directory) / "config.json")
+        if config.pop("base", None) != "lightweight":
+            raise CheckpointError(f"{directory} does not hold a lightweight VAE")
+        try:
+            net = cls(**config)
+            net.load_state_dict(load_tensors(Path(directory) / "model.safetensors"))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{directory} does not hold a usable lightweight VAE: {error}") from error
+        return net.eval()
+
+
+class LightweightAdapter(DecoderAdapter):
+    """Shows a `LightweightVAE`: decoder input (128,), one level."""
+
+    name = "lightweight"
+    latent = LatentSpec((FEATURES,))
+    num_features = FEATURES
+
+    def __init__(self, net: LightweightVAE) -> None:
+        super().__init__()
+        self.net = net
+        self.image_shape = net.image_shape
+
+    @classmethod
+    def matches(cls, base: object) -> bool:
+        return isinstance(base, LightweightVAE)
+
+    @classmethod
+    def wrap(cls, base: Any) -> LightweightAdapter:
+        return cls(base)
+
+    @classmethod
+    def load(cls, path: str | Path) -> LightweightAdapter:
+        adapter = cls(LightweightVAE.from_pretrained(path))
+        adapter.source = str(path)
+        return adapter
+
+    def encode(self, x: Tensor) -> Encoding:
+        return Encoding(*self.net.encode(x))
+
+    def decode(
+        self,
+        latent: Tensor,
+        encoding: Encoding | None = None,
+        residuals: tuple[Tensor, ...] = (),
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Decoding:
+        return Decoding(self.net.decode(latent), kl=latent.new_zeros(len(latent)))
+
+
+class LightweightObjective(nn.Module):
+    """Pretraining: the beta-VAE loss on pooled contexts. Returns the same kind of dict as every objective."""
+
+    def __init__(self, net: LightweightVAE, beta: float = 1.0) -> None:
+        super().__init__()
+        self.net, self.beta = net, beta
+
+    def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        _, mean, log_var = self.net.encode(batch["x"])
+        if log_var is None:
+            raise ValueError("a LightweightVAE without heads has no posterior to pretrain: build it with heads=True")
+        latent = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
+        neg_log_likelihood = -self.net.decode(latent).log_prob(batch["x"])
+        kl = 0.5 * (mean.float() ** 2 + log_var.float().exp() - log_var.float() - 1).sum(1)
+        return {"loss": neg_log_likelihood + self.beta * kl, "neg_log_likelihood": neg_log_likelihood, "kl": kl}
