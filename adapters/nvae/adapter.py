@@ -1,0 +1,86 @@
+"""Shows an NVAE to the library: its first latent is the decoder input, the deeper ones follow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, LatentSpec
+from context_module.adapters.nvae.network import NVAE
+from context_module.errors import CheckpointError
+
+__all__ = ["NVAEAdapter"]
+
+
+class NVAEAdapter(DecoderAdapter):
+    """An NVAE as a base.
+
+    The decoder input is the first latent z0 as the decoder gets it (after the flows, if there are any). Features are
+    the mean and the log standard deviation of z0's posterior; states are the encoder's, for the deeper latents.
+
+    Args:
+        net: the network.
+        source: the file or folder it was read from, if any.
+    """
+
+    name = "nvae"
+
+    def __init__(self, net: NVAE, source: str | None = None) -> None:
+        super().__init__()
+        self.net = net
+        self.source = source
+        self.latent = LatentSpec(net.latent_shape)
+        self.image_shape = (net.config.in_channels, net.config.image_size, net.config.image_size)
+        channels, height, width = net.latent_shape
+        self.num_features = 2 * channels * height * width
+
+    @classmethod
+    def matches(cls, base: object) -> bool:
+        return isinstance(base, NVAE)
+
+    @classmethod
+    def wrap(cls, base: Any) -> NVAEAdapter:
+        return cls(base)
+
+    @classmethod
+    def load(cls, path: str | Path) -> NVAEAdapter:
+        """The adapter around a saved folder, or a ``checkpoint.pt`` of the public training code."""
+        path = Path(path)
+        if not path.exists():
+            raise CheckpointError(
+                f"{path}: no such file or folder; expected a folder written by NVAE.save_pretrained, or a "
+                "checkpoint.pt of the public NVAE training code"
+            )
+        net = NVAE.from_pretrained(path) if path.is_dir() else NVAE.from_checkpoint(path)
+        return cls(net, source=str(path))
+
+    def encode(self, x: Tensor) -> Encoding:
+        self.check_images(x)
+        posterior, states = self.net.encode(x)
+        log_sigma = posterior.sigma.log()
+        return Encoding(
+            features=torch.cat((posterior.mean.flatten(1), log_sigma.flatten(1)), dim=1),
+            # the flows keep volumes, so what they make of the mean goes with the variance before them
+            mean=self.net.apply_flows(0, posterior.mean),
+            log_var=2 * log_sigma,
+            states=states,
+        )
+
+    def decode(
+        self,
+        latent: Tensor,
+        encoding: Encoding | None = None,
+        residuals: tuple[Tensor, ...] = (),
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Decoding:
+        states = None if encoding is None else encoding.states
+        decoded = self.net.decode(latent, states, residuals, temperature, generator)
+        return Decoding(self.net.likelihood(decoded.logits), decoded.kl_per_group.sum(0), decoded.residuals)
+
+    def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n draws from the first latent's prior, whose standard deviation is 1.01."""
+        return self.net.first_prior(n).sample(generator=generator)
