@@ -1,0 +1,207 @@
+"""Images grouped by context: what every data set in this package is, and what a recipe is handed."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from context_module.contexts import Concepts
+from context_module.errors import DataError, ShapeError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
+
+__all__ = ["ArrayContextDataset", "ContextData", "ContextDataset"]
+
+
+class ContextDataset(Dataset[dict[str, Tensor]], ABC):
+    """A map-style data set of images, each seen in one context.
+
+    Item i is ``{"x": float32 (C, H, W) in [0, 1], "mask": bool (K,)}``; the default collate makes batches of it. A
+    subclass stores the images and implements `image_shape` and `read`. Everything pickles, so worker processes may be
+    spawned.
+
+    Args:
+        concepts: the K concept names, in order.
+        context_names: the contexts present, as names; kept in this order, spelt canonically.
+        labels: int (N,), per image the index of its context in `context_names`.
+
+    Attributes:
+        concepts: `Concepts`.
+        context_names: canonical names, such as ``("obs", "quad1", "size")``.
+        labels: int64 (N,).
+
+    Raises:
+        ConceptError: for a context that names an unknown concept.
+        DataError: for a repeated context, a label out of range, or a context without images.
+    """
+
+    def __init__(self, concepts: Iterable[str], context_names: Iterable[str], labels: Tensor | Sequence[int]) -> None:
+        self.concepts = concepts if isinstance(concepts, Concepts) else Concepts(concepts)
+        self.context_names = tuple(self.concepts.name(context) for context in context_names)
+        if not self.context_names:
+            raise DataError(
+                f"a data set needs at least one context, for instance {self.concepts.training_contexts[0]!r}"
+            )
+        repeated = sorted({name for name in self.context_names if self.context_names.count(name) > 1})
+        if repeated:
+            raise DataError(f"contexts given more than once: {', '.join(repeated)}; pool their images under one label")
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        self._rows = torch.arange(len(self.labels))  # where item i is stored; a subset is a view with other rows
+        self._masks = self.concepts.mask(self.context_names)
+        self._check_labels()
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W), the same for all images."""
+
+    @abstractmethod
+    def read(self, rows: Tensor) -> Tensor:
+        """The stored images of these numbers, int64 (n,), as float32 (n, C, H, W) in [0, 1]."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        # torch's loaders call this for a whole batch: one read instead of many
+        images, masks = self.read(self._rows[indices]), self._masks[self.labels[indices]]
+        return [{"x": x, "mask": mask} for x, mask in zip(images, masks, strict=True)]
+
+    def context_of(self, index: int) -> str:
+        """The name of the context image `index` was seen in."""
+        return self.context_names[int(self.labels[index])]
+
+    def select(self, context: str | Iterable[str], n: int | None = None) -> Tensor:
+        """The images of one context, or its first n, as one float32 tensor (n, C, H, W) in [0, 1].
+
+        Raises:
+            ConceptError: for an unknown concept.
+            DataError: for a context that is not in this data set, or more images than it has.
+        """
+        name = self.concepts.name(context)
+        if name not in self.context_names:
+            raise DataError(f"no images of context {name!r}; contexts here: {', '.join(self.context_names)}")
+        found = (self.labels == self.context_names.index(name)).nonzero().flatten()
+        if n is not None and not 0 < n <= len(found):
+            raise DataError(f"cannot select {n} images of context {name!r}: expected 1 to {len(found)}")
+        return self.read(self._rows[found[:n]])
+
+    def subset(self, indices: Tensor | Sequence[int]) -> Self:
+        """A view of these images, in this order: the same type and contexts, no image copied.
+
+        Raises:
+            DataError: if a context is left without images.
+        """
+        indices = torch.as_tensor(indices, dtype=torch.int64)
+        view = copy.copy(self)
+        view.labels, view._rows = self.labels[indices], self._rows[indices]
+        view._check_labels()
+        return view
+
+    def split(self, val_fraction: float, seed: int = 0) -> tuple[Self, Self]:
+        """Two disjoint views ``(train, val)``, the same fraction of every context in each; determined by the seed.
+
+        Raises:
+            DataError: for a fraction outside (0, 1), or a context of one image: each side gets at least one.
+        """
+        if not 0 < val_fraction < 1:
+            raise DataError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
+        train, val = [], []
+        for label, name in enumerate(self.context_names):
+            found = (self.labels == label).nonzero().flatten()
+            if len(found) < 2:
+                raise DataError(f"context {name!r} has one image, which cannot be split: add images")
+            n_val = min(max(round(val_fraction * len(found)), 1), len(found) - 1)
+            shuffled = found[np.random.default_rng([seed, label]).permutation(len(found))]
+            val.append(shuffled[:n_val])
+            train.append(shuffled[n_val:])
+        return self.subset(torch.cat(train).sort().values), self.subset(torch.cat(val).sort().values)
+
+    def _check_labels(self) -> None:
+        if self.labels.ndim != 1 or (
+            len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.context_names)
+        ):
+            raise DataError(
+                f"labels must be one index per image into the {len(self.context_names)} contexts "
+                f"{', '.join(self.context_names)}"
+            )
+        counts = torch.bincount(self.labels, minlength=len(self.context_names)).tolist()
+        empty = [name for name, count in zip(self.context_names, counts, strict=True) if not count]
+        if empty:
+            raise DataError(f"no images of context {', '.join(map(repr, empty))}: add some, or leave the context out")
+
+
+class ArrayContextDataset(ContextDataset):
+    """A `ContextDataset` over images in memory.
+
+    Args:
+        images: uint8 (N, C, H, W), a tensor or an array.
+        labels, context_names, concepts: see `ContextDataset`.
+        latents: (N, D) the true latent variables, where known.
+
+    Raises:
+        ShapeError: for images of another dtype or number of dimensions, or counts that differ.
+    """
+
+    def __init__(
+        self,
+        images: Tensor | np.ndarray,
+        labels: Tensor | Sequence[int],
+        context_names: Iterable[str],
+        concepts: Iterable[str],
+        latents: Tensor | None = None,
+    ) -> None:
+        super().__init__(concepts, context_names, labels)
+        self._images = torch.as_tensor(images)
+        if self._images.dtype != torch.uint8 or self._images.ndim != 4:
+            raise ShapeError(
+                f"images must be uint8 of shape (N, C, H, W), got {self._images.dtype} {tuple(self._images.shape)}; "
+                "from floats in [0, 1]: (images * 255).round().to(torch.uint8)"
+            )
+        for name, values in (("images", self._images), ("latents", latents)):
+            if values is not None and len(values) != len(self):
+                raise ShapeError(f"{len(values)} {name} for {len(self)} labels: expected one each")
+        self._latents = latents
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        _, channels, height, width = self._images.shape
+        return channels, height, width
+
+    @property
+    def latents(self) -> Tensor | None:
+        """The true latent variables (N, D) of the images in order, or None if they are not known."""
+        return None if self._latents is None else self._latents[self._rows]
+
+    def read(self, rows: Tensor) -> Tensor:
+        return self._images[rows].float().div_(255)
+
+
+@dataclass(frozen=True)
+class ContextData:
+    """What a recipe trains and scores on.
+
+    Attributes:
+        train: the observational context and the contexts with one intervention.
+        held_out: pairs and larger sets of interventions, never trained on; None if there are none.
+    """
+
+    train: ContextDataset
+    held_out: ContextDataset | None = None
+
+    @property
+    def concepts(self) -> Concepts:
+        """The concepts, the same for both parts."""
+        return self.train.concepts

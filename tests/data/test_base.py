@@ -1,0 +1,96 @@
+import pickle
+
+import pytest
+import torch
+
+from context_module.data import ArrayContextDataset, ContextData
+from context_module.errors import ConceptError, DataError, ShapeError
+
+CONTEXTS = ["obs", "a", "b+a"]
+
+
+def dataset(n_per_context: int = 10) -> ArrayContextDataset:
+    n = n_per_context * len(CONTEXTS)
+    images = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 3, 4, 5)
+    latents = torch.arange(n)[:, None].float()
+    return ArrayContextDataset(images, torch.arange(n) % len(CONTEXTS), CONTEXTS, ["a", "b"], latents)
+
+
+def test_items_are_images_and_masks():
+    data = dataset()
+    assert len(data) == 30
+    assert data.image_shape == (3, 4, 5)
+    assert data.context_names == ("obs", "a", "a+b")  # canonical spelling
+    item = data[5]
+    assert set(item) == {"x", "mask"}
+    assert item["x"].dtype == torch.float32
+    assert torch.equal(item["x"], torch.full((3, 4, 5), 5 / 255))
+    assert item["mask"].tolist() == [True, True]
+    assert data.context_of(5) == "a+b"
+    assert data[3]["mask"].tolist() == [False, False]
+    with pytest.raises(IndexError):
+        data[30]
+
+
+def test_select_gives_the_images_of_one_context_in_order():
+    data = dataset()
+    assert (data.select("a", 3)[:, 0, 0, 0] * 255).round().tolist() == [1, 4, 7]
+    assert data.select("b+a").shape == (10, 3, 4, 5)
+    with pytest.raises(DataError, match="no images of context 'b'; contexts here: obs, a, a\\+b"):
+        data.select("b")
+    with pytest.raises(ConceptError, match="unknown concept 'c'"):
+        data.select("c")
+    with pytest.raises(DataError, match="cannot select 11 images of context 'a': expected 1 to 10"):
+        data.select("a", 11)
+
+
+def test_split_is_stratified_disjoint_and_determined_by_the_seed():
+    data = dataset()
+    train, val = data.split(0.3, seed=1)
+    assert torch.bincount(train.labels).tolist() == [7, 7, 7]
+    assert torch.bincount(val.labels).tolist() == [3, 3, 3]
+    assert sorted(torch.cat([train.latents, val.latents]).flatten().tolist()) == list(range(30))
+    assert torch.equal((val.select("a")[:, 0, 0, 0] * 255).round(), val.latents[val.labels == 1, 0])
+    assert torch.equal(data.split(0.3, seed=1)[1].latents, val.latents)
+    assert not torch.equal(data.split(0.3, seed=2)[1].latents, val.latents)
+    assert len(data) == 30
+    again = train.split(0.5)[0]  # a view of a view
+    assert torch.equal((again[0]["x"][0, 0, 0] * 255).round(), again.latents[0, 0])
+
+
+def test_split_gives_each_side_an_image_or_says_why_not():
+    assert [len(part) for part in dataset(2).split(0.01)] == [3, 3]
+    with pytest.raises(DataError, match="context 'obs' has one image"):
+        dataset(1).split(0.3)
+    for fraction in (0, 1, 1.5):
+        with pytest.raises(DataError, match=f"between 0 and 1, got {fraction}"):
+            dataset().split(fraction)
+
+
+def test_pickles_also_as_a_view():
+    view = pickle.loads(pickle.dumps(dataset().split(0.3)[1]))
+    assert torch.equal(view[2]["x"], dataset().split(0.3)[1][2]["x"])
+
+
+def test_refuses_what_cannot_be_used():
+    images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    with pytest.raises(DataError, match="no images of context 'a'"):
+        ArrayContextDataset(images, [0, 0], ["obs", "a"], ["a"])
+    with pytest.raises(DataError, match="more than once: a\\+b"):
+        ArrayContextDataset(images, [0, 1], ["a+b", "b+a"], ["a", "b"])
+    with pytest.raises(DataError, match="labels must be one index per image into the 2 contexts obs, a"):
+        ArrayContextDataset(images, [0, 2], ["obs", "a"], ["a"])
+    with pytest.raises(DataError, match="at least one context"):
+        ArrayContextDataset(images, [0, 0], [], ["a"])
+    with pytest.raises(ShapeError, match=r"must be uint8 of shape \(N, C, H, W\), got torch.float32"):
+        ArrayContextDataset(images.float(), [0, 1], ["obs", "a"], ["a"])
+    with pytest.raises(ShapeError, match="2 images for 3 labels"):
+        ArrayContextDataset(images, [0, 1, 1], ["obs", "a"], ["a"])
+    with pytest.raises(DataError, match="no images of context 'a'"):
+        dataset().subset([0, 3])
+
+
+def test_context_data_knows_its_concepts():
+    data = ContextData(dataset())
+    assert data.concepts == ["a", "b"]
+    assert data.held_out is None
