@@ -1,0 +1,27 @@
+"""Control a pretrained generative model concept by concept: a small context module in front of its decoder.
+
+from context_module import wrap_decoder
+
+model = wrap_decoder(base, concepts=["quad1", "size"])
+out = model(x, contexts)                            # losses per sample, reconstruction
+images = model.generate(16, do=("quad1", "size"))   # what was never seen together
+"""
+
+from context_module.adapters.base import adapt
+from context_module.config import ContextModuleConfig
+from context_module.contexts import Concepts
+from context_module.errors import ContextModuleError
+from context_module.module import ContextModule
+from context_module.wrap import Abduction, ContextualDecoder, ContextualOutput, wrap_decoder
+
+__all__ = [
+    "Abduction",
+    "Concepts",
+    "ContextModule",
+    "ContextModuleConfig",
+    "ContextModuleError",
+    "ContextualDecoder",
+    "ContextualOutput",
+    "adapt",
+    "wrap_decoder",
+]

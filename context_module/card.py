@@ -1,0 +1,45 @@
+"""The model card that is saved beside a context module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from context_module.wrap import ContextualDecoder
+
+__all__ = ["model_card"]
+
+
+def model_card(model: ContextualDecoder) -> str:
+    """A README.md in the Hub's format: what the module controls, which base it needs, how to load it."""
+    config, base = model.config, model.base
+    trains = sum(tensor.numel() for tensor in model.adapter_state_dict().values())
+    concepts = "\n".join(f"- `{name}`" for name in config.concepts)
+    joint = " and ".join(f"`{name}`" for name in config.concepts[:2])
+    return f"""---
+library_name: context-module
+tags: [context-module, causal-representation-learning, {base.name}]
+---
+
+# Context module for a {base.name} base
+
+It goes in front of the decoder of a pretrained generative model and controls these concepts, alone or together:
+
+{concepts}
+
+| | |
+|---|---|
+| base | {base.source or "given by the caller"} ({base.name}, images {"x".join(map(str, base.image_shape))}) |
+| tensors saved | {trains:,d} values: context module and posterior heads; the base is not in this folder |
+| widths | noise {config.noise_width}, concept {config.concept_width}, depth {config.depth}, free blocks {config.free_blocks} |
+| intervention layer | {config.form} |
+
+```python
+from context_module import ContextualDecoder
+
+model = ContextualDecoder.from_pretrained("path/to/this/folder", base=base)
+images = model.generate(16, do={list(config.concepts[:2])!r})  # {joint}
+```
+
+Method: 'Intervening to Learn and Compose Causally Disentangled Representations', CLeaR 2026.
+"""

@@ -1,0 +1,125 @@
+"""A saved context module: ``adapter_config.json``, ``adapter_model.safetensors`` and a model card in one folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from context_module.errors import CheckpointError
+from context_module.files import load_tensors, read_json, save_tensors, write_atomically, write_json
+
+__all__ = [
+    "CONFIG_NAME",
+    "WEIGHTS_NAME",
+    "fingerprint",
+    "load_adapter",
+    "load_strictly",
+    "save_adapter",
+    "trainable_state_dict",
+]
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+_SAMPLED = 4096  # values hashed per tensor: enough to tell two trainings apart, quick on a base of gigabytes
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@torch.no_grad()
+def fingerprint(base: nn.Module) -> str:
+    """A hash of a base's weights: names, shapes and up to 4,096 evenly spaced values of each tensor.
+
+    Values are rounded to bfloat16, so a base is the same in float32 and in bfloat16. Batch-norm statistics do not count:
+    they may be readjusted for sampling (`context_module.batch_norm`).
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(base.state_dict().items()):
+        if name.rpartition(".")[2] in _STATISTICS:
+            continue
+        values = tensor.detach().flatten()
+        values = values[:: max(1, len(values) // _SAMPLED)]
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(values.to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def trainable_state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """The entries of a state dict that training can change: all but those below a frozen submodule.
+
+    A submodule is frozen when it has parameters and none of them asks for a gradient; its buffers are then frozen too.
+    """
+    frozen = tuple(
+        f"{name}."
+        for name, child in module.named_modules()
+        if name and (parameters := list(child.parameters())) and not any(p.requires_grad for p in parameters)
+    )
+    return {name: tensor for name, tensor in module.state_dict().items() if not name.startswith(frozen)}
+
+
+def load_strictly(
+    module: nn.Module, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: object
+) -> None:
+    """Load `tensors` into `module`, which wants exactly the entries of `expected`.
+
+    Raises:
+        CheckpointError: naming every missing, unexpected or differently shaped tensor; nothing is loaded then.
+    """
+    problems = [f"missing: {name}" for name in expected if name not in tensors]
+    problems += [f"unexpected: {name}" for name in tensors if name not in expected]
+    problems += [
+        f"{name}: shape {tuple(tensors[name].shape)} in the file, {tuple(tensor.shape)} in the model"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise CheckpointError(f"{source} does not fit the model it is loaded into: {shown}")
+    module.load_state_dict(
+        dict(tensors), strict=False
+    )  # strict above: other submodules' entries are not expected here
+
+
+def save_adapter(directory: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:
+    """Write the folder; each file is whole or absent. An existing README.md is kept: its owner may have edited it."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_tensors(directory / WEIGHTS_NAME, tensors)
+    write_json(directory / CONFIG_NAME, config)
+    if not (directory / "README.md").exists():
+        write_atomically(directory / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
+
+
+def load_adapter(
+    path: str | Path, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
+) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+    """Read a folder written by `save_adapter`, or the same files of a Hugging Face Hub repository.
+
+    A local folder never touches the network.
+
+    Returns:
+        the configuration, the tensors (on the CPU), and the local folder they were read from.
+
+    Raises:
+        CheckpointError: if a file is missing, truncated or foreign, or the repository cannot be had.
+    """
+    directory = Path(path)
+    if not directory.exists():
+        directory = _download(str(path), revision=revision, token=token, local_files_only=local_files_only)
+    return read_json(directory / CONFIG_NAME), load_tensors(directory / WEIGHTS_NAME), directory
+
+
+def _download(repository: str, **options: Any) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, "README.md"], **options))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{repository!r} is neither a local folder nor a Hub repository that can be read ({reason})"
+        ) from error

@@ -1,0 +1,344 @@
+"""`wrap_decoder`: a context module in front of a pretrained base, and everything a user does with the pair."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, adapt, get_adapter
+from context_module.card import model_card
+from context_module.checkpoints import fingerprint, load_adapter, load_strictly, save_adapter
+from context_module.config import ContextModuleConfig
+from context_module.contexts import OBSERVATIONAL, Concepts, ContextsLike
+from context_module.errors import CheckpointError, ShapeError
+from context_module.module import ContextModule
+from context_module.posterior import PosteriorHeads
+
+__all__ = ["Abduction", "ContextualDecoder", "ContextualOutput", "wrap_decoder"]
+
+
+@dataclass
+class ContextualOutput:
+    """What one forward pass says of a batch; all losses per sample, (B,), float32, in nats.
+
+    Attributes:
+        loss: neg_log_likelihood + beta * kl_noise + kl_base.
+        neg_log_likelihood: -log p(x | decoder input, deeper latents), summed over channels and pixels.
+        kl_noise: KL(q(z | x, context) || N(0, I)).
+        kl_base: KL of the base's deeper latents; zero for one-level bases.
+        decoding: the base's decoding, for its mean, samples and density.
+    """
+
+    loss: Tensor
+    neg_log_likelihood: Tensor
+    kl_noise: Tensor
+    kl_base: Tensor
+    decoding: Decoding
+
+    @property
+    def reconstruction(self) -> Tensor:
+        """(B, C, H, W) in [0, 1], the likelihood's mean."""
+        return self.decoding.mean
+
+
+@dataclass
+class Abduction:
+    """All the noise behind given images: what stays the same in their counterfactuals.
+
+    Attributes:
+        noise: (B, (K+F) w_z), of the context module.
+        residuals: standardised noise of the base's deeper latents; empty for one-level bases.
+    """
+
+    noise: Tensor
+    residuals: tuple[Tensor, ...] = ()
+
+
+class ContextualDecoder(nn.Module):
+    """A base with a context module in front of its decoder.
+
+    The base is frozen: no gradients, and eval mode whatever `train` is told, so its weights and buffers stay as they
+    are, bit for bit. Build one with `wrap_decoder` or `from_pretrained`.
+
+    Attributes:
+        base: the `DecoderAdapter` that shows the base.
+        module: the `ContextModule`.
+        posterior_heads: q(z | x, context) on the base's encoder features.
+    """
+
+    def __init__(self, base: DecoderAdapter, config: ContextModuleConfig) -> None:
+        super().__init__()
+        if tuple(config.latent_shape) != tuple(base.latent.shape) or config.num_features != base.num_features:
+            raise ShapeError(
+                f"the module is made for decoder inputs of shape {config.latent_shape} and {config.num_features} "
+                f"encoder features; the base {base.name!r} has {tuple(base.latent.shape)} and {base.num_features}"
+            )
+        self.config = config
+        self.base = base.requires_grad_(False)
+        self.module = ContextModule(config)
+        self.posterior_heads = PosteriorHeads(config)
+        reference = next(base.parameters(), None)
+        if reference is not None:
+            self.module.to(reference.device)
+            self.posterior_heads.to(reference.device)
+        self.train(self.training)
+
+    @property
+    def concepts(self) -> Concepts:
+        return Concepts(self.config.concepts)
+
+    def train(self, mode: bool = True) -> ContextualDecoder:
+        """Set training mode for the module and the heads; the frozen base stays in eval mode (its batch norms too)."""
+        super().train(mode)
+        self.base.eval()
+        return self
+
+    def forward(
+        self, x: Tensor, contexts: ContextsLike, *, beta: float = 1.0, generator: torch.Generator | None = None
+    ) -> ContextualOutput:
+        """Losses per sample, and the reconstruction.
+
+        Args:
+            x: images (B, C, H, W), float, in [0, 1].
+            contexts: one context name, one name per sample, or a bool mask (B, K).
+            beta: weight of the noise's KL.
+            generator: for the draws of noise and deeper latents; the default generator without it.
+
+        Raises:
+            ShapeError: for images of another size, dtype or range, NaN among them, or a mask that does not fit.
+            ConceptError: for unknown concepts.
+        """
+        self.base.check_images(x)
+        mask = self._mask(contexts, len(x))
+        encoding = self._encode(x)
+        posterior = self.posterior_heads(encoding.features.float(), mask)
+        noise = posterior.mean + posterior.stddev * _randn_like(posterior.mean, generator)
+        decoding = self.base.decode(self.module(noise, mask), encoding, generator=generator)
+        prior = Normal(torch.zeros_like(noise), torch.ones_like(noise), validate_args=False)
+        kl_noise = kl_divergence(posterior, prior).sum(1)
+        neg_log_likelihood = -decoding.log_prob(x)
+        loss = neg_log_likelihood + beta * kl_noise + decoding.kl
+        return ContextualOutput(loss, neg_log_likelihood, kl_noise, decoding.kl, decoding)
+
+    def posterior(self, x: Tensor, contexts: ContextsLike | None = None) -> Normal:
+        """q(z | x, context), a `torch.distributions.Normal` over the noise (B, (K+F) w_z).
+
+        Without `contexts` the images are taken as observational.
+        """
+        self.base.check_images(x)
+        mask = self._mask(OBSERVATIONAL if contexts is None else contexts, len(x))
+        return self.posterior_heads(self._encode(x).features.float(), mask)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        n: int | None = None,
+        *,
+        noise: Tensor | Abduction | None = None,
+        do: str | Iterable[str] | Tensor | None = None,
+        temperature: float = 1.0,
+        sample: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Generate images under an intervention.
+
+        Args:
+            n: number of images, with fresh noise; or give `noise`.
+            noise: the noise itself (n, (K+F) w_z), or what `abduct` returned: the same images under another `do`.
+            do: the concepts to intervene on, jointly: ``"size"``, ``"quad1+size"``, ``("quad1", "size")``, or a bool
+                mask (n, K) with a row per image; None for the observational context.
+            temperature: standard deviation of fresh noise, and factor on that of the base's deeper latents.
+            sample: draw from the likelihood instead of returning its mean.
+            generator: makes the result reproducible.
+
+        Returns:
+            (n, C, H, W), float, in [0, 1].
+
+        Raises:
+            ValueError: unless exactly one of `n` and `noise` is given; for a negative temperature.
+            ConceptError, ShapeError: for unknown concepts; for noise or a mask that does not fit.
+        """
+        if (n is None) == (noise is None):
+            raise ValueError("generate needs either n, the number of images, or noise=..., not both")
+        if n is not None and n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        if not temperature >= 0:
+            raise ValueError(f"temperature must be 0 or more, got {temperature}")
+        abduction = noise if isinstance(noise, Abduction) else Abduction(noise) if noise is not None else None
+        with _evaluating(self):
+            if abduction is None:
+                abduction = Abduction(self.module.sample_noise(n or 0, temperature, generator))
+            context = do if isinstance(do, Tensor) else self.concepts.name(OBSERVATIONAL if do is None else do)
+            decoding = self.base.decode(
+                self.module(abduction.noise, self._mask(context, len(abduction.noise))),
+                residuals=abduction.residuals,
+                temperature=temperature,
+                generator=generator,
+            )
+            return (decoding.sample(generator) if sample else decoding.mean).float()
+
+    @torch.no_grad()
+    def abduct(self, x: Tensor, contexts: ContextsLike = OBSERVATIONAL) -> Abduction:
+        """The noise behind images seen in a context: posterior means, and the deeper latents' standardised noise.
+
+        ``generate(noise=abduct(x, c), do=c)`` is the reconstruction of x; with another `do` it is the counterfactual.
+
+        Args:
+            x: images (B, C, H, W) in [0, 1].
+            contexts: the contexts they were seen in.
+        """
+        self.base.check_images(x)
+        mask = self._mask(contexts, len(x))
+        with _evaluating(self):
+            encoding = self._encode(x)
+            noise = self.posterior_heads(encoding.features.float(), mask).mean
+            decoding = self.base.decode(self.module(noise, mask), encoding, temperature=0.0)
+        return Abduction(noise, decoding.residuals)
+
+    def adapter_state_dict(self) -> dict[str, Tensor]:
+        """The tensors that are saved: module and posterior heads, not the base."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("base.")}
+
+    def save_pretrained(self, directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None) -> None:
+        """Write ``adapter_config.json``, ``adapter_model.safetensors`` and a model card.
+
+        Args:
+            directory: created if needed; files of an earlier save are replaced one by one, each atomically.
+            push_to_hub: also upload the folder, to `repo_id` or a repository named like the folder.
+        """
+        config = {
+            "context_module_version": importlib.metadata.version("context-module"),
+            "base_adapter": self.base.name,
+            "base_name_or_path": self.base.source,
+            "base_fingerprint": fingerprint(self.base),
+            "module": self.config.to_dict(),
+        }
+        save_adapter(directory, config, self.adapter_state_dict(), model_card(self))
+        if push_to_hub:
+            _upload(directory, repo_id or Path(directory).resolve().name)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> None:
+        """Save to a temporary folder and upload it to the Hugging Face Hub repository `repo_id`, made if needed."""
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as directory:
+            self.save_pretrained(directory)
+            _upload(directory, repo_id, private=private, token=token)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        base: object = None,
+        revision: str | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
+    ) -> ContextualDecoder:
+        """Load what `save_pretrained` wrote, onto the base it was trained with; in eval mode.
+
+        Args:
+            path: a folder, or the id of a Hugging Face Hub repository.
+            base: the base, as for `wrap_decoder`. Without it, it is loaded from where it was at the time of saving.
+            revision, token, local_files_only: for Hub repositories, as everywhere in huggingface_hub.
+
+        Raises:
+            CheckpointError: for missing, truncated or foreign files, tensors that are missing, unexpected or of another
+                shape, or a base with other weights than the one the module was trained on.
+        """
+        config, tensors, directory = load_adapter(
+            path, revision=revision, token=token, local_files_only=local_files_only
+        )
+        missing = [key for key in ("base_adapter", "base_fingerprint", "module") if key not in config]
+        if missing:
+            raise CheckpointError(f"{directory} holds no context module: no {', '.join(missing)} in its configuration")
+        if base is None:
+            if not config.get("base_name_or_path"):
+                raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
+            base = get_adapter(config["base_adapter"]).load(config["base_name_or_path"])
+        adapter = adapt(base)
+        found = fingerprint(adapter)
+        if found != config["base_fingerprint"]:
+            raise CheckpointError(
+                f"{directory} was trained on another base: its {config['base_adapter']!r} base "
+                f"({config.get('base_name_or_path') or 'no path recorded'}) has fingerprint "
+                f"{config['base_fingerprint']}, the {adapter.name!r} base given has {found}. Pass the base it was "
+                "trained on"
+            )
+        model = cls(adapter, ContextModuleConfig.from_dict(config["module"]))
+        load_strictly(model, tensors, model.adapter_state_dict(), directory)
+        return model.eval()
+
+    def trainable_parameters(self) -> tuple[int, int]:
+        """(trainable, all) parameter counts."""
+        counts = [(p.numel(), p.requires_grad) for p in self.parameters()]
+        return sum(n for n, trains in counts if trains), sum(n for n, _ in counts)
+
+    def print_trainable_parameters(self) -> None:
+        """Print how many parameters train, of how many, in peft's words."""
+        trains, total = self.trainable_parameters()
+        print(f"trainable params: {trains:,d} || all params: {total:,d} || trainable%: {100 * trains / total:.4f}")
+
+    def _mask(self, contexts: ContextsLike, batch_size: int) -> Tensor:
+        return self.concepts.mask(contexts, batch_size).to(self.module.inversion.linear.weight.device)
+
+    def _encode(self, x: Tensor) -> Encoding:
+        with torch.no_grad():  # nothing in the encoder trains
+            return self.base.encode(x)
+
+
+def wrap_decoder(base: object, concepts: Iterable[str], **options: Any) -> ContextualDecoder:
+    """Put a context module in front of a pretrained base.
+
+    Args:
+        base: a `DecoderAdapter`, or anything the registry recognises (our `NVAE`, a `LightweightVAE`, ...).
+        concepts: names of the concepts that can be intervened on, in a fixed order.
+        options: the other fields of `ContextModuleConfig`: ``noise_width``, ``concept_width``, ``depth``,
+            ``free_blocks``, ``form``, ``composition``, ``reference``, ``posterior_width``.
+
+    Raises:
+        TypeError: if no adapter knows the base, or for an unknown option.
+        ValueError: for options out of range (ConceptError for unusable names).
+    """
+    adapter = adapt(base)
+    config = ContextModuleConfig(
+        concepts=tuple(Concepts(concepts)),
+        latent_shape=tuple(adapter.latent.shape),
+        num_features=adapter.num_features,
+        **options,
+    )
+    return ContextualDecoder(adapter, config)
+
+
+class _evaluating:
+    """Eval mode for a block of code, then the mode it had: generating must not move batch-norm statistics."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.training = self.model.training
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.model.train(self.training)
+
+
+def _randn_like(reference: Tensor, generator: torch.Generator | None) -> Tensor:
+    device = generator.device if generator is not None else reference.device
+    return torch.randn(reference.shape, generator=generator, device=device, dtype=reference.dtype).to(reference.device)
+
+
+def _upload(directory: str | Path, repo_id: str, private: bool | None = None, token: str | None = None) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    api.upload_folder(repo_id=repo_id, folder_path=directory, commit_message="Upload context module")
