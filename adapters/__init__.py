@@ -7,8 +7,8 @@ if __name__ == "adapters":  # the folder imported from the repository's root: a 
     )
 
 from context_module.adapters.base import (
-    Decoding,
     DecoderAdapter,
+    Decoding,
     Encoding,
     LatentSpec,
     adapt,

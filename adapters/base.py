@@ -167,7 +167,7 @@ class DecoderAdapter(nn.Module, ABC):
         """
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """n draws from the base's own prior over decoder inputs, normalised; N(0, I) unless the family says otherwise."""
+        """n draws from the base's own prior over decoder inputs, normalised; N(0, I) unless a family overrides it."""
         device = generator.device if generator is not None else self._reference.device
         return torch.randn(n, *self.latent.shape, generator=generator, device=device).to(self._reference.device)
 

@@ -18,8 +18,8 @@ class ModulesAdapter(DecoderAdapter):
     """Shows an (encoder, decoder) pair of one-level networks.
 
     Args:
-        encoder: images (B, C, H, W) in [0, 1] to embeddings (B, *latent_shape), the decoder's own inputs; they are also
-            the features of the posterior heads.
+        encoder: images (B, C, H, W) in [0, 1] to embeddings (B, *latent_shape), the decoder's own inputs; they are
+            also the features of the posterior heads.
         decoder: embeddings to the logits of the images (before any sigmoid), (B, C, H, W).
         latent_shape: shape of one embedding, without the batch.
         image_shape: (C, H, W).

@@ -1,7 +1,7 @@
 """Batch-norm statistics for sampling below temperature 1.
 
-A base with batch norm met latents of full spread in training; at a lower temperature its running statistics are off and
-pictures wash out. NVAE's remedy (Vahdat and Kautz 2020) is to re-estimate them from samples at that temperature.
+A base with batch norm met latents of full spread in training; at a lower temperature its running statistics are off,
+and pictures wash out. NVAE's remedy (Vahdat and Kautz 2020) is to re-estimate them from samples at that temperature.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def readjust_batch_norm(model: nn.Module, sample: Callable[[], object], steps: i
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
-    momenta = [norm.momentum for norm in norms]
+    modes = [(norm.momentum, norm.training) for norm in norms]
     # `sample` may put the model into eval mode: the batch norms are switched as they are entered
     hooks = [norm.register_forward_pre_hook(lambda module, _: module.train() and None) for norm in norms]
     changed = 0
@@ -64,7 +64,7 @@ def readjust_batch_norm(model: nn.Module, sample: Callable[[], object], steps: i
     finally:
         for hook in hooks:
             hook.remove()
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, (momentum, training) in zip(norms, modes, strict=True):
             norm.momentum = momentum
-            norm.eval()
+            norm.train(training)
     return changed

@@ -31,7 +31,8 @@ It goes in front of the decoder of a pretrained generative model and controls th
 |---|---|
 | base | {base.source or "given by the caller"} ({base.name}, images {"x".join(map(str, base.image_shape))}) |
 | tensors saved | {trains:,d} values: context module and posterior heads; the base is not in this folder |
-| widths | noise {config.noise_width}, concept {config.concept_width}, depth {config.depth}, free blocks {config.free_blocks} |
+| widths | noise {config.noise_width}, concept {config.concept_width}, depth {config.depth} |
+| free blocks | {config.free_blocks} |
 | intervention layer | {config.form} |
 
 ```python

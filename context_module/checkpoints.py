@@ -33,8 +33,8 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 def fingerprint(base: nn.Module) -> str:
     """A hash of a base's weights: names, shapes and up to 4,096 evenly spaced values of each tensor.
 
-    Values are rounded to bfloat16, so a base is the same in float32 and in bfloat16. Batch-norm statistics do not count:
-    they may be readjusted for sampling (`context_module.batch_norm`).
+    Values are rounded to bfloat16, so a base is the same in float32 and in bfloat16. Batch-norm statistics do not
+    count: they may be readjusted for sampling (`context_module.batch_norm`).
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(base.state_dict().items()):
@@ -114,7 +114,7 @@ def load_adapter(
 
 def _download(repository: str, **options: Any) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(repository, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, "README.md"], **options))

@@ -103,6 +103,8 @@ class ContextModuleConfig:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ContextModuleConfig:
         """The configuration of a saved module; CheckpointError for unknown, missing or impossible fields."""
+        if not isinstance(content, Mapping):
+            raise CheckpointError(f"the module's configuration cannot be used: got {content!r}, expected an object")
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(content) - known):
             raise CheckpointError(

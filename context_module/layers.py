@@ -7,6 +7,7 @@ layer computes masked products for the whole batch at once, whatever contexts it
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -38,9 +39,11 @@ class BlockLinear(nn.Module):
 class EmbeddingLayer(nn.Module):
     """Noise to exogenous values, block by block: h_j = GELU(W_j z_j + b_j), then depth - 1 layers per block.
 
-    An intervention on concept j swaps block j's first weight and bias for its interventional ones, which start as a copy
-    of the observational ones. Blocks never mix (but for the dense observational weight with ``reference=True``).
+    An intervention on concept j swaps block j's first weight and bias for its interventional ones, which start as a
+    copy of the observational ones. Blocks never mix (but for the dense observational weight with ``reference=True``).
     """
+
+    off_diagonal: Tensor
 
     def __init__(self, config: ContextModuleConfig) -> None:
         super().__init__()
@@ -52,11 +55,12 @@ class EmbeddingLayer(nn.Module):
             self.interventional.weight.copy_(self.observational.weight[:num_concepts])
         # (in, out); its diagonal blocks are not used, `observational` holds those
         self.dense = nn.Parameter(torch.zeros(config.noise_size, config.noise_size)) if config.reference else None
-        self.layers = nn.ModuleList(BlockLinear(num_blocks, a, b) for a, b in zip(config.widths, config.widths[1:]))
+        if config.reference:  # nothing else here grows with the square of the number of concepts
+            self.register_buffer("off_diagonal", _off_diagonal(num_concepts, width), persistent=False)
+        self.layers = nn.ModuleList(BlockLinear(num_blocks, a, b) for a, b in itertools.pairwise(config.widths))
         self.norms = nn.ModuleList(
             nn.BatchNorm1d(num_blocks * width) if config.reference else nn.Identity() for width in config.widths[1:]
         )
-        self.register_buffer("off_diagonal", _off_diagonal(num_concepts, width), persistent=False)
 
     def forward(self, noise: Tensor, mask: Tensor) -> Tensor:
         """Noise (B, (K+F) w_z) and mask (B, K) to exogenous values (K+F, B, w_c)."""
@@ -97,12 +101,14 @@ class InterventionLayer(nn.Module):
       with ``composition="published"`` the factor [i not in S] stands before the A term alone.
     """
 
+    off_diagonal: Tensor
+
     def __init__(self, config: ContextModuleConfig) -> None:
         super().__init__()
         self.config = config
         size = len(config.concepts) * config.concept_width
         spread = 0.1 / math.sqrt(size)  # small: the concepts start out nearly independent
-        # effects[j w_c + s, i w_c + t] is the effect of concept j's s-th value on concept i's t-th: A (and B) transposed
+        # A transposed: effects[j w_c + s, i w_c + t] is the effect of concept j's s-th value on concept i's t-th
         self.effects = nn.Parameter(torch.randn(size, size) * spread)
         self.interventional_effects = (
             nn.Parameter(torch.randn(size, size) * spread) if config.form == "reduced" else None
@@ -124,10 +130,10 @@ class InterventionLayer(nn.Module):
                 concepts = torch.addcmul(own, uncut, concepts @ effects)
             return concepts
         interventional = self.interventional_effects * self.off_diagonal
-        observed_part, forced_part = (exogenous * uncut) @ effects, (exogenous * forced) @ interventional
+        observed, forced = (exogenous * uncut) @ effects, exogenous * forced
         if self.config.composition == "do":
-            return torch.addcmul(own, uncut, observed_part + forced_part)
-        return torch.addcmul(own + forced_part, uncut, observed_part)
+            return torch.addcmul(own, uncut, torch.addmm(observed, forced, interventional))
+        return torch.addcmul(torch.addmm(own, forced, interventional), uncut, observed)
 
     @torch.no_grad()
     def clamp_effects(self) -> None:
@@ -143,7 +149,7 @@ class InterventionLayer(nn.Module):
 
 
 class ConceptInversionLayer(nn.Module):
-    """Concept values to the decoder input: e = W c + b. It implicitly inverts the linear map from embeddings to concepts."""
+    """Concept values to the decoder input, e = W c + b: inverts, implicitly, a linear map from embeddings to concepts."""
 
     def __init__(self, config: ContextModuleConfig) -> None:
         super().__init__()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +17,7 @@ from context_module.wrap import ContextualDecoder
 
 __all__ = ["load"]
 
-_FIRST_CONV = {(32, 3, 4, 4): "simple64bn", (32, 1, 4, 4): "conv3"}
+_FIRST_CONV: dict[tuple[int, ...], str] = {(32, 3, 4, 4): "simple64bn", (32, 1, 4, 4): "conv3"}
 
 
 def load(path: str | Path, concepts: Iterable[str]) -> ContextualDecoder:
@@ -45,7 +44,7 @@ def load(path: str | Path, concepts: Iterable[str]) -> ContextualDecoder:
         depth = 1 + sum(re.fullmatch(r"expressive_layer\.\d+\.block_mask", name) is not None for name in state)
         latent_width, concept_size = state["unpool.weight"].shape
         architecture = _FIRST_CONV[tuple(state["encoder.0.weight"].shape)]
-    except KeyError as error:
+    except (KeyError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"{path} is not a vae.pth of a known architecture ({', '.join(ARCHITECTURES)}): {error}"
         ) from None
@@ -79,14 +78,15 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} does not exist: expected the vae.pth of a trained model")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # a broken pickle can raise anything
+        needed = re.search(r"GLOBAL (\S+)", str(error))  # not torch's advice to trust the file
+        reason = f"it needs {needed[1]}" if needed else type(error).__name__
         raise CheckpointError(
             f"{path} cannot be read as a file of tensors: truncated, foreign or unsafe ({reason})"
         ) from error
     state = content.get("model_state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path} is not a vae.pth: it holds no 'model_state_dict'")
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} is not a vae.pth: it holds no 'model_state_dict' of tensors")
     return state
 
 

@@ -14,7 +14,14 @@ from torch.distributions import Normal, kl_divergence
 
 from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, adapt, get_adapter
 from context_module.card import model_card
-from context_module.checkpoints import fingerprint, load_adapter, load_strictly, save_adapter
+from context_module.checkpoints import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    fingerprint,
+    load_adapter,
+    load_strictly,
+    save_adapter,
+)
 from context_module.config import ContextModuleConfig
 from context_module.contexts import OBSERVATIONAL, Concepts, ContextsLike
 from context_module.errors import CheckpointError, ShapeError
@@ -250,8 +257,8 @@ class ContextualDecoder(nn.Module):
             revision, token, local_files_only: for Hub repositories, as everywhere in huggingface_hub.
 
         Raises:
-            CheckpointError: for missing, truncated or foreign files, tensors that are missing, unexpected or of another
-                shape, or a base with other weights than the one the module was trained on.
+            CheckpointError: for missing, truncated or foreign files, tensors that are missing, unexpected or of
+                another shape, or a base with other weights than the one the module was trained on.
         """
         config, tensors, directory = load_adapter(
             path, revision=revision, token=token, local_files_only=local_files_only
@@ -341,4 +348,9 @@ def _upload(directory: str | Path, repo_id: str, private: bool | None = None, to
 
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    api.upload_folder(repo_id=repo_id, folder_path=directory, commit_message="Upload context module")
+    api.upload_folder(
+        repo_id=repo_id,
+        folder_path=directory,
+        commit_message="Upload context module",
+        allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, "README.md"],  # the folder may hold a training run besides
+    )

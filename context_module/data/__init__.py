@@ -31,6 +31,7 @@ def load_data(
     name_or_dir: str | Path,
     *,
     resolution: int | None = None,
+    channels: int | None = None,
     samples_per_context: int | None = None,
     seed: int = 0,
     **options: Any,
@@ -40,6 +41,7 @@ def load_data(
     Args:
         name_or_dir: as above; a name wins over a directory of that name (write ``./quad``).
         resolution: height and width in pixels. Default: 64 for the quad data, the images' own size for a directory.
+        channels: 3 (RGB) or 1 (grey). Default: 3 for the quad data, the first image's for a directory.
         samples_per_context: training images made per context; generated data only.
         seed: of generated data; images in a directory are what they are.
         **options: further arguments of `quad` or `image_folders`.
@@ -51,6 +53,10 @@ def load_data(
     if resolution is not None:
         options["resolution"] = resolution
     if str(name_or_dir) in _QUAD_VERSIONS:
+        if channels not in (None, 3):
+            raise DataError(
+                f"the {name_or_dir} data has 3 channels, got channels={channels}: use a base for RGB images"
+            )
         if samples_per_context is not None:
             options["samples_per_context"] = samples_per_context
         return quad(_QUAD_VERSIONS[str(name_or_dir)], seed=seed, **options)
@@ -63,4 +69,4 @@ def load_data(
         raise DataError(
             f"samples_per_context is for generated data, but {name_or_dir} is a directory, used whole: leave it out"
         )
-    return image_folders(name_or_dir, **options)
+    return image_folders(name_or_dir, channels=channels, **options)

@@ -69,7 +69,7 @@ INDEPENDENT_RANGES: Mapping[str, tuple[Range, Range]] = {
     "quad2": (_ORANGE_TO_GREEN, _BLUE_TO_MAGENTA),
     "quad3": (_ORANGE_TO_GREEN, _BLUE_TO_MAGENTA),
     "quad4": (_ORANGE_TO_GREEN, _BLUE_TO_MAGENTA),
-    "size": ((0.0, 0.4), (0.6, 1.0)),
+    "size": ((0.2, 0.5), (0.7, 1.0)),
     "color": ((0.0, 1.0), (0.0, 1.0)),
     "shape": ((0.0, 1.0), (0.0, 1.0)),
     "orientation": ((0.0, 0.1), (0.125, 0.225)),

@@ -1,0 +1,35 @@
+# `make demo` runs the main job, `make test` passes the tests; each sets up .venv first when it is missing.
+
+PYTHON ?= python3
+# Where there is no NVIDIA GPU, PyTorch's CPU build: the default one brings gigabytes of CUDA along.
+TORCH ?= torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu --retries 0
+ifneq ($(shell command -v nvidia-smi),)
+TORCH = torch
+endif
+BIN = .venv/bin
+OUTPUT ?= outputs/demo
+
+.PHONY: demo test quality tests
+
+demo: .venv/ready
+	$(BIN)/accelerate launch $(LAUNCH) recipes/finetune.py --base nvae --output_dir $(OUTPUT) --overwrite $(ARGS)
+	$(BIN)/python recipes/compose.py --model $(OUTPUT) --do quad1 size --output $(OUTPUT)/composition.png
+
+test: .venv/ready quality tests
+
+quality: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	# types are checked as installed: adapters/ is context_module.adapters there, which no checker sees in the sources
+	rm -rf build
+	$(BIN)/pip install --quiet --no-deps --target build/installed .
+	MYPYPATH=build/installed $(BIN)/mypy -p context_module
+
+tests: .venv/ready
+	$(BIN)/python -m pytest
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet -e ".[dev]"
+	touch $@

@@ -1,0 +1,86 @@
+"""Labelled picture grids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from context_module.errors import ShapeError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from context_module.wrap import Abduction, ContextualDecoder
+
+__all__ = ["contexts_on_one_noise", "labelled_grid"]
+
+_GAP, _TEXT = 2, 13
+
+
+def labelled_grid(rows: Mapping[str, Tensor], min_size: int = 64) -> Image:
+    """One row of images per label.
+
+    Args:
+        rows: label -> images (n, C, H, W) in [0, 1], C 1 or 3; all of one size.
+        min_size: small images are enlarged, by a whole factor, to at least this many pixels.
+
+    Returns:
+        an RGB `PIL.Image.Image`.
+
+    Raises:
+        ShapeError: for no rows, or images of several sizes.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    shapes = {tuple(images.shape[1:]) for images in rows.values()}
+    if len(shapes) != 1:
+        raise ShapeError(f"a grid needs images of one shape, got {sorted(shapes) or 'none'}")
+    _, height, width = shapes.pop()
+    factor = max(1, -(-min_size // min(height, width)))
+    cell_height, cell_width = height * factor + _GAP, width * factor + _GAP
+    font = ImageFont.load_default(_TEXT)
+    margin = 12 + max(int(font.getlength(label)) for label in rows)
+    columns = max(len(images) for images in rows.values())
+    grid = Image.new("RGB", (margin + columns * cell_width, len(rows) * cell_height), "white")
+    draw = ImageDraw.Draw(grid)
+    for row, (label, images) in enumerate(rows.items()):
+        top = row * cell_height
+        draw.text((6, top + (cell_height - _TEXT) // 2 - 2), label, fill="black", font=font)
+        pixels = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte()
+        for column, image in enumerate(pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()):
+            picture = Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.NEAREST)
+            grid.paste(picture, (margin + column * cell_width, top))
+    return grid
+
+
+def contexts_on_one_noise(
+    model: ContextualDecoder,
+    contexts: Iterable[str],
+    *,
+    n: int = 8,
+    abduction: Abduction | None = None,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """The same images under several interventions: rows for `labelled_grid`, each (n, C, H, W).
+
+    All noise, the module's and that of the base's deeper latents, is the same in every row.
+
+    Args:
+        model: the wrapped base.
+        contexts: names of the contexts, a row each.
+        n: images per row, from fresh noise.
+        abduction: the noise behind given images, instead of fresh noise.
+        temperature: as for `ContextualDecoder.generate`.
+        seed: of the noise.
+    """
+    noise = abduction or model.module.sample_noise(n, temperature, torch.Generator().manual_seed(seed))
+    return {
+        context: model.generate(
+            noise=noise, do=context, temperature=temperature, generator=torch.Generator().manual_seed(seed + 1)
+        )
+        for context in contexts
+    }

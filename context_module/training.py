@@ -1,0 +1,397 @@
+"""One training loop for every recipe, on Accelerate: one process or many, CPU or GPU, any precision.
+
+Batches are a pure function of seed and step (`context_module.data.loader`) and so is the learning rate, so that a
+resumed run goes on exactly where it stopped, in the middle of an epoch or of anything else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from context_module.arguments import argument
+from context_module.checkpoints import load_strictly, trainable_state_dict
+from context_module.data.base import ContextDataset
+from context_module.data.loader import evaluation_loader, mixed_context_loader
+from context_module.errors import CheckpointError, NonFiniteError
+from context_module.files import load_tensors, save_tensors, write_json
+from context_module.interruption import Interruption, TrainingInterrupted
+from context_module.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Trainer", "TrainingArguments", "TrainingResult", "make_accelerator"]
+
+
+@dataclass(kw_only=True)
+class TrainingArguments:
+    """The flags of every recipe that trains."""
+
+    output_dir: str = argument(help="where checkpoints, metrics.jsonl, sample grids and the result go")
+    overwrite: bool = argument(False, help="replace an earlier run in --output_dir")
+    resume_from_checkpoint: str | None = argument(None, help="'latest', or the path of a checkpoint-N folder")
+    max_train_steps: int = argument(1000, help="optimiser steps")
+    train_batch_size: int = argument(64, help="images per optimiser step, over all processes and accumulation steps")
+    gradient_accumulation_steps: int = argument(1, help="passes that share one optimiser step and its batch")
+    learning_rate: float = argument(1e-3, help="peak learning rate; it falls to 1%% along a cosine")
+    lr_warmup_steps: int = argument(50, help="steps of linear warm-up")
+    max_grad_norm: float = argument(10.0, help="gradients are clipped to this norm")
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = argument(None, help="default: what accelerate config says")
+    seed: int = argument(0, help="of data, initialisation, batches and noise")
+    val_fraction: float = argument(0.05, help="share of every training context kept for validation")
+    validation_steps: int = argument(200, help="steps between validations, each with a sample grid")
+    early_stopping_patience: int = argument(0, help="validations without improvement before stopping; 0: never stop")
+    early_stopping_threshold: float = argument(1e-4, help="relative improvement of the loss that counts")
+    checkpointing_steps: int = argument(500, help="steps between checkpoints")
+    checkpoints_total_limit: int | None = argument(2, help="newest checkpoints kept")
+    logging_steps: int = argument(20, help="steps between lines in metrics.jsonl")
+    dataloader_num_workers: int = argument(0, help="processes that read images")
+    report_to: str | None = argument(None, help="a tracker of accelerate: tensorboard, wandb, trackio, ...")
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_train_steps",
+            "train_batch_size",
+            "gradient_accumulation_steps",
+            "validation_steps",
+            "checkpointing_steps",
+            "logging_steps",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        if self.train_batch_size % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"--train_batch_size {self.train_batch_size} does not divide by --gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps}"
+            )
+        if self.checkpoints_total_limit is not None and self.checkpoints_total_limit < 1:
+            raise ValueError(f"--checkpoints_total_limit must be at least 1, got {self.checkpoints_total_limit}")
+
+
+@dataclass
+class TrainingResult:
+    """How a training ended; `loss` is the best validation loss per image, in nats, whose weights the model now has."""
+
+    steps: int
+    best_step: int
+    loss: float
+    stopped_early: bool
+    seconds: float
+
+
+def make_accelerator(args: TrainingArguments, *, trains_batch_norm: bool) -> Accelerator:
+    """The Accelerator of a run; seeds this process's initialisation, the same on every process.
+
+    Args:
+        args: the run's arguments.
+        trains_batch_norm: whether batch norms are trained, so that processes must share their statistics; with a
+            frozen base, broadcasting all its buffers at every step would be waste.
+    """
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        log_with=args.report_to,
+        project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/logs"),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=trains_batch_norm)],
+    )
+    set_seed(args.seed)
+    return accelerator
+
+
+class Trainer:
+    """Trains an objective on mixed-context batches.
+
+    Args:
+        accelerator: from `make_accelerator`.
+        args: the run's arguments.
+        run: the output directory.
+        objective: a module whose ``forward(batch, progress)`` returns a dict with ``loss`` and any other terms to log,
+            each (B,). Its frozen submodules are neither trained nor saved.
+        train_data, val_data: the images; batches are balanced over the contexts of `train_data`.
+        optimizer: makes the optimiser from parameters and ``lr``.
+        after_step: called after every optimiser step, e.g. to project weights.
+        preview: draws a picture of the model as it is; called at every validation.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        args: TrainingArguments,
+        run: RunDirectory,
+        objective: nn.Module,
+        train_data: ContextDataset,
+        val_data: ContextDataset,
+        *,
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        after_step: Callable[[], None] | None = None,
+        preview: Callable[[], Image] | None = None,
+    ) -> None:
+        self.accelerator, self.args, self.run = accelerator, args, run
+        self.train_data, self.val_data = train_data, val_data
+        self.after_step, self.preview = after_step, preview
+        self.bare = objective
+        parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self.objective, self.optimizer = accelerator.prepare(objective, optimizer(parameters, lr=args.learning_rate))
+        self.parameters = parameters
+        self.step, self.best_step, self.best_loss, self.failures = 0, 0, math.inf, 0
+        self.best_weights: dict[str, Tensor] = {}
+        # only what trains goes into checkpoints: the base's weights are where they came from
+        accelerator.register_save_state_pre_hook(self._save_weights)
+        accelerator.register_load_state_pre_hook(self._load_weights)
+
+    def train(self) -> TrainingResult:
+        """Run to the end, to early stopping, or until interrupted; leaves the objective with its best weights.
+
+        Raises:
+            NonFiniteError: if a loss is not finite; the last checkpoint is kept.
+            TrainingInterrupted: on SIGINT or SIGTERM, after the step in hand; the last checkpoint is kept.
+        """
+        args, accelerator = self.args, self.accelerator
+        started = time.monotonic()
+        self._begin()
+        stopped_early = False
+        with Interruption() as interruption, self._progress_bar() as bar:
+            for terms in self._steps():
+                bar.update()
+                if self.step % args.logging_steps == 0 or self.step == args.max_train_steps:
+                    means = self._mean(terms)
+                    self._log(lr=self._learning_rate(), **means)
+                    bar.set_postfix(loss=f"{means['loss']:.4g}")
+                    terms.clear()
+                if self.step % args.validation_steps == 0 or self.step == args.max_train_steps:
+                    stopped_early = self._validate()
+                if self.step % args.checkpointing_steps == 0:
+                    self._checkpoint()
+                if interruption.signum is not None:
+                    self._interrupted(interruption.signum)
+                if stopped_early:
+                    break
+        self.load_best()
+        accelerator.end_training()
+        seconds = round(time.monotonic() - started, 1)
+        return TrainingResult(self.step, self.best_step, self.best_loss, stopped_early, seconds)
+
+    def load_best(self) -> None:
+        """Give the objective the weights of its best validation."""
+        if self.best_weights:
+            load_strictly(self.bare, self.best_weights, trainable_state_dict(self.bare), "the best weights")
+
+    def _begin(self) -> None:
+        args, accelerator, run = self.args, self.accelerator, self.run
+        if run.checkpoint is not None:
+            self._resume(run.checkpoint)
+        elif args.resume_from_checkpoint:
+            accelerator.print(f"no checkpoint in {run.path} yet: starting afresh")
+        if accelerator.is_main_process:
+            run.begin(dataclasses.asdict(args))
+            run.forget_metrics_after(self.step)
+        accelerator.wait_for_everyone()
+        if args.report_to:
+            flat = {
+                name: value for name, value in dataclasses.asdict(args).items() if isinstance(value, int | float | str)
+            }
+            accelerator.init_trackers("context_module", config=flat)
+        if run.checkpoint is None:
+            set_seed(args.seed, device_specific=True)  # noise of its own for each process
+
+    def _steps(self) -> Iterator[dict[str, list[Tensor]]]:
+        """Take optimiser steps, yielding after each the loss terms since the caller last cleared them."""
+        args, accelerator = self.args, self.accelerator
+        accumulation = args.gradient_accumulation_steps
+        loader = mixed_context_loader(
+            self.train_data,
+            args.train_batch_size // accumulation,
+            args.seed,
+            num_steps=args.max_train_steps * accumulation,
+            start_step=self.step * accumulation,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            num_workers=args.dataloader_num_workers,
+        )
+        terms: dict[str, list[Tensor]] = defaultdict(list)
+        self.objective.train()
+        for batch in loader:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._learning_rate()
+            with accelerator.accumulate(self.objective):
+                losses = self.objective(self._to_device(batch), self.step / args.max_train_steps)
+                loss = losses["loss"].mean()
+                if not torch.isfinite(loss):
+                    self._not_finite(losses, batch)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(self.parameters, args.max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            for name, value in losses.items():
+                terms[name].append(value.detach().mean())
+            if accelerator.sync_gradients:
+                self.step += 1
+                if self.after_step is not None:
+                    self.after_step()
+                yield terms
+
+    def _learning_rate(self) -> float:
+        """Linear warm-up, then a cosine to 1% of the peak."""
+        args = self.args
+        warm = min(1.0, (self.step + 1) / max(1, args.lr_warmup_steps))
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / args.max_train_steps))
+        return args.learning_rate * warm * (0.01 + 0.99 * cosine)
+
+    @torch.no_grad()
+    def _validate(self) -> bool:
+        """Score, picture and early stopping; returns whether to stop."""
+        args, accelerator = self.args, self.accelerator
+        self.objective.eval()
+        sums: dict[str, Tensor] = {}
+        count = torch.zeros((), device=accelerator.device)
+        with self._other_randomness():
+            loader = evaluation_loader(
+                self.val_data,
+                args.train_batch_size,
+                rank=accelerator.process_index,
+                world_size=accelerator.num_processes,
+                num_workers=args.dataloader_num_workers,
+            )
+            for batch in loader:
+                for name, value in self.bare(self._to_device(batch), 1.0).items():
+                    sums[name] = sums.get(name, 0) + value.sum()
+                count += len(batch["x"])
+            if self.preview is not None and accelerator.is_main_process:
+                self.run.save_picture(self.step, self.preview())
+        total = accelerator.reduce(count)
+        means = {name: (accelerator.reduce(value) / total).item() for name, value in sums.items()}
+        self._log(**{f"val_{name}": value for name, value in means.items()})
+        self.objective.train()
+        loss = means["loss"]
+        if not math.isfinite(loss):
+            raise NonFiniteError(f"the validation loss at step {self.step} is {loss}; {self._what_is_kept()}")
+        improved = loss < self.best_loss - args.early_stopping_threshold * abs(loss)
+        self.failures = 0 if improved else self.failures + 1
+        if loss < self.best_loss:
+            self.best_loss, self.best_step = loss, self.step
+            self.best_weights = {
+                name: tensor.cpu().clone() for name, tensor in trainable_state_dict(self.bare).items()
+            }
+        return 0 < args.early_stopping_patience <= self.failures
+
+    def _checkpoint(self) -> None:
+        temporary = self.run.temporary_checkpoint(self.step)
+        self.accelerator.save_state(str(temporary))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            save_tensors(temporary / "best.safetensors", self.best_weights)
+            state = {
+                "step": self.step,
+                "best_step": self.best_step,
+                "best_loss": self.best_loss if self.best_weights else None,
+                "failures": self.failures,
+                "seed": self.args.seed,
+                "train_batch_size": self.args.train_batch_size,
+                "num_processes": self.accelerator.num_processes,
+            }
+            write_json(temporary / "train_state.json", state)
+            self.run.keep_checkpoint(self.step, self.args.checkpoints_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self, checkpoint: Path) -> None:
+        state = RunDirectory.read_state(checkpoint)
+        for name in ("seed", "train_batch_size"):
+            if state.get(name) != getattr(self.args, name):
+                raise CheckpointError(
+                    f"{checkpoint} was made with --{name} {state.get(name)}, not {getattr(self.args, name)}: "
+                    "its batches would not go on where they stopped. Resume with the same value"
+                )
+        if state["step"] >= self.args.max_train_steps:
+            raise CheckpointError(
+                f"{checkpoint} is at step {state['step']} already: raise --max_train_steps above that to go on"
+            )
+        if state["num_processes"] != self.accelerator.num_processes:
+            self.accelerator.print(
+                f"note: {checkpoint} was made with {state['num_processes']} processes, this run has "
+                f"{self.accelerator.num_processes}: batches go on the same, random noise does not"
+            )
+        try:
+            self.accelerator.load_state(str(checkpoint))
+        except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{checkpoint} cannot be read: {error}") from error
+        self.best_weights = load_tensors(checkpoint / "best.safetensors")
+        self.step, self.failures, self.best_step = state["step"], state["failures"], state["best_step"]
+        self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
+
+    def _save_weights(self, models: list[nn.Module], weights: list[dict[str, Tensor]], directory: str) -> None:
+        weights.clear()  # accelerate would write the frozen base too
+        if self.accelerator.is_main_process:
+            Path(directory).mkdir(parents=True, exist_ok=True)
+            save_tensors(Path(directory) / "weights.safetensors", trainable_state_dict(self.bare))
+
+    def _load_weights(self, models: list[nn.Module], directory: str) -> None:
+        models.clear()
+        tensors = load_tensors(Path(directory) / "weights.safetensors")
+        load_strictly(self.bare, tensors, trainable_state_dict(self.bare), directory)
+
+    def _interrupted(self, signum: int) -> None:
+        # processes stop at steps of their own, so a checkpoint of all of them together cannot be had
+        if self.accelerator.num_processes == 1:
+            self._checkpoint()
+        raise TrainingInterrupted(f"interrupted at step {self.step}; {self._what_is_kept()}", signum)
+
+    def _not_finite(self, losses: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
+        terms = ", ".join(name for name, value in losses.items() if not value.isfinite().all())
+        broken = ~losses["loss"].isfinite().cpu()
+        names = self.train_data.concepts
+        contexts = ", ".join(sorted({names.name(row) for row in batch["mask"][broken].cpu()})) or "all"
+        raise NonFiniteError(
+            f"the loss is not finite at step {self.step} (terms: {terms}; contexts: {contexts}): try a lower "
+            f"--learning_rate or --max_grad_norm, or a larger batch; {self._what_is_kept()}"
+        )
+
+    def _what_is_kept(self) -> str:
+        kept = self.run.checkpoints()
+        if not kept:
+            return "no checkpoint had been written yet"
+        return f"{kept[-1]} is kept: go on with --resume_from_checkpoint latest and the same arguments"
+
+    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def _mean(self, terms: dict[str, list[Tensor]]) -> dict[str, float]:
+        return {
+            name: self.accelerator.reduce(torch.stack(values).mean(), "mean").item() for name, values in terms.items()
+        }
+
+    def _log(self, **values: float) -> None:
+        if self.accelerator.is_main_process:
+            self.run.log(self.step, **values)
+        if self.args.report_to:
+            self.accelerator.log(values, step=self.step)
+
+    def _progress_bar(self) -> Any:
+        return tqdm(
+            total=self.args.max_train_steps,
+            initial=self.step,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
+
+    @contextmanager
+    def _other_randomness(self) -> Iterator[None]:
+        """The same random numbers for every validation, without touching those of the training."""
+        device = self.accelerator.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(self.args.seed)
+            yield

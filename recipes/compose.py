@@ -1,0 +1,63 @@
+"""Compose concepts on a trained model: a labelled picture of each concept alone and of all together.
+
+    python recipes/compose.py --model outputs/finetune --do quad1 size
+    python recipes/compose.py --model outputs/finetune --do quad1 size --image photo.png
+
+All rows share their noise, so a column shows one image under each intervention. With ``--image``, the first row is that
+image's reconstruction and the others are its counterfactuals.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from context_module import ContextualDecoder
+from context_module.adapters.base import get_adapter
+from context_module.arguments import argument, parse_arguments
+from context_module.data.folders import ImageReader
+from context_module.errors import ContextModuleError
+from context_module.files import write_atomically
+from context_module.grids import contexts_on_one_noise, labelled_grid
+
+
+@dataclass(kw_only=True)
+class ComposeArguments:
+    """The flags of this recipe."""
+
+    model: str = argument(help="folder written by recipes/finetune.py, or a Hub repository")
+    do: list[str] = argument(help="concepts to intervene on")
+    image: str | None = argument(None, help="an image to show counterfactuals of")
+    image_context: str = argument("obs", help="the context the image was seen in")
+    base: str = argument("nvae", help="family of the base, with --base_checkpoint")
+    base_checkpoint: str | None = argument(None, help="the base, if it is not where it was in training")
+    n: int = argument(8, help="images per row, without --image")
+    temperature: float = argument(1.0, help="of the noise and of the base's deeper latents")
+    seed: int = argument(0, help="of the noise")
+    output: str = argument("composition.png", help="the picture")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(ComposeArguments, description=__doc__.splitlines()[0], argv=argv)
+    base = get_adapter(args.base).load(args.base_checkpoint) if args.base_checkpoint else None
+    model = ContextualDecoder.from_pretrained(args.model, base=base)
+    together = model.concepts.name(args.do)
+    contexts = dict.fromkeys(["obs", *model.concepts.parse(args.do), together])
+    rows, abduction = {}, None
+    if args.image:
+        x = ImageReader(model.base.image_shape, resize=True)(Path(args.image))[None]
+        rows["image"], abduction = x, model.abduct(x, args.image_context)
+    rows |= contexts_on_one_noise(
+        model, contexts, n=args.n, abduction=abduction, temperature=args.temperature, seed=args.seed
+    )
+    grid = labelled_grid(rows)
+    write_atomically(args.output, lambda temporary: grid.save(temporary, format="PNG"))
+    print(f"{args.output}: {', '.join(rows)}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ContextModuleError, ValueError) as error:
+        sys.exit(f"error: {error}")

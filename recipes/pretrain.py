@@ -1,0 +1,139 @@
+"""Pretrain a base on all contexts pooled, their labels unused: what a context module is then put in front of.
+
+    accelerate launch recipes/pretrain.py --base nvae --data quad --resolution 32 --output_dir outputs/base
+
+The result is a folder for ``recipes/finetune.py --base_checkpoint``: config.json and model.safetensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from context_module.adapters.base import DecoderAdapter, adapt
+from context_module.adapters.lightweight import ARCHITECTURES, LightweightObjective, LightweightVAE
+from context_module.adapters.nvae import NVAE, NVAEConfig, NVAEObjective
+from context_module.arguments import argument, parse_arguments
+from context_module.data import load_data
+from context_module.errors import ContextModuleError
+from context_module.grids import labelled_grid
+from context_module.interruption import TrainingInterrupted
+from context_module.run_directory import RunDirectory
+from context_module.training import Trainer, TrainingArguments, make_accelerator
+
+
+@dataclass(kw_only=True)
+class PretrainArguments(TrainingArguments):
+    """The flags of this recipe."""
+
+    base: Literal["nvae", "lightweight"] = argument("nvae", help="family of the base")
+    data: str = argument("quad", help="quad, quad_dependent, or a directory with a folder per context")
+    resolution: int | None = argument(None, help="height and width of the images; default: the data's own")
+    samples_per_context: int | None = argument(None, help="training images made per context (generated data)")
+    learning_rate: float = argument(1e-2, help="peak learning rate; it falls to 1%% along a cosine")
+    max_grad_norm: float = argument(200.0, help="gradients are clipped to this norm")
+    beta: float = argument(1.0, help="lightweight: weight of the KL")
+    channels: int = argument(16, help="nvae: channels at the images' size; doubled by every halving of it")
+    num_scales: int = argument(2, help="nvae: resolutions that hold latents")
+    groups_per_scale: int = argument(1, help="nvae: latent groups of every scale")
+    latent_channels: int = argument(8, help="nvae: channels of a latent group")
+    num_blocks: int = argument(2, help="nvae: halvings of the size before the first scale")
+    cells: int = argument(1, help="nvae: cells per block and group, in encoder and decoder")
+    ops: str = argument("res_bnswish", help="nvae: preset of the cells' operations")
+    likelihood: Literal["bernoulli", "normal", "logistic_mixture"] = argument("bernoulli", help="nvae: of the pixels")
+    spectral_weight: float = argument(1e-2, help="nvae: weight of the spectral and batch-norm regularisers")
+
+
+def build(args: PretrainArguments, image_shape: tuple[int, int, int]) -> tuple[NVAE | LightweightVAE, nn.Module]:
+    """The network and its objective."""
+    if args.base == "lightweight":
+        fitting = [name for name, (_, shape) in ARCHITECTURES.items() if shape == image_shape]
+        if not fitting:
+            known = ", ".join(f"{name}: {'x'.join(map(str, shape))}" for name, (_, shape) in ARCHITECTURES.items())
+            raise ValueError(
+                f"no lightweight architecture for images of shape {image_shape} ({known}): set --resolution"
+            )
+        net = LightweightVAE(fitting[0])
+        return net, LightweightObjective(net, args.beta)
+    channels, height, width = image_shape
+    if height != width:
+        raise ValueError(f"an NVAE takes square images, got {height}x{width}: set --resolution")
+    config = NVAEConfig(
+        image_size=height,
+        in_channels=channels,
+        likelihood=args.likelihood,
+        num_scales=args.num_scales,
+        groups_per_scale=args.groups_per_scale,
+        ada_groups=False,
+        latent_channels=args.latent_channels,
+        encoder_channels=args.channels,
+        decoder_channels=args.channels,
+        num_blocks=args.num_blocks,
+        preprocess_cells=args.cells,
+        postprocess_cells=args.cells,
+        encoder_cells=args.cells,
+        decoder_cells=args.cells,
+        ops=args.ops,
+    )
+    net = NVAE(config)
+    return net, NVAEObjective(net, args.spectral_weight)
+
+
+@torch.no_grad()
+def preview(base: DecoderAdapter, x: Tensor) -> dict[str, Tensor]:
+    """Images, what the base makes of them, and samples of its prior."""
+    device = next(base.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    encoding = base.encode(x.to(device))
+    return {
+        "images": x,
+        "reconstructions": base.decode(encoding.mean, encoding, temperature=0.0).mean,
+        "samples": base.decode(base.sample_latent(len(x), generator).to(device), generator=generator).mean,
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(PretrainArguments, description=__doc__.splitlines()[0], argv=argv)
+    run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
+    accelerator = make_accelerator(args, trains_batch_norm=True)
+    data = load_data(
+        args.data, resolution=args.resolution, samples_per_context=args.samples_per_context, seed=args.seed
+    )
+    train_data, val_data = data.train.split(args.val_fraction, seed=args.seed)
+    net, objective = build(args, data.train.image_shape)
+    base = adapt(net)
+    examples = torch.cat([val_data.select(context)[:2] for context in val_data.context_names])
+    trainer = Trainer(
+        accelerator,
+        args,
+        run,
+        objective,
+        train_data,
+        val_data,
+        optimizer=torch.optim.Adamax if args.base == "nvae" else torch.optim.Adam,
+        preview=lambda: labelled_grid(preview(base, examples)),
+    )
+    result = trainer.train()
+    if accelerator.is_main_process:
+        net.eval().save_pretrained(run.path)
+        run.finish(dataclasses.asdict(result))
+        parameters = sum(parameter.numel() for parameter in net.parameters())
+        print(
+            f"{run.path}: {args.base} with {parameters:,d} parameters, best validation loss {result.loss:.1f} nats per "
+            f"image at step {result.best_step} of {result.steps}, {result.seconds:.0f} s"
+        )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except TrainingInterrupted as interruption:
+        print(interruption, file=sys.stderr)
+        sys.exit(interruption.exit_code)
+    except (ContextModuleError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,82 @@
+"""For every test: no network, and tiny bases of each family."""
+
+import os
+import socket
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is imported
+
+import pytest
+import torch
+from torch import nn
+
+from context_module.adapters.lightweight import LightweightVAE
+from context_module.adapters.modules import ModulesAdapter
+from context_module.adapters.nvae import NVAE, NVAEConfig
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network():
+    """Connecting to anything but this machine is an error."""
+
+    def guarded(connect):
+        def guard(self, address):
+            if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in LOOPBACK:
+                self.close()
+                raise RuntimeError(f"a test tried to connect to {address}")
+            return connect(self, address)
+
+        return guard
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, guarded(getattr(socket.socket, name)))
+        yield
+
+
+def tiny_modules():
+    encoder = [nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, 2, 1)]
+    decoder = [nn.ConvTranspose2d(2, 4, 4, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.ConvTranspose2d(4, 1, 4, 2, 1)]
+    return ModulesAdapter(nn.Sequential(*encoder), nn.Sequential(*decoder), (2, 2, 2), (1, 8, 8), scale=2.0, shift=0.1)
+
+
+def tiny_nvae():
+    channels = {"latent_channels": 2, "encoder_channels": 4, "decoder_channels": 4}
+    cells = {"preprocess_cells": 1, "postprocess_cells": 1, "encoder_cells": 1, "decoder_cells": 1}
+    config = NVAEConfig(
+        image_size=8, likelihood="bernoulli", num_scales=2, groups_per_scale=1, ops="res_bnelu", **channels, **cells
+    )
+    return NVAE(config)
+
+
+# name of the family -> what a user passes as the base; a new family gets all generic tests by a row here
+TINY_BASES = {"lightweight": lambda: LightweightVAE("conv3"), "modules": tiny_modules, "nvae": tiny_nvae}
+
+
+@pytest.fixture
+def make_base():
+    """Builds the tiny base of a family, the same for the same seed, with batch-norm statistics of its own."""
+
+    def make(family, seed=0):
+        torch.manual_seed(seed)
+        base = TINY_BASES[family]()
+        for name, buffer in base.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(std=0.01)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.1, 0.2)
+        return base.eval()
+
+    return make
+
+
+@pytest.fixture(params=TINY_BASES)
+def family(request):
+    """Runs the test on every family."""
+    return request.param
+
+
+@pytest.fixture
+def base(family, make_base):
+    return make_base(family)

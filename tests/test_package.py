@@ -1,0 +1,87 @@
+"""The package as a whole: what is installed, what an import costs, and that every module keeps the house rules."""
+
+import doctest
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = {"context_module": ROOT / "context_module", "context_module.adapters": ROOT / "adapters"}
+
+
+def modules():
+    """Full names of all modules. By the files: pkgutil does not find mapped folders in an editable install."""
+    for package, folder in ROOMS.items():
+        for file in sorted(folder.rglob("*.py")):
+            parts = [part for part in file.relative_to(folder).with_suffix("").parts if part != "__init__"]
+            yield ".".join([package, *parts])
+
+
+def run(code, cwd):
+    environment = {**os.environ, "PYTHONPATH": ""}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_installs_every_package():
+    tomllib = pytest.importorskip("tomllib")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {}
+    for package, folder in ROOMS.items():
+        for init in folder.rglob("__init__.py"):
+            inside = init.parent.relative_to(folder).parts
+            folders[".".join([package, *inside])] = init.parent.relative_to(ROOT).as_posix()
+    assert sorted(settings["packages"]) == sorted(folders)
+    mapped = {name: folder for name, folder in folders.items() if name.replace(".", "/") != folder}
+    assert mapped.items() <= settings["package-dir"].items() <= folders.items()
+
+
+def test_modules_without_a_package_around_them():
+    stray = [
+        str(f.parent) for room in ROOMS.values() for f in room.rglob("*.py") if not (f.parent / "__init__.py").exists()
+    ]
+    assert not stray
+
+
+def test_the_folder_of_adapters_is_not_a_package_of_its_own():
+    result = run("import adapters", ROOT)
+    assert result.returncode == 1
+    assert "ImportError: 'adapters' is a part of context_module: install the project" in result.stderr
+    assert "from context_module.adapters import ..." in result.stderr
+
+
+def test_importing_the_library_is_light(tmp_path):
+    heavy = ["accelerate", "diffusers", "transformers", "peft", "PIL", "matplotlib", "ot"]
+    result = run(f"import sys, context_module; print([m for m in {heavy} if m in sys.modules])", tmp_path)
+    assert result.stderr == ""
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", list(modules()))
+def test_every_module(name):
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] == "context_module":
+            raise
+        pytest.skip(f"needs {error.name}, an extra")
+    assert module.__doc__ or module.__all__
+    assert len(set(module.__all__)) == len(module.__all__)
+    for public in module.__all__:
+        assert hasattr(module, public)
+    assert doctest.testmod(module).failed == 0
+
+
+def test_files_are_data_only():
+    """Nothing in the library unpickles: torch.load is always with weights_only=True."""
+    for room in ROOMS.values():
+        for file in room.rglob("*.py"):
+            text = file.read_text(encoding="utf-8")
+            assert "weights_only=False" not in text, file
+            assert text.count("torch.load(") <= text.count("weights_only=True"), file
+            assert "pickle.load" not in text, file
