@@ -32,8 +32,11 @@ class ContextModuleConfig:
             compose) or ``reduced`` (the paper's: total effects are added).
         composition: for the reduced form and joint interventions: ``do`` cuts every edge into an intervened concept,
             ``published`` keeps those that come from intervened concepts, as the paper's code does.
+        inversion_width: hidden width of a residual MLP after the concept inversion's linear map; 0: no MLP.
         reference: train as the paper's code does: dense observational noise weight, batch norm between the embedding's
             layers, intervention weights clamped to [0, 1], posterior heads of one Linear each on the features alone.
+        latent_noise: the decoder input is Gaussian around e = W c + b, with a learned scale per element, as the latent
+            objective trains it; otherwise it is e itself.
         posterior_width: hidden width of the posterior heads (unused with `reference`).
 
     Raises:
@@ -49,7 +52,9 @@ class ContextModuleConfig:
     free_blocks: int = 0
     form: Form = "structural"
     composition: Composition = "do"
+    inversion_width: int = 0
     reference: bool = False
+    latent_noise: bool = False
     posterior_width: int = 256
 
     def __post_init__(self) -> None:
@@ -61,6 +66,7 @@ class ContextModuleConfig:
             "concept_width": 1,
             "depth": 1,
             "free_blocks": 0,
+            "inversion_width": 0,
             "posterior_width": 1,
         }.items():
             value = getattr(self, name)
@@ -76,8 +82,10 @@ class ContextModuleConfig:
                 f"depth 1 has no layer between the noise (width {self.noise_width}) and the concepts "
                 f"(width {self.concept_width}): make the widths equal, or use depth 2"
             )
-        if self.reference and (self.form != "reduced" or self.free_blocks):
-            raise ValueError("reference=True is the paper's module: it needs form='reduced' and free_blocks=0")
+        if self.reference and (self.form != "reduced" or self.free_blocks or self.inversion_width):
+            raise ValueError(
+                "reference=True is the paper's module: it needs form='reduced', free_blocks=0 and inversion_width=0"
+            )
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -135,6 +135,12 @@ class InterventionLayer(nn.Module):
             return torch.addcmul(own, uncut, torch.addmm(observed, forced, interventional))
         return torch.addcmul(torch.addmm(own, forced, interventional), uncut, observed)
 
+    def effect_norms(self) -> Tensor:
+        """(K, K), the strength of each learned edge: entry [i, j] is the Frobenius norm of A_ij, concept j's on i."""
+        size = len(self.config.concepts)
+        blocks = (self.effects * self.off_diagonal).unflatten(1, (size, -1)).unflatten(0, (size, -1))
+        return (blocks.square().sum((1, 3)) + 1e-12).sqrt().t()  # the root of zero has no gradient
+
     @torch.no_grad()
     def clamp_effects(self) -> None:
         """Clamp all effects to [0, 1], as the paper's training does after every step."""
@@ -149,19 +155,34 @@ class InterventionLayer(nn.Module):
 
 
 class ConceptInversionLayer(nn.Module):
-    """Concept values to the decoder input, e = W c + b: inverts, implicitly, a linear map from embeddings to concepts."""
+    """Concept values to the decoder input, e = W c + b: the implicit inverse of a linear map from embeddings to concepts.
+
+    With ``inversion_width`` a residual MLP follows, e + f(e): the linear map and its identifiability stay in front of it,
+    and the base's latents may be as curved as they are. It starts as the identity.
+    """
 
     def __init__(self, config: ContextModuleConfig) -> None:
         super().__init__()
         self.latent_shape = config.latent_shape
-        self.linear = nn.Linear(config.num_blocks * config.concept_width, math.prod(config.latent_shape))
+        size, width = math.prod(config.latent_shape), config.inversion_width
+        self.linear = nn.Linear(config.num_blocks * config.concept_width, size)
+        self.residual = None
+        if width:
+            self.residual = nn.Sequential(
+                nn.Linear(size, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, size)
+            )
+            nn.init.zeros_(self.residual[-1].weight)
+            nn.init.zeros_(self.residual[-1].bias)
 
     def forward(self, concepts: Tensor) -> Tensor:
         """Concept and free values (B, (K+F) w_c) to decoder inputs (B, *latent_shape)."""
-        return self.linear(concepts).unflatten(1, self.latent_shape)
+        embedding = self.linear(concepts)
+        if self.residual is not None:
+            embedding = embedding + self.residual(embedding)
+        return embedding.unflatten(1, self.latent_shape)
 
     def extra_repr(self) -> str:
-        return f"latent_shape={self.latent_shape}"
+        return f"latent_shape={tuple(self.latent_shape)}"
 
 
 def _off_diagonal(num_blocks: int, width: int) -> Tensor:

@@ -24,6 +24,7 @@ class ContextModule(nn.Module):
         self.embedding = EmbeddingLayer(config)
         self.intervention = InterventionLayer(config)
         self.inversion = ConceptInversionLayer(config)
+        self.log_scale = nn.Parameter(torch.zeros(config.latent_shape)) if config.latent_noise else None
 
     def exogenous(self, noise: Tensor, mask: Tensor) -> Tensor:
         """Exogenous values (B, K+F, w_c) of noise (B, (K+F) w_z) under a mask (B, K); free blocks come last."""
@@ -39,7 +40,7 @@ class ContextModule(nn.Module):
         return torch.cat([concepts, exogenous[:, num_concepts:]], dim=1) if self.config.free_blocks else concepts
 
     def forward(self, noise: Tensor, mask: Tensor) -> Tensor:
-        """Decoder inputs (B, *latent_shape), normalised.
+        """Decoder inputs (B, *latent_shape), normalised; their means, with ``latent_noise=True``.
 
         Args:
             noise: (B, (K+F) w_z), float.
@@ -49,6 +50,19 @@ class ContextModule(nn.Module):
             ShapeError: if either has another shape, or the mask another dtype.
         """
         return self.inversion(self.concepts(noise, mask).flatten(1))
+
+    @property
+    def scale(self) -> Tensor | float:
+        """Standard deviation of decoder inputs around what `forward` returns: (*latent_shape), or 0 without noise."""
+        return 0.0 if self.log_scale is None else self.log_scale.exp()
+
+    @torch.no_grad()
+    def fit_latents(self, mean: Tensor, spread: Tensor) -> None:
+        """Start from the mean and standard deviation, (*latent_shape) each, of the decoder inputs to be modelled."""
+        self.inversion.linear.weight.mul_(spread.flatten()[:, None])
+        self.inversion.linear.bias.copy_(mean.flatten())
+        if self.log_scale is not None:
+            self.log_scale.copy_(spread.log().view_as(self.log_scale))
 
     def sample_noise(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """n draws from N(0, temperature^2 I), (n, (K+F) w_z), on the module's device (drawn on the generator's)."""

@@ -8,7 +8,7 @@ from torch.distributions import Normal
 
 from context_module.config import ContextModuleConfig
 
-__all__ = ["PosteriorHeads"]
+__all__ = ["PosteriorHeads", "standard_normal_kl"]
 
 
 class PosteriorHeads(nn.Module):
@@ -37,9 +37,16 @@ class PosteriorHeads(nn.Module):
         self.log_var = nn.Linear(width, config.noise_size)
 
     def forward(self, features: Tensor, mask: Tensor) -> Normal:
+        features = features.to(self.mean.weight.dtype)
         if self.reads_mask:
             features = torch.cat([self.norm(features), mask.to(features.dtype)], dim=1)
         hidden = self.trunk(features)
         # float32 whatever the autocast: the KL of a nearly deterministic posterior needs the digits
         mean, log_var = self.mean(hidden).float(), self.log_var(hidden).float()
         return Normal(mean, (0.5 * log_var).exp(), validate_args=False)
+
+
+def standard_normal_kl(posterior: Normal) -> Tensor:
+    """KL(posterior || N(0, I)) summed over the noise: (B,), nats."""
+    variance = posterior.stddev.square()
+    return 0.5 * (posterior.mean.square() + variance - variance.log() - 1).sum(1)

@@ -69,7 +69,6 @@ def load(path: str | Path, concepts: Iterable[str]) -> ContextualDecoder:
         model.load_state_dict(_translate(state, num_concepts, depth))
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit the {architecture} model it describes: {error}") from error
-    model.base.source = str(path)
     return model.eval()
 
 

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from context_module.arguments import argument
 from context_module.checkpoints import load_strictly, trainable_state_dict
-from context_module.data.base import ContextDataset
+from context_module.data.base import LabelledDataset
 from context_module.data.loader import evaluation_loader, mixed_context_loader
 from context_module.errors import CheckpointError, NonFiniteError
 from context_module.files import load_tensors, save_tensors, write_json
@@ -121,7 +121,7 @@ class Trainer:
         run: the output directory.
         objective: a module whose ``forward(batch, progress)`` returns a dict with ``loss`` and any other terms to log,
             each (B,). Its frozen submodules are neither trained nor saved.
-        train_data, val_data: the images; batches are balanced over the contexts of `train_data`.
+        train_data, val_data: images or encodings; batches are balanced over the contexts of `train_data`.
         optimizer: makes the optimiser from parameters and ``lr``.
         after_step: called after every optimiser step, e.g. to project weights.
         preview: draws a picture of the model as it is; called at every validation.
@@ -133,8 +133,8 @@ class Trainer:
         args: TrainingArguments,
         run: RunDirectory,
         objective: nn.Module,
-        train_data: ContextDataset,
-        val_data: ContextDataset,
+        train_data: LabelledDataset,
+        val_data: LabelledDataset,
         *,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         after_step: Callable[[], None] | None = None,
@@ -270,7 +270,7 @@ class Trainer:
             for batch in loader:
                 for name, value in self.bare(self._to_device(batch), 1.0).items():
                     sums[name] = sums.get(name, 0) + value.sum()
-                count += len(batch["x"])
+                count += len(batch["mask"])
             if self.preview is not None and accelerator.is_main_process:
                 self.run.save_picture(self.step, self.preview())
         total = accelerator.reduce(count)

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 
 from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, adapt, get_adapter
+from context_module.adapters.likelihoods import draw_normal
 from context_module.card import model_card
 from context_module.checkpoints import (
     CONFIG_NAME,
@@ -26,7 +27,7 @@ from context_module.config import ContextModuleConfig
 from context_module.contexts import OBSERVATIONAL, Concepts, ContextsLike
 from context_module.errors import CheckpointError, ShapeError
 from context_module.module import ContextModule
-from context_module.posterior import PosteriorHeads
+from context_module.posterior import PosteriorHeads, standard_normal_kl
 
 __all__ = ["Abduction", "ContextualDecoder", "ContextualOutput", "wrap_decoder"]
 
@@ -61,10 +62,12 @@ class Abduction:
 
     Attributes:
         noise: (B, (K+F) w_z), of the context module.
+        latent: (B, *latent_shape), standardised noise of the decoder input; None for a module without latent noise.
         residuals: standardised noise of the base's deeper latents; empty for one-level bases.
     """
 
     noise: Tensor
+    latent: Tensor | None = None
     residuals: tuple[Tensor, ...] = ()
 
 
@@ -125,11 +128,11 @@ class ContextualDecoder(nn.Module):
         self.base.check_images(x)
         mask = self._mask(contexts, len(x))
         encoding = self._encode(x)
-        posterior = self.posterior_heads(encoding.features.float(), mask)
-        noise = posterior.mean + posterior.stddev * _randn_like(posterior.mean, generator)
-        decoding = self.base.decode(self.module(noise, mask), encoding, generator=generator)
-        prior = Normal(torch.zeros_like(noise), torch.ones_like(noise), validate_args=False)
-        kl_noise = kl_divergence(posterior, prior).sum(1)
+        posterior = self.posterior_heads(encoding.features, mask)
+        noise = posterior.mean + posterior.stddev * draw_normal(posterior.mean, generator)
+        latent = self._draw_latent(self._latent_mean(noise, mask), 1.0, generator)
+        decoding = self.base.decode(latent, encoding, generator=generator)
+        kl_noise = standard_normal_kl(posterior)
         neg_log_likelihood = -decoding.log_prob(x)
         loss = neg_log_likelihood + beta * kl_noise + decoding.kl
         return ContextualOutput(loss, neg_log_likelihood, kl_noise, decoding.kl, decoding)
@@ -141,7 +144,7 @@ class ContextualDecoder(nn.Module):
         """
         self.base.check_images(x)
         mask = self._mask(OBSERVATIONAL if contexts is None else contexts, len(x))
-        return self.posterior_heads(self._encode(x).features.float(), mask)
+        return self.posterior_heads(self._encode(x).features, mask)
 
     @torch.no_grad()
     def generate(
@@ -183,19 +186,22 @@ class ContextualDecoder(nn.Module):
             if abduction is None:
                 abduction = Abduction(self.module.sample_noise(n or 0, temperature, generator))
             context = do if isinstance(do, Tensor) else self.concepts.name(OBSERVATIONAL if do is None else do)
+            latent = self._latent_mean(abduction.noise, self._mask(context, len(abduction.noise)))
+            if abduction.latent is None:
+                latent = self._draw_latent(latent, temperature, generator)
+            else:
+                latent = latent + self.module.scale * abduction.latent
             decoding = self.base.decode(
-                self.module(abduction.noise, self._mask(context, len(abduction.noise))),
-                residuals=abduction.residuals,
-                temperature=temperature,
-                generator=generator,
+                latent, residuals=abduction.residuals, temperature=temperature, generator=generator
             )
             return (decoding.sample(generator) if sample else decoding.mean).float()
 
     @torch.no_grad()
     def abduct(self, x: Tensor, contexts: ContextsLike = OBSERVATIONAL) -> Abduction:
-        """The noise behind images seen in a context: posterior means, and the deeper latents' standardised noise.
+        """The noise behind images seen in a context: posterior means, and what they leave of every later latent.
 
         ``generate(noise=abduct(x, c), do=c)`` is the reconstruction of x; with another `do` it is the counterfactual.
+        With ``latent_noise=True`` the reconstruction is the base's own.
 
         Args:
             x: images (B, C, H, W) in [0, 1].
@@ -205,9 +211,13 @@ class ContextualDecoder(nn.Module):
         mask = self._mask(contexts, len(x))
         with _evaluating(self):
             encoding = self._encode(x)
-            noise = self.posterior_heads(encoding.features.float(), mask).mean
-            decoding = self.base.decode(self.module(noise, mask), encoding, temperature=0.0)
-        return Abduction(noise, decoding.residuals)
+            noise = self.posterior_heads(encoding.features, mask).mean
+            latent, residual = self._latent_mean(noise, mask), None
+            if self.config.latent_noise:
+                residual = (encoding.mean.float() - latent) / self.module.scale
+                latent = encoding.mean
+            decoding = self.base.decode(latent, encoding, temperature=0.0)
+        return Abduction(noise, residual, decoding.residuals)
 
     def adapter_state_dict(self) -> dict[str, Tensor]:
         """The tensors that are saved: module and posterior heads, not the base."""
@@ -300,6 +310,14 @@ class ContextualDecoder(nn.Module):
         with torch.no_grad():  # nothing in the encoder trains
             return self.base.encode(x)
 
+    def _latent_mean(self, noise: Tensor, mask: Tensor) -> Tensor:
+        return self.module(noise.to(self.module.inversion.linear.weight.dtype), mask)
+
+    def _draw_latent(self, mean: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+        if not self.config.latent_noise:
+            return mean
+        return mean + self.module.scale * temperature * draw_normal(mean, generator)
+
 
 def wrap_decoder(base: object, concepts: Iterable[str], **options: Any) -> ContextualDecoder:
     """Put a context module in front of a pretrained base.
@@ -336,11 +354,6 @@ class _evaluating:
 
     def __exit__(self, *_: object) -> None:
         self.model.train(self.training)
-
-
-def _randn_like(reference: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = generator.device if generator is not None else reference.device
-    return torch.randn(reference.shape, generator=generator, device=device, dtype=reference.dtype).to(reference.device)
 
 
 def _upload(directory: str | Path, repo_id: str, private: bool | None = None, token: str | None = None) -> None:

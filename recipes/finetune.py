@@ -3,9 +3,9 @@
     accelerate launch recipes/finetune.py --base nvae
     accelerate launch recipes/finetune.py --base nvae --base_checkpoint checkpoint.pt --data photos/ --output_dir out
 
-Without ``--base_checkpoint`` the small NVAE that ships with these recipes is used, on the quad data at its size. The result
-is a folder for `ContextualDecoder.from_pretrained` and ``recipes/compose.py``; where the data holds compositions (pairs of
-concepts, never trained on), a table says how close the generated ones come.
+Without ``--base_checkpoint`` the small NVAE that ships with these recipes is used, on the quad data at its size. The
+result is a folder for `ContextualDecoder.from_pretrained` and ``recipes/compose.py``; where the data holds compositions
+(pairs of concepts, never trained on), a table says how close the generated ones come.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from context_module import wrap_decoder
 from context_module.adapters.base import get_adapter
 from context_module.arguments import argument, parse_arguments
 from context_module.config import Composition, Form
 from context_module.data import load_data
+from context_module.encodings import encode_dataset
 from context_module.errors import ContextModuleError
 from context_module.grids import contexts_on_one_noise, labelled_grid
 from context_module.interruption import TrainingInterrupted
 from context_module.metrics import composition_scores, composition_table
-from context_module.objectives import PixelObjective
+from context_module.objectives import LatentObjective, PixelObjective
 from context_module.run_directory import RunDirectory
 from context_module.training import Trainer, TrainingArguments, make_accelerator
 
@@ -36,6 +38,11 @@ class FinetuneArguments(TrainingArguments):
     """The flags of this recipe."""
 
     output_dir: str = argument("outputs/finetune", help="where the module, checkpoints, metrics and pictures go")
+    max_train_steps: int = argument(2000, help="optimiser steps")
+    train_batch_size: int = argument(448, help="images per optimiser step, over all processes and accumulation steps")
+    learning_rate: float = argument(3e-3, help="peak learning rate; it falls to 1%% along a cosine")
+    max_grad_norm: float = argument(5.0, help="gradients are clipped to this norm")
+    validation_steps: int = argument(500, help="steps between validations, each with a sample grid")
     base: str = argument("nvae", help="family of the base: nvae, lightweight, or an installed adapter's name")
     base_checkpoint: str | None = argument(None, help="file or folder of the base; default: the NVAE that ships")
     data: str = argument("quad", help="quad, quad_dependent, or a directory with a folder per context")
@@ -44,10 +51,16 @@ class FinetuneArguments(TrainingArguments):
     concept_width: int = argument(16, help="width of each concept block")
     depth: int = argument(2, help="layers from noise to exogenous values")
     free_blocks: int = argument(2, help="noise blocks that no context intervenes on")
+    inversion_width: int = argument(0, help="hidden width of a residual MLP after the linear inversion; 0: none")
     form: Form = argument("structural", help="the intervention layer: along the graph, or total effects (the paper)")
     composition: Composition = argument("do", help="reduced form: how joint interventions compose")
     reference: bool = argument(False, help="the paper's module; with --form reduced --free_blocks 0")
-    beta: float = argument(1.0, help="weight of the noise's KL")
+    objective: Literal["latent", "pixel"] = argument(
+        "latent", help="model the base's embeddings, encoded once; or the pixels, through the base's decoder"
+    )
+    beta: float = argument(0.2, help="weight of the noise's KL")
+    matching: float = argument(300.0, help="latent: weight of matching generated to encoded embeddings, per context")
+    sparsity: float = argument(1.0, help="latent: weight of the norms of the learned edges between concepts")
     score_samples: int = argument(1000, help="images per composition in the table; 0: no table")
 
 
@@ -76,19 +89,29 @@ def main(argv: list[str] | None = None) -> None:
         concept_width=args.concept_width,
         depth=args.depth,
         free_blocks=args.free_blocks,
+        inversion_width=args.inversion_width,
         form=args.form,
         composition=args.composition,
         reference=args.reference,
+        latent_noise=args.objective == "latent",
     )
     if accelerator.is_main_process:
         model.print_trainable_parameters()
     contexts = [*data.train.context_names, *(data.held_out.context_names if data.held_out else ())]
 
+    base.to(accelerator.device)
+    objective: LatentObjective | PixelObjective = PixelObjective(model, beta=args.beta)
+    if args.objective == "latent":
+        train_data, val_data = (
+            encode_dataset(base, images, progress=accelerator.is_main_process) for images in (train_data, val_data)
+        )
+        weights = {"beta": args.beta, "matching": args.matching, "sparsity": args.sparsity}
+        objective = LatentObjective(model, train_data, **weights)
     trainer = Trainer(
         accelerator,
         args,
         run,
-        PixelObjective(model, beta=args.beta),
+        objective,
         train_data,
         val_data,
         after_step=model.module.intervention.clamp_effects if args.reference else None,

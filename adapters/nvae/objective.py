@@ -88,7 +88,7 @@ class SpectralNorms(nn.Module):
                 by_shape.setdefault(tuple(layer.weight.flatten(1).shape), []).append(layer)
         self._stacks = list(by_shape.values())  # a plain list: the network's layers are not to be registered again
         for index, (rows, _) in enumerate(by_shape):
-            self.register_buffer(f"u_{index}", torch.randn(len(self._stacks[index]), rows, 1), persistent=False)
+            self.register_buffer(f"u_{index}", torch.randn(len(self._stacks[index]), rows, 1))  # saved: a resumed run goes on exactly
         self._iterations = 40
 
     def forward(self) -> Tensor:

@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,19 @@ from context_module.errors import DataError, ShapeError
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
-__all__ = ["ArrayContextDataset", "ContextData", "ContextDataset"]
+__all__ = ["ArrayContextDataset", "ContextData", "ContextDataset", "LabelledDataset"]
+
+
+class LabelledDataset(Protocol):
+    """What the mixed-context loader asks of a data set: items with a ``mask``, and which context each belongs to."""
+
+    concepts: Concepts
+    context_names: tuple[str, ...]
+    labels: Tensor
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]: ...
 
 
 class ContextDataset(Dataset[dict[str, Tensor]], ABC):

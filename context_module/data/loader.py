@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from context_module.data.base import ContextDataset
+from context_module.data.base import LabelledDataset
 from context_module.errors import DataError
 
 __all__ = ["MixedContextBatchSampler", "evaluation_loader", "mixed_context_loader"]
@@ -93,7 +93,7 @@ class MixedContextBatchSampler(Sampler[list[int]]):
 
 
 def mixed_context_loader(
-    dataset: ContextDataset,
+    dataset: LabelledDataset,
     batch_size: int,
     seed: int,
     *,
@@ -109,7 +109,8 @@ def mixed_context_loader(
     global random state alone.
 
     Returns:
-        DataLoader of ``{"x": float32 (B, C, H, W) in [0, 1], "mask": bool (B, K)}``, B = batch_size / world_size.
+        DataLoader of the data set's items, stacked: ``{"x": float32 (B, C, H, W) in [0, 1], "mask": bool (B, K)}`` for
+        images, B = batch_size / world_size.
     """
     sampler = MixedContextBatchSampler(
         dataset.labels,
@@ -130,7 +131,7 @@ def mixed_context_loader(
 
 
 def evaluation_loader(
-    dataset: ContextDataset, batch_size: int, *, rank: int = 0, world_size: int = 1, num_workers: int = 0
+    dataset: LabelledDataset, batch_size: int, *, rank: int = 0, world_size: int = 1, num_workers: int = 0
 ) -> DataLoader[dict[str, Tensor]]:
     """Every image once, in order, every `world_size`-th to this process; no image is repeated to even out the shares.
 
