@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from context_module.draws import draw_normal
 from context_module.errors import CheckpointError, ContextModuleError, ShapeError
 
 __all__ = [
@@ -168,8 +169,7 @@ class DecoderAdapter(nn.Module, ABC):
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n draws from the base's own prior over decoder inputs, normalised; N(0, I) unless a family overrides it."""
-        device = generator.device if generator is not None else self._reference.device
-        return torch.randn(n, *self.latent.shape, generator=generator, device=device).to(self._reference.device)
+        return draw_normal(self._reference.new_empty(n, *self.latent.shape), generator)
 
     @property
     def _reference(self) -> Tensor:

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.likelihoods import BernoulliLikelihood
 from context_module.errors import CheckpointError
-from context_module.files import load_tensors, read_json, save_tensors, write_json
+from context_module.files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    load_strictly,
+    load_tensors,
+    read_json,
+    save_tensors,
+    write_json,
+)
 
 __all__ = ["ARCHITECTURES", "LightweightAdapter", "LightweightObjective", "LightweightVAE"]
 
@@ -84,22 +92,24 @@ class LightweightVAE(nn.Module):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and model.safetensors."""
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        config = {"architecture": self.architecture, "heads": self.fc_mu is not None}
-        save_tensors(Path(directory) / "model.safetensors", self.state_dict())
-        write_json(Path(directory) / "config.json", {"base": "lightweight", **config})
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        save_tensors(directory / WEIGHTS_FILE, self.state_dict())
+        config = {"base": "lightweight", "architecture": self.architecture, "heads": self.fc_mu is not None}
+        write_json(directory / CONFIG_FILE, config)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> LightweightVAE:
         """Read what `save_pretrained` wrote, in eval mode; CheckpointError for anything else."""
-        config = read_json(Path(directory) / "config.json")
+        directory = Path(directory)
+        config = read_json(directory / CONFIG_FILE)
         if config.pop("base", None) != "lightweight":
             raise CheckpointError(f"{directory} does not hold a lightweight VAE")
         try:
             net = cls(**config)
-            net.load_state_dict(load_tensors(Path(directory) / "model.safetensors"))
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError) as error:
             raise CheckpointError(f"{directory} does not hold a usable lightweight VAE: {error}") from error
+        load_strictly(net, load_tensors(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE)
         return net.eval()
 
 

@@ -1,4 +1,4 @@
-"""Likelihoods that more than one base uses, and the random draws they share."""
+"""Likelihoods that more than one base uses."""
 
 from __future__ import annotations
 
@@ -6,22 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["BernoulliLikelihood", "draw_normal", "draw_uniform"]
+from context_module.draws import draw_uniform
 
-
-def draw_normal(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Standard normal noise, float32, of the shape and on the device of `like`.
-
-    It is drawn on the generator's device, so that a CPU generator gives the same noise on every device.
-    """
-    device = like.device if generator is None else generator.device
-    return torch.randn(like.shape, generator=generator, device=device, dtype=torch.float32).to(like.device)
-
-
-def draw_uniform(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Uniform noise in [0, 1), otherwise as `draw_normal`."""
-    device = like.device if generator is None else generator.device
-    return torch.rand(like.shape, generator=generator, device=device, dtype=torch.float32).to(like.device)
+__all__ = ["BernoulliLikelihood"]
 
 
 class BernoulliLikelihood:

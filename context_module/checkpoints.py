@@ -18,7 +18,6 @@ __all__ = [
     "WEIGHTS_NAME",
     "fingerprint",
     "load_adapter",
-    "load_strictly",
     "save_adapter",
     "trainable_state_dict",
 ]
@@ -58,29 +57,6 @@ def trainable_state_dict(module: nn.Module) -> dict[str, Tensor]:
         if name and (parameters := list(child.parameters())) and not any(p.requires_grad for p in parameters)
     )
     return {name: tensor for name, tensor in module.state_dict().items() if not name.startswith(frozen)}
-
-
-def load_strictly(
-    module: nn.Module, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: object
-) -> None:
-    """Load `tensors` into `module`, which wants exactly the entries of `expected`.
-
-    Raises:
-        CheckpointError: naming every missing, unexpected or differently shaped tensor; nothing is loaded then.
-    """
-    problems = [f"missing: {name}" for name in expected if name not in tensors]
-    problems += [f"unexpected: {name}" for name in tensors if name not in expected]
-    problems += [
-        f"{name}: shape {tuple(tensors[name].shape)} in the file, {tuple(tensor.shape)} in the model"
-        for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise CheckpointError(f"{source} does not fit the model it is loaded into: {shown}")
-    module.load_state_dict(
-        dict(tensors), strict=False
-    )  # strict above: other submodules' entries are not expected here
 
 
 def save_adapter(directory: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:

@@ -93,7 +93,7 @@ class Concepts(Sequence[str]):
         return tuple(name for name in self.names if name in words)
 
     def name(self, context: str | Iterable[str] | Tensor) -> str:
-        """The canonical name of a context: ``obs``, or its concepts in order joined by ``+``; also of a mask row (K,)."""
+        """The canonical name of a context or a mask row (K,): ``obs``, or the concepts in order joined by ``+``."""
         if isinstance(context, Tensor):
             context = [name for name, on in zip(self.names, context.tolist(), strict=True) if on]
         return SEPARATOR.join(self.parse(context)) or OBSERVATIONAL

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from context_module.adapters.base import DecoderAdapter
-from context_module.data.base import ContextDataset
+from context_module.data.base import ContextDataset, LabelledDataset
 from context_module.data.loader import evaluation_loader
 
 __all__ = ["EncodedDataset", "encode_dataset"]
 
 
-class EncodedDataset(Dataset[dict[str, Tensor]]):
+class EncodedDataset(LabelledDataset):
     """Encodings in place of images, in memory; the same contexts and order as the data set they come from.
 
     Item i is ``{"features" (D,), "mean" (*latent_shape), "log_var" (*latent_shape), "mask": bool (K,)}``, float32.
@@ -24,9 +23,6 @@ class EncodedDataset(Dataset[dict[str, Tensor]]):
     def __init__(self, dataset: ContextDataset, features: Tensor, mean: Tensor, log_var: Tensor, mask: Tensor) -> None:
         self.concepts, self.context_names, self.labels = dataset.concepts, dataset.context_names, dataset.labels
         self.features, self.mean, self.log_var, self.mask = features, mean, log_var, mask
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {

@@ -1,20 +1,35 @@
-"""Files that are either whole or absent, and that are data only: JSON and safetensors, written atomically."""
+"""Files that are either whole or absent, and that are data only: nothing in them is ever executed."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from context_module.errors import CheckpointError
 
-__all__ = ["load_tensors", "read_json", "save_tensors", "write_atomically", "write_json"]
+__all__ = [
+    "CONFIG_FILE",
+    "WEIGHTS_FILE",
+    "load_pickled",
+    "load_strictly",
+    "load_tensors",
+    "read_json",
+    "save_tensors",
+    "write_atomically",
+    "write_json",
+]
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # in the folder of a base
+_OURS = "a folder written by save_pretrained"
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -36,9 +51,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object; CheckpointError if the file is missing, or holds anything else."""
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: expected a folder written by save_pretrained")
+    path = _existing(path, _OURS)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -58,10 +71,71 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """Read a safetensors file onto the CPU; CheckpointError if it is missing, truncated or of another format."""
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: expected a folder written by save_pretrained")
+    path = _existing(path, _OURS)
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file ({error}): truncated or foreign") from None
+
+
+def load_pickled(path: str | Path, what: str, allowed: Sequence[type] = ()) -> Any:
+    """Read a file of ``torch.save`` onto the CPU. Nothing in it is executed.
+
+    Args:
+        path: the file.
+        what: what it should be, for the messages, as in "a checkpoint.pt of ...".
+        allowed: classes it may hold besides tensors and plain values.
+
+    Raises:
+        CheckpointError: if it is missing, truncated, foreign, or needs any other class.
+    """
+    path = _existing(path, what)
+    try:
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 (a broken pickle can raise anything)
+        raise CheckpointError(
+            f"{path} cannot be read as {what}: truncated, foreign, or with objects that are never loaded "
+            f"({_reason(error)})"
+        ) from None  # torch advises to trust the file
+
+
+def load_strictly(
+    module: nn.Module, tensors: Mapping[str, Tensor], source: object, expected: Mapping[str, Tensor] | None = None
+) -> None:
+    """Load `tensors` into `module`, which wants exactly the entries of `expected`: without it, all of its own.
+
+    Raises:
+        CheckpointError: naming `source` and every missing, unexpected or differently shaped tensor; nothing is loaded
+            then.
+    """
+    expected = module.state_dict() if expected is None else expected
+    problems = [f"missing: {name}" for name in expected if name not in tensors]
+    problems += [f"unexpected: {name}" for name in tensors if name not in expected]
+    problems += [
+        f"{name}: shape {tuple(tensors[name].shape)} in the file, {tuple(tensor.shape)} in the model"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise CheckpointError(f"{source} does not fit the model it is loaded into: {shown}")
+    module.load_state_dict(dict(tensors), strict=False)  # strict above: entries beyond `expected` stay as they are
+
+
+def _existing(path: str | Path, expected: str) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        problem = "is not a file" if path.exists() else "does not exist"
+        raise CheckpointError(f"{path} {problem}: expected {expected}")
+    return path
+
+
+def _reason(error: Exception) -> str:
+    """What stopped torch.load, without its advice to trust the file."""
+    if needed := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it needs {needed[1]}"
+    if detail := re.search(r"WeightsUnpickler error:\s*(.+)", str(error)):
+        return detail[1]
+    first = str(error).strip().partition("\n")[0]
+    return type(error).__name__ if not first or "weights_only" in first else f"{type(error).__name__}: {first}"

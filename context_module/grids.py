@@ -38,7 +38,10 @@ def labelled_grid(rows: Mapping[str, Tensor], min_size: int = 64) -> Image:
     shapes = {tuple(images.shape[1:]) for images in rows.values()}
     if len(shapes) != 1:
         raise ShapeError(f"a grid needs images of one shape, got {sorted(shapes) or 'none'}")
-    _, height, width = shapes.pop()
+    shape = shapes.pop()
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ShapeError(f"a grid needs images (n, C, H, W) with C = 1 or 3, got images of shape {shape}")
+    _, height, width = shape
     factor = max(1, -(-min_size // min(height, width)))
     cell_height, cell_width = height * factor + _GAP, width * factor + _GAP
     font = ImageFont.load_default(_TEXT)
@@ -76,7 +79,12 @@ def contexts_on_one_noise(
         abduction: the noise behind given images, instead of fresh noise.
         temperature: as for `ContextualDecoder.generate`.
         seed: of the noise.
+
+    Raises:
+        ValueError: for n below 1, and whatever `ContextualDecoder.generate` refuses.
     """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
     noise = abduction or model.module.sample_noise(n, temperature, torch.Generator().manual_seed(seed))
     return {
         context: model.generate(

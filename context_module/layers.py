@@ -97,8 +97,8 @@ class InterventionLayer(nn.Module):
 
     - ``structural``: c = eps + b + (1 - m) * (A c), iterated K times from c = eps: exact for an acyclic A. All
       mechanisms but the intervened ones are shared by all contexts.
-    - ``reduced`` (the paper): c_i = eps_i + b_i + [i not in S] (sum_{j not in S} A_ij eps_j + sum_{j in S} B_ij eps_j);
-      with ``composition="published"`` the factor [i not in S] stands before the A term alone.
+    - ``reduced`` (the paper): c_i = eps_i + b_i + [i not in S] (sum_{j not in S} A_ij eps_j + sum_{j in S} B_ij
+      eps_j); with ``composition="published"`` the factor [i not in S] stands before the A term alone.
     """
 
     off_diagonal: Tensor
@@ -151,14 +151,15 @@ class InterventionLayer(nn.Module):
     def extra_repr(self) -> str:
         config = self.config
         composition = f", composition={config.composition!r}" if config.form == "reduced" else ""
-        return f"concepts={list(config.concepts)}, concept_width={config.concept_width}, form={config.form!r}{composition}"
+        widths = f"concepts={list(config.concepts)}, concept_width={config.concept_width}"
+        return f"{widths}, form={config.form!r}{composition}"
 
 
 class ConceptInversionLayer(nn.Module):
-    """Concept values to the decoder input, e = W c + b: the implicit inverse of a linear map from embeddings to concepts.
+    """Concept values to the decoder input, e = W c + b: implicitly inverts a linear map from embeddings to concepts.
 
-    With ``inversion_width`` a residual MLP follows, e + f(e): the linear map and its identifiability stay in front of it,
-    and the base's latents may be as curved as they are. It starts as the identity.
+    With ``inversion_width`` a residual MLP follows, e + f(e): the linear map and its identifiability stay in front of
+    it, and the base's latents may be as curved as they are. It starts as the identity.
     """
 
     def __init__(self, config: ContextModuleConfig) -> None:
@@ -168,11 +169,10 @@ class ConceptInversionLayer(nn.Module):
         self.linear = nn.Linear(config.num_blocks * config.concept_width, size)
         self.residual = None
         if width:
-            self.residual = nn.Sequential(
-                nn.Linear(size, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, size)
-            )
-            nn.init.zeros_(self.residual[-1].weight)
-            nn.init.zeros_(self.residual[-1].bias)
+            last = nn.Linear(width, size)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.residual = nn.Sequential(nn.Linear(size, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), last)
 
     def forward(self, concepts: Tensor) -> Tensor:
         """Concept and free values (B, (K+F) w_c) to decoder inputs (B, *latent_shape)."""

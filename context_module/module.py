@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from context_module.config import ContextModuleConfig
+from context_module.draws import draw_normal
 from context_module.errors import ShapeError
 from context_module.layers import ConceptInversionLayer, EmbeddingLayer, InterventionLayer
 
@@ -67,9 +68,8 @@ class ContextModule(nn.Module):
     def sample_noise(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """n draws from N(0, temperature^2 I), (n, (K+F) w_z), on the module's device (drawn on the generator's)."""
         weight = self.inversion.linear.weight
-        device = generator.device if generator is not None else weight.device
-        noise = torch.randn(n, self.config.noise_size, generator=generator, device=device)
-        return noise.to(weight) * temperature
+        noise = draw_normal(weight.new_empty(n, self.config.noise_size), generator)
+        return noise.to(weight.dtype) * temperature
 
     def _check(self, noise: Tensor, mask: Tensor) -> None:
         config = self.config
@@ -87,6 +87,7 @@ class ContextModule(nn.Module):
     def extra_repr(self) -> str:
         config = self.config
         return (
-            f"concepts={list(config.concepts)}, noise_width={config.noise_width}, concept_width={config.concept_width}, "
-            f"depth={config.depth}, free_blocks={config.free_blocks}, form={config.form!r}"
+            f"concepts={list(config.concepts)}, noise_width={config.noise_width}, "
+            f"concept_width={config.concept_width}, depth={config.depth}, "
+            f"free_blocks={config.free_blocks}, form={config.form!r}"
         )

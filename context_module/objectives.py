@@ -52,22 +52,22 @@ class PixelObjective(nn.Module):
 class LatentObjective(nn.Module):
     """The same ELBO with the base's own embedding in the image's place, and generated matched to encoded embeddings.
 
-    Encodings are computed once (`context_module.encodings`); neither encoder nor decoder runs in training. Three terms:
+    Encodings are computed once (`context_module.encodings`): the base does not run in training. Three terms:
 
     - the ELBO of the embedding under N(e, scale^2), e the module's output, with beta before the noise's KL;
     - matching: the squared sliced Wasserstein distance, context by context, between the batch's embeddings and as many
       generated from N(0, I) noise. The ELBO alone leaves a gap between the noise that `generate` draws and the noise
       that images have, and does not show it;
-    - sparsity: the sum of the norms of the intervention layer's edges. Single contexts tell an effect along an edge and
-      one straight through the inversion only weakly apart; fewer edges compose better.
+    - sparsity: the sum of the norms of the intervention layer's edges. Single contexts tell an effect along an edge
+      and one straight through the inversion only weakly apart; fewer edges compose better.
 
     Args:
         model: a wrapped base with ``latent_noise=True``; its module is started from the encodings' mean and spread.
         encodings: those of the training images.
         beta, warmup_share: as for `PixelObjective`.
         matching, sparsity: weights of these terms.
-        posterior_share: the embedding modelled is the posterior's mean plus this share of its noise. With none, details
-            that the decoder never sees would be modelled; with all, the noise would drown the image.
+        posterior_share: the embedding modelled is the posterior's mean plus this share of its noise. With none,
+            details that the decoder never sees would be modelled; with all, the noise would drown the image.
         projections: random directions of the matching term.
 
     Raises:
@@ -76,6 +76,7 @@ class LatentObjective(nn.Module):
 
     center: Tensor
     spread: Tensor
+    signal: Tensor
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class LatentObjective(nn.Module):
         device = model.module.inversion.linear.weight.device
         self.register_buffer("center", mean.mean(0).to(device), persistent=False)
         self.register_buffer("spread", spread.to(device), persistent=False)
+        self.register_buffer("signal", (mean.std(0) / spread).to(device), persistent=False)
         model.module.fit_latents(self.center, self.spread)
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
@@ -115,8 +117,8 @@ class LatentObjective(nn.Module):
         neg_log_likelihood = (
             0.5 * ((target - predicted) / scale).square() + scale.log() + 0.5 * math.log(2 * math.pi)
         ).sum(1)
-        fresh = self._standardised(module(torch.randn_like(posterior.mean), mask).flatten(1).float())
-        distance = self._distance(target, fresh + scale * torch.randn_like(fresh), mask)
+        generated = self._standardised(module(torch.randn_like(posterior.mean), mask).flatten(1).float())
+        distance = self._distance(target, generated + scale * torch.randn_like(generated), mask)
         loss = neg_log_likelihood + _warm(self, self.beta, progress) * kl_noise + self.matching * distance
         loss = loss + self.sparsity * module.intervention.effect_norms().sum()
         return {
@@ -130,11 +132,12 @@ class LatentObjective(nn.Module):
         return (latent - self.center) / self.spread
 
     def _distance(self, real: Tensor, generated: Tensor, mask: Tensor) -> Tensor:
-        """Squared sliced Wasserstein distance, averaged over the samples of the batch's contexts."""
-        directions = F.normalize(torch.randn(real.shape[1], self.projections, device=real.device), dim=0)
+        """Squared sliced Wasserstein distance (B, D) to (B, D) within each context, averaged over the samples."""
+        directions = torch.randn(real.shape[1], self.projections, device=real.device)
+        # dimensions the base does not use are all noise and would drown the others
+        directions = F.normalize(directions * self.signal[:, None], dim=0)
         real, generated = real @ directions, generated @ directions
-        contexts = mask.unique(dim=0)
-        rows = [(mask == context).all(dim=1) for context in contexts]
+        rows = [(mask == context).all(dim=1) for context in mask.unique(dim=0)]
         gaps = [(real[row].sort(0).values - generated[row].sort(0).values).square().mean(1).sum() for row in rows]
         return torch.stack(gaps).sum() / len(real)
 

@@ -13,6 +13,7 @@ from context_module.adapters.lightweight import ARCHITECTURES, LightweightAdapte
 from context_module.config import ContextModuleConfig
 from context_module.contexts import Concepts
 from context_module.errors import CheckpointError, ConceptError
+from context_module.files import load_pickled, load_strictly
 from context_module.wrap import ContextualDecoder
 
 __all__ = ["load"]
@@ -36,7 +37,7 @@ def load(path: str | Path, concepts: Iterable[str]) -> ContextualDecoder:
         ConceptError: if the number of names is not the file's number of concepts.
     """
     names = Concepts(concepts)
-    state = _read(Path(path))
+    state = _read(path)
     try:
         size = state["ivn_eps.bias"].numel()
         noise_width = int(state["ivn_eps.block_mask"][0].sum())
@@ -66,25 +67,19 @@ def load(path: str | Path, concepts: Iterable[str]) -> ContextualDecoder:
     )
     model = ContextualDecoder(LightweightAdapter(LightweightVAE(architecture, heads=False)), config)
     try:
-        model.load_state_dict(_translate(state, num_concepts, depth))
+        tensors = _translate(state, num_concepts, depth)
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit the {architecture} model it describes: {error}") from error
+    load_strictly(model, tensors, f"{path} ({architecture})")
     return model.eval()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist: expected the vae.pth of a trained model")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken pickle can raise anything
-        needed = re.search(r"GLOBAL (\S+)", str(error))  # not torch's advice to trust the file
-        reason = f"it needs {needed[1]}" if needed else type(error).__name__
-        raise CheckpointError(
-            f"{path} cannot be read as a file of tensors: truncated, foreign or unsafe ({reason})"
-        ) from error
+def _read(path: str | Path) -> dict[str, Tensor]:
+    content = load_pickled(path, "the vae.pth of a trained model")
     state = content.get("model_state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
         raise CheckpointError(f"{path} is not a vae.pth: it holds no 'model_state_dict' of tensors")
     return state
 

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = ["RunDirectory"]
 
-_OURS = ("checkpoint-*", ".checkpoint-*", "samples", "metrics.jsonl", "arguments.json", "result.json")
+_OURS = (
+    "checkpoint-*",
+    ".checkpoint-*",
+    "samples",
+    "metrics.jsonl",
+    "arguments.json",
+    "result.json",
+    "composition.md",
+)
+_STATE = {"step", "best_step", "best_loss", "failures", "seed", "train_batch_size", "num_processes"}
 
 
 class RunDirectory:
@@ -40,10 +49,10 @@ class RunDirectory:
         self.path = Path(path)
         if self.path.is_file():
             raise OutputExistsError(f"the output directory {self.path} is a file: give another --output_dir")
-        self._overwrite = overwrite and resume is None
         self.checkpoint = self._find(resume) if resume else None
+        self._overwrite = overwrite and self.checkpoint is None
         found = self.checkpoints()
-        if not overwrite and not resume and (self.path / "result.json").exists():
+        if not overwrite and self.checkpoint is None and self.finished():
             raise OutputExistsError(
                 f"{self.path} holds a finished run: give another --output_dir, or --overwrite to replace it"
             )
@@ -59,8 +68,14 @@ class RunDirectory:
             for pattern in _OURS:
                 for path in self.path.glob(pattern):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for cut_off in self.path.glob(".checkpoint-*"):  # a crash came while it was written
+            shutil.rmtree(cut_off)
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "arguments.json", arguments)
+
+    def finished(self) -> bool:
+        """Whether it holds the result of a run."""
+        return (self.path / "result.json").exists()
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Mark the run as finished."""
@@ -116,7 +131,10 @@ class RunDirectory:
     @staticmethod
     def read_state(checkpoint: Path) -> dict[str, Any]:
         """The loop's own state of a checkpoint."""
-        return read_json(checkpoint / "train_state.json")
+        state = read_json(checkpoint / "train_state.json")
+        if missing := sorted(_STATE - set(state)):
+            raise CheckpointError(f"{checkpoint} is no whole checkpoint: train_state.json lacks {', '.join(missing)}")
+        return state
 
 
 def _step(checkpoint: Path) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -23,11 +24,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from context_module.arguments import argument
-from context_module.checkpoints import load_strictly, trainable_state_dict
+from context_module.checkpoints import trainable_state_dict
 from context_module.data.base import LabelledDataset
 from context_module.data.loader import evaluation_loader, mixed_context_loader
 from context_module.errors import CheckpointError, NonFiniteError
-from context_module.files import load_tensors, save_tensors, write_json
+from context_module.files import load_strictly, load_tensors, save_tensors, write_json
 from context_module.interruption import Interruption, TrainingInterrupted
 from context_module.run_directory import RunDirectory
 
@@ -169,7 +170,7 @@ class Trainer:
                 bar.update()
                 if self.step % args.logging_steps == 0 or self.step == args.max_train_steps:
                     means = self._mean(terms)
-                    self._log(lr=self._learning_rate(), **means)
+                    self._log(lr=self.optimizer.param_groups[0]["lr"], **means)
                     bar.set_postfix(loss=f"{means['loss']:.4g}")
                     terms.clear()
                 if self.step % args.validation_steps == 0 or self.step == args.max_train_steps:
@@ -180,6 +181,8 @@ class Trainer:
                     self._interrupted(interruption.signum)
                 if stopped_early:
                     break
+        if not self.best_weights:  # resumed at what is now the last step, before any validation
+            self._validate()
         self.load_best()
         accelerator.end_training()
         seconds = round(time.monotonic() - started, 1)
@@ -188,7 +191,7 @@ class Trainer:
     def load_best(self) -> None:
         """Give the objective the weights of its best validation."""
         if self.best_weights:
-            load_strictly(self.bare, self.best_weights, trainable_state_dict(self.bare), "the best weights")
+            load_strictly(self.bare, self.best_weights, "the best weights", trainable_state_dict(self.bare))
 
     def _begin(self) -> None:
         args, accelerator, run = self.args, self.accelerator, self.run
@@ -234,7 +237,10 @@ class Trainer:
                     self._not_finite(losses, batch)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(self.parameters, args.max_grad_norm)
+                    norm = accelerator.clip_grad_norm_(self.parameters, args.max_grad_norm)
+                    # with fp16 that is how the loss scaler finds its scale: it skips such steps
+                    if not torch.isfinite(norm) and accelerator.scaler is None:
+                        self._not_finite(losses, batch)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             for name, value in losses.items():
@@ -275,11 +281,14 @@ class Trainer:
                 self.run.save_picture(self.step, self.preview())
         total = accelerator.reduce(count)
         means = {name: (accelerator.reduce(value) / total).item() for name, value in sums.items()}
-        self._log(**{f"val_{name}": value for name, value in means.items()})
-        self.objective.train()
         loss = means["loss"]
         if not math.isfinite(loss):
-            raise NonFiniteError(f"the validation loss at step {self.step} is {loss}; {self._what_is_kept()}")
+            terms = ", ".join(name for name, value in means.items() if not math.isfinite(value))
+            raise NonFiniteError(
+                f"the validation loss at step {self.step} is {loss} (terms: {terms}); {self._what_is_kept()}"
+            )
+        self._log(**{f"val_{name}": value for name, value in means.items()})
+        self.objective.train()
         improved = loss < self.best_loss - args.early_stopping_threshold * abs(loss)
         self.failures = 0 if improved else self.failures + 1
         if loss < self.best_loss:
@@ -316,7 +325,8 @@ class Trainer:
                     f"{checkpoint} was made with --{name} {state.get(name)}, not {getattr(self.args, name)}: "
                     "its batches would not go on where they stopped. Resume with the same value"
                 )
-        if state["step"] >= self.args.max_train_steps:
+        # a run that was stopped after its last step may be resumed, to finish
+        if state["step"] >= self.args.max_train_steps + (not self.run.finished()):
             raise CheckpointError(
                 f"{checkpoint} is at step {state['step']} already: raise --max_train_steps above that to go on"
             )
@@ -327,8 +337,12 @@ class Trainer:
             )
         try:
             self.accelerator.load_state(str(checkpoint))
-        except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{checkpoint} cannot be read: {error}") from error
+        except CheckpointError:
+            raise
+        except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            reason = str(error).partition("\n")[0]
+            raise CheckpointError(f"{checkpoint} cannot be read, it is damaged or foreign: {reason}") from error
+        self.accelerator.step = 0  # checkpoints lie between optimiser steps, whatever the accumulation is now
         self.best_weights = load_tensors(checkpoint / "best.safetensors")
         self.step, self.failures, self.best_step = state["step"], state["failures"], state["best_step"]
         self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
@@ -342,7 +356,7 @@ class Trainer:
     def _load_weights(self, models: list[nn.Module], directory: str) -> None:
         models.clear()
         tensors = load_tensors(Path(directory) / "weights.safetensors")
-        load_strictly(self.bare, tensors, trainable_state_dict(self.bare), directory)
+        load_strictly(self.bare, tensors, directory, trainable_state_dict(self.bare))
 
     def _interrupted(self, signum: int) -> None:
         # processes stop at steps of their own, so a checkpoint of all of them together cannot be had
@@ -351,7 +365,7 @@ class Trainer:
         raise TrainingInterrupted(f"interrupted at step {self.step}; {self._what_is_kept()}", signum)
 
     def _not_finite(self, losses: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
-        terms = ", ".join(name for name, value in losses.items() if not value.isfinite().all())
+        terms = ", ".join(name for name, value in losses.items() if not value.isfinite().all()) or "only the gradient"
         broken = ~losses["loss"].isfinite().cpu()
         names = self.train_data.concepts
         contexts = ", ".join(sorted({names.name(row) for row in batch["mask"][broken].cpu()})) or "all"

@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, adapt, get_adapter
-from context_module.adapters.likelihoods import draw_normal
 from context_module.card import model_card
 from context_module.checkpoints import (
     CONFIG_NAME,
     WEIGHTS_NAME,
     fingerprint,
     load_adapter,
-    load_strictly,
     save_adapter,
 )
 from context_module.config import ContextModuleConfig
 from context_module.contexts import OBSERVATIONAL, Concepts, ContextsLike
+from context_module.draws import draw_normal
 from context_module.errors import CheckpointError, ShapeError
+from context_module.files import load_strictly
 from context_module.module import ContextModule
 from context_module.posterior import PosteriorHeads, standard_normal_kl
 
@@ -290,7 +290,7 @@ class ContextualDecoder(nn.Module):
                 "trained on"
             )
         model = cls(adapter, ContextModuleConfig.from_dict(config["module"]))
-        load_strictly(model, tensors, model.adapter_state_dict(), directory)
+        load_strictly(model, tensors, directory, model.adapter_state_dict())
         return model.eval()
 
     def trainable_parameters(self) -> tuple[int, int]:

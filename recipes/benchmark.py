@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import functools
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -131,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--num_concepts", type=int, nargs="+", default=[6, 16, 64], help="numbers of concepts to time")
     parser.add_argument("--batch_size", type=int, default=512, help="samples in the mixed batch")
-    parser.add_argument("--repeats", type=int, default=30, help="pairs of timings per row")
+    parser.add_argument("--repeats", type=int, default=10, help="pairs of timings per row")
     args = parser.parse_args()
     print(
         f"forward + backward, batch {args.batch_size}, noise 32, concept 8, depth 2, {torch.get_num_threads()} threads"
@@ -144,4 +145,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -3,8 +3,8 @@
     python recipes/compose.py --model outputs/finetune --do quad1 size
     python recipes/compose.py --model outputs/finetune --do quad1 size --image photo.png
 
-All rows share their noise, so a column shows one image under each intervention. With ``--image``, the first row is that
-image's reconstruction and the others are its counterfactuals.
+All rows share their noise, so a column shows one image under each intervention. With ``--image``, the first row is
+that image, the second its reconstruction, and the others are its counterfactuals.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(ComposeArguments, description=__doc__.splitlines()[0], argv=argv)
     base = get_adapter(args.base).load(args.base_checkpoint) if args.base_checkpoint else None
     model = ContextualDecoder.from_pretrained(args.model, base=base)
-    together = model.concepts.name(args.do)
-    contexts = dict.fromkeys(["obs", *model.concepts.parse(args.do), together])
+    do = "+".join(args.do)
+    contexts = dict.fromkeys(["obs", *model.concepts.parse(do), model.concepts.name(do)])
     rows, abduction = {}, None
     if args.image:
         x = ImageReader(model.base.image_shape, resize=True)(Path(args.image))[None]
@@ -59,5 +59,5 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ContextModuleError, ValueError) as error:
+    except (ContextModuleError, ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")

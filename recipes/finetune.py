@@ -4,8 +4,8 @@
     accelerate launch recipes/finetune.py --base nvae --base_checkpoint checkpoint.pt --data photos/ --output_dir out
 
 Without ``--base_checkpoint`` the small NVAE that ships with these recipes is used, on the quad data at its size. The
-result is a folder for `ContextualDecoder.from_pretrained` and ``recipes/compose.py``; where the data holds compositions
-(pairs of concepts, never trained on), a table says how close the generated ones come.
+result is a folder for `ContextualDecoder.from_pretrained` and ``recipes/compose.py``; where the data holds
+compositions (pairs of concepts, never trained on), a table says how close the generated ones come.
 """
 
 from __future__ import annotations
@@ -51,17 +51,21 @@ class FinetuneArguments(TrainingArguments):
     concept_width: int = argument(16, help="width of each concept block")
     depth: int = argument(2, help="layers from noise to exogenous values")
     free_blocks: int = argument(2, help="noise blocks that no context intervenes on")
-    inversion_width: int = argument(0, help="hidden width of a residual MLP after the linear inversion; 0: none")
+    inversion_width: int = argument(256, help="hidden width of a residual MLP after the linear inversion; 0: none")
     form: Form = argument("structural", help="the intervention layer: along the graph, or total effects (the paper)")
     composition: Composition = argument("do", help="reduced form: how joint interventions compose")
-    reference: bool = argument(False, help="the paper's module; with --form reduced --free_blocks 0")
+    reference: bool = argument(
+        False, help="the paper's module; with --form reduced --free_blocks 0 --inversion_width 0"
+    )
     objective: Literal["latent", "pixel"] = argument(
         "latent", help="model the base's embeddings, encoded once; or the pixels, through the base's decoder"
     )
     beta: float = argument(0.2, help="weight of the noise's KL")
     matching: float = argument(300.0, help="latent: weight of matching generated to encoded embeddings, per context")
     sparsity: float = argument(1.0, help="latent: weight of the norms of the learned edges between concepts")
-    score_samples: int = argument(1000, help="images per composition in the table; 0: no table")
+    score_samples: int = argument(
+        1000, help="images per composition in the table, at most half of its own; 0: no table"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -98,6 +102,9 @@ def main(argv: list[str] | None = None) -> None:
     if accelerator.is_main_process:
         model.print_trainable_parameters()
     contexts = [*data.train.context_names, *(data.held_out.context_names if data.held_out else ())]
+    score_samples = args.score_samples
+    if data.held_out is not None:  # half of a context's images are compared, half are the floor
+        score_samples = min(score_samples, int(data.held_out.labels.bincount().min()) // 2)
 
     base.to(accelerator.device)
     objective: LatentObjective | PixelObjective = PixelObjective(model, beta=args.beta)
@@ -121,11 +128,9 @@ def main(argv: list[str] | None = None) -> None:
     if accelerator.is_main_process:
         model.eval().save_pretrained(run.path)
         run.finish(dataclasses.asdict(result))
-        print(
-            f"{run.path}: best validation loss {result.loss:.1f} nats per image at step {result.best_step} of {result.steps}"
-        )
-        if data.held_out is not None and args.score_samples:
-            scores = composition_scores(model, data.held_out, samples=args.score_samples, seed=args.seed)
+        print(f"{run.path}: best validation loss {result.loss:.1f} at step {result.best_step} of {result.steps}")
+        if data.held_out is not None and score_samples >= 2:
+            scores = composition_scores(model, data.held_out, samples=score_samples, seed=args.seed)
             table = composition_table(scores)
             (run.path / "composition.md").write_text(table + "\n", encoding="utf-8")
             print(f"\nSliced Wasserstein distance to real images of compositions never trained on:\n\n{table}")
@@ -137,5 +142,5 @@ if __name__ == "__main__":
     except TrainingInterrupted as interruption:
         print(interruption, file=sys.stderr)
         sys.exit(interruption.exit_code)
-    except (ContextModuleError, ValueError) as error:
+    except (ContextModuleError, ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")

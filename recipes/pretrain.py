@@ -124,8 +124,8 @@ def main(argv: list[str] | None = None) -> None:
         run.finish(dataclasses.asdict(result))
         parameters = sum(parameter.numel() for parameter in net.parameters())
         print(
-            f"{run.path}: {args.base} with {parameters:,d} parameters, best validation loss {result.loss:.1f} nats per "
-            f"image at step {result.best_step} of {result.steps}, {result.seconds:.0f} s"
+            f"{run.path}: {args.base} with {parameters:,d} parameters, best validation loss {result.loss:.1f} nats "
+            f"per image at step {result.best_step} of {result.steps}, {result.seconds:.0f} s"
         )
 
 
@@ -135,5 +135,5 @@ if __name__ == "__main__":
     except TrainingInterrupted as interruption:
         print(interruption, file=sys.stderr)
         sys.exit(interruption.exit_code)
-    except (ContextModuleError, ValueError) as error:
+    except (ContextModuleError, ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")

@@ -91,10 +91,12 @@ def saved(path, change):
 
 
 BIG = "encoder.6.weight"
+UNREADABLE = "cannot be read as the vae.pth of a trained model: truncated, foreign"
+MISFIT = r"\(conv3\) does not fit the model it is loaded into: "
 SPOILED = {
-    "truncated": (lambda p: p.write_bytes(CHECKPOINT.read_bytes()[:200_000]), "cannot be read as a file of tensors"),
-    "empty": (lambda p: p.write_bytes(b""), "cannot be read as a file of tensors"),
-    "text": (lambda p: p.write_text("hello, world\n"), "cannot be read as a file of tensors"),
+    "truncated": (lambda p: p.write_bytes(CHECKPOINT.read_bytes()[:200_000]), UNREADABLE),
+    "empty": (lambda p: p.write_bytes(b""), UNREADABLE),
+    "text": (lambda p: p.write_text("hello, world\n"), UNREADABLE),
     "a list": (lambda p: torch.save([torch.ones(2)], p), "holds no 'model_state_dict'"),
     "a bare state dict": (lambda p: torch.save({"weight": torch.ones(2)}, p), "holds no 'model_state_dict'"),
     "another model": (
@@ -102,6 +104,7 @@ SPOILED = {
         r"not a vae.pth of a known architecture \(simple64bn, conv3\): 'ivn_eps.bias'",
     ),
     "no tensors": (lambda p: saved(p, lambda s: s.update({"ivn_eps.bias": 3})), "no 'model_state_dict' of tensors"),
+    "no names": (lambda p: saved(p, lambda s: s.update({1: torch.ones(2)})), "no 'model_state_dict' of tensors"),
     "no blocks": (
         lambda p: saved(p, lambda s: s["ivn_eps.block_mask"].zero_()),
         r"not a vae.pth of a known architecture",
@@ -112,11 +115,17 @@ SPOILED = {
     ),
     "missing tensor": (
         lambda p: saved(p, lambda s: s.pop("decoder.5.bias")),
-        "does not fit the conv3.*decoder.5.bias",
+        f"{MISFIT}missing: base.net.decoder.5.bias",
     ),
     "missing head": (lambda p: saved(p, lambda s: s.pop("fc_var.bias")), "does not fit the conv3.*fc_var.bias"),
-    "wrong shape": (lambda p: saved(p, lambda s: s.update({BIG: torch.ones(2)})), f"does not fit the conv3.*{BIG}"),
-    "extra layer": (lambda p: saved(p, lambda s: s.update({"decoder.12.bias": torch.ones(2)})), "decoder.12.bias"),
+    "wrong shape": (
+        lambda p: saved(p, lambda s: s.update({BIG: torch.ones(2)})),
+        rf"{MISFIT}base.net.{BIG}: shape \(2,\) in the file",
+    ),
+    "extra layer": (
+        lambda p: saved(p, lambda s: s.update({"decoder.12.bias": torch.ones(2)})),
+        f"{MISFIT}unexpected: base.net.decoder.12.bias",
+    ),
 }
 
 
@@ -144,7 +153,7 @@ class Trap:
 def test_executes_nothing(tmp_path):
     marker = tmp_path / "executed"
     torch.save({"model_state_dict": {}, "losses": Trap(marker)}, tmp_path / "vae.pth")
-    with pytest.raises(CheckpointError, match="unsafe .it needs [a-z]+.mkdir") as caught:
+    with pytest.raises(CheckpointError, match="never loaded .it needs [a-z]+.mkdir") as caught:
         published.load(tmp_path / "vae.pth", CONCEPTS)
     assert "weights_only" not in str(caught.value)  # no advice to trust it
     assert not marker.exists()

@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from context_module.adapters.base import Likelihood
-from context_module.adapters.likelihoods import BernoulliLikelihood, draw_uniform
+from context_module.adapters.likelihoods import BernoulliLikelihood
 from context_module.adapters.nvae.config import NVAEConfig
 from context_module.adapters.nvae.distributions import Normal
+from context_module.draws import draw_uniform
 
 __all__ = [
     "LogisticMixtureLikelihood",

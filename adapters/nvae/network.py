@@ -10,13 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from context_module.adapters.base import Likelihood
-from context_module.adapters.nvae.checkpoint import load_strictly, read_folder, read_public_checkpoint, write_folder
-from context_module.adapters.nvae.config import NVAEConfig
+from context_module.adapters.nvae.checkpoint import read_public_checkpoint
+from context_module.adapters.nvae.config import NVAEConfig, NVAEConfigError
 from context_module.adapters.nvae.distributions import Normal
 from context_module.adapters.nvae.flows import FlowCell
 from context_module.adapters.nvae.layers import Cell, DecoderCombiner, EncoderCombiner, WeightNormConv2d
 from context_module.adapters.nvae.likelihoods import likelihood_channels, make_likelihood, quantise
-from context_module.errors import ShapeError
+from context_module.errors import CheckpointError, ShapeError
+from context_module.files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    load_strictly,
+    load_tensors,
+    read_json,
+    save_tensors,
+    write_json,
+)
 
 __all__ = ["NVAE", "DecoderPass", "NVAEOutput"]
 
@@ -274,11 +283,16 @@ class NVAE(nn.Module):
             CheckpointError: for a file that is missing, truncated, foreign, unsafe, or does not fit its own arguments.
         """
         config, tensors = read_public_checkpoint(path)
-        return cls._from_tensors(config, tensors, path)
+        net = cls(config)
+        load_strictly(net, tensors, path)
+        return net.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` into `folder`, which is made if need be."""
-        write_folder(folder, self.config, self.state_dict())
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_tensors(folder / WEIGHTS_FILE, self.state_dict())
+        write_json(folder / CONFIG_FILE, self.config.to_dict())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> NVAE:
@@ -287,13 +301,12 @@ class NVAE(nn.Module):
         Raises:
             CheckpointError: for files that are missing, broken, or do not fit each other; names them.
         """
-        config, tensors = read_folder(folder)
-        return cls._from_tensors(config, tensors, folder)
-
-    @classmethod
-    def _from_tensors(cls, config: NVAEConfig, tensors: dict[str, Tensor], source: str | Path) -> NVAE:
-        net = cls(config)
-        load_strictly(net, tensors, source)
+        folder = Path(folder)
+        try:
+            net = cls(NVAEConfig.from_dict(read_json(folder / CONFIG_FILE)))
+        except NVAEConfigError as error:
+            raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
+        load_strictly(net, load_tensors(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
         return net.eval()
 
     def _score(self, posterior: Normal, prior: Normal, draw: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

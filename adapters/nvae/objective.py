@@ -74,7 +74,7 @@ class NVAEObjective(nn.Module):
 class SpectralNorms(nn.Module):
     """The sum of the spectral norms of all convolution weights in use, by power iteration.
 
-    Weights of one shape are iterated together: 40 times at first, then 4 times a call, from where the last call ended.
+    Weights of one shape are iterated together: 40 times when built, then 4 times a call, from where the last ended.
 
     Args:
         net: its convolutions at this time are covered.
@@ -88,27 +88,33 @@ class SpectralNorms(nn.Module):
                 by_shape.setdefault(tuple(layer.weight.flatten(1).shape), []).append(layer)
         self._stacks = list(by_shape.values())  # a plain list: the network's layers are not to be registered again
         for index, (rows, _) in enumerate(by_shape):
-            self.register_buffer(f"u_{index}", torch.randn(len(self._stacks[index]), rows, 1))  # saved: a resumed run goes on exactly
-        self._iterations = 40
+            weights = self._weights(self._stacks[index]).detach()
+            u = torch.randn(len(weights), rows, 1, device=weights.device)
+            # saved, so that a resumed run goes on exactly
+            self.register_buffer(f"u_{index}", _iterate(weights, u, iterations=40)[0])
 
     def forward(self) -> Tensor:
         """The sum, a scalar with gradient."""
         total = torch.zeros((), device=self._buffers["u_0"].device)  # type: ignore[union-attr]
         for index, layers in enumerate(self._stacks):
-            weights = torch.stack([_weight_in_use(layer).flatten(1).float() for layer in layers])
+            weights = self._weights(layers)
             with torch.autocast(weights.device.type, enabled=False):
-                u, v = self._iterate(weights.detach(), getattr(self, f"u_{index}"))
+                u, v = _iterate(weights.detach(), getattr(self, f"u_{index}"), iterations=4)
                 total = total + (u * (weights @ v)).sum()
             setattr(self, f"u_{index}", u)
-        self._iterations = 4
         return total
 
-    @torch.no_grad()
-    def _iterate(self, weights: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        for _ in range(self._iterations):
-            v = functional.normalize(weights.mT @ u, dim=1)
-            u = functional.normalize(weights @ v, dim=1)
-        return u, v
+    @staticmethod
+    def _weights(layers: list[nn.Conv2d]) -> Tensor:
+        return torch.stack([_weight_in_use(layer).flatten(1).float() for layer in layers])
+
+
+@torch.no_grad()
+def _iterate(weights: Tensor, u: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    for _ in range(iterations):
+        v = functional.normalize(weights.mT @ u, dim=1)
+        u = functional.normalize(weights @ v, dim=1)
+    return u, v
 
 
 def _weight_in_use(layer: nn.Conv2d) -> Tensor:

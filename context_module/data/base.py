@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,19 +22,24 @@ if TYPE_CHECKING:
 __all__ = ["ArrayContextDataset", "ContextData", "ContextDataset", "LabelledDataset"]
 
 
-class LabelledDataset(Protocol):
-    """What the mixed-context loader asks of a data set: items with a ``mask``, and which context each belongs to."""
+class LabelledDataset(Dataset[dict[str, Tensor]]):
+    """What the mixed-context loader asks of a data set: items with a ``mask``, and the context each belongs to.
+
+    Attributes:
+        concepts: `Concepts`.
+        context_names: canonical names, such as ``("obs", "quad1", "size")``.
+        labels: int64 (N,), per item the index of its context in `context_names`.
+    """
 
     concepts: Concepts
     context_names: tuple[str, ...]
     labels: Tensor
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.labels)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]: ...
 
-
-class ContextDataset(Dataset[dict[str, Tensor]], ABC):
+class ContextDataset(LabelledDataset, ABC):
     """A map-style data set of images, each seen in one context.
 
     Item i is ``{"x": float32 (C, H, W) in [0, 1], "mask": bool (K,)}``; the default collate makes batches of it. A
@@ -45,11 +50,6 @@ class ContextDataset(Dataset[dict[str, Tensor]], ABC):
         concepts: the K concept names, in order.
         context_names: the contexts present, as names; kept in this order, spelt canonically.
         labels: int (N,), per image the index of its context in `context_names`.
-
-    Attributes:
-        concepts: `Concepts`.
-        context_names: canonical names, such as ``("obs", "quad1", "size")``.
-        labels: int64 (N,).
 
     Raises:
         ConceptError: for a context that names an unknown concept.
@@ -79,9 +79,6 @@ class ContextDataset(Dataset[dict[str, Tensor]], ABC):
     @abstractmethod
     def read(self, rows: Tensor) -> Tensor:
         """The stored images of these numbers, int64 (n,), as float32 (n, C, H, W) in [0, 1]."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self.__getitems__([index])[0]

@@ -17,6 +17,8 @@ from context_module.adapters.nvae import NVAE
 from context_module.errors import CheckpointError
 
 MakeNet = Callable[..., NVAE]
+PUBLIC = "a checkpoint.pt of the public NVAE training code"
+UNREADABLE = f"cannot be read as {PUBLIC}"
 
 
 class _Evil:
@@ -60,16 +62,21 @@ def test_broken_and_foreign_files(checkpoints: Path, tmp_path: Path) -> None:
         whole = (checkpoints / f"{name}.checkpoint.pt").read_bytes()
         for length in (0, 10, len(whole) // 2, len(whole) - 1000):
             (tmp_path / "cut.pt").write_bytes(whole[:length])
-            _refused(tmp_path / "cut.pt", "not a readable NVAE checkpoint")
+            _refused(tmp_path / "cut.pt", UNREADABLE)
     with zipfile.ZipFile(tmp_path / "foreign.zip", "w") as archive:
         archive.writestr("notes.txt", "nothing of interest")
-    _refused(tmp_path / "foreign.zip", "not a readable NVAE checkpoint")
+    _refused(tmp_path / "foreign.zip", UNREADABLE)
     (tmp_path / "text.pt").write_text("no pickle")
-    _refused(tmp_path / "text.pt", "not a readable NVAE checkpoint")
-    _refused(tmp_path / "absent.pt", "no such file")
-    for content in ([1, 2], {"state_dict": {}, "model": 1}, {"state_dict": {"a": 1}, "args": argparse.Namespace()}):
+    _refused(tmp_path / "text.pt", UNREADABLE)
+    _refused(tmp_path / "absent.pt", f"does not exist: expected {PUBLIC}")
+    for content in (
+        [1, 2],
+        {"state_dict": {}, "model": 1},
+        {"state_dict": {"a": 1}, "args": argparse.Namespace()},
+        {"state_dict": {1: torch.ones(1)}, "args": argparse.Namespace()},
+    ):
         torch.save(content, tmp_path / "odd.pt")
-        _refused(tmp_path / "odd.pt", "not an NVAE checkpoint: expected 'args'")
+        _refused(tmp_path / "odd.pt", "is not an NVAE checkpoint: expected 'args'")
 
 
 def test_tensors_that_do_not_fit_are_named(public: dict[str, Any], tmp_path: Path) -> None:
@@ -79,9 +86,10 @@ def test_tensors_that_do_not_fit_are_named(public: dict[str, Any], tmp_path: Pat
     torch.save(public, tmp_path / "misfit.pt")
     _refused(
         tmp_path / "misfit.pt",
-        "missing stem.bias",
-        "unexpected stem.extra",
-        "enc_sampler.0.bias has shape (3,) instead of (8,)",
+        "misfit.pt does not fit the model it is loaded into: ",
+        "missing: stem.bias",
+        "unexpected: stem.extra",
+        "enc_sampler.0.bias: shape (3,) in the file, (8,) in the model",
     )
 
 
@@ -107,25 +115,27 @@ def test_bad_folders_are_named(make_net: MakeNet, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=message):
             NVAE.from_pretrained(tmp_path)
 
-    refused("config.json: no such file; expected a folder with config.json and model.safetensors")
+    refused("config.json does not exist: expected a folder written by save_pretrained")
     make_net().save_pretrained(tmp_path)
     config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
     good, tensors = json.loads(config.read_text()), load_file(weights)
     for text, message in (
-        ("{", "config.json: not valid JSON"),
-        ("[]", "config.json: expected a JSON object, got list"),
+        ("{", "config.json is not valid JSON"),
+        ("[]", "config.json holds a JSON list, expected an object"),
         (json.dumps({**good, "depth": 3}), "config.json: unknown keys depth"),
-        (json.dumps({**good, "latent_channels": 4}), "enc_sampler.0.weight has shape"),
+        (json.dumps({**good, "latent_channels": 4}), "model.safetensors does not fit .*enc_sampler.0.weight: shape"),
     ):
         config.write_text(text)
         refused(message)
     config.write_text(json.dumps(good))
     save_file({key: value for key, value in tensors.items() if key != "stem.bias"}, weights)
-    refused("missing stem.bias")
+    refused("model.safetensors does not fit .*missing: stem.bias")
     save_file({**tensors, "extra": torch.zeros(1)}, weights)
-    refused("unexpected extra")
+    refused("model.safetensors does not fit .*unexpected: extra")
     weights.write_bytes(weights.read_bytes()[:200])
-    refused("model.safetensors: not a readable safetensors file")
+    refused("model.safetensors is not a readable safetensors file")
+    weights.unlink()
+    refused("model.safetensors does not exist: expected a folder written by save_pretrained")
 
 
 def test_a_failed_save_leaves_the_old_files(
@@ -139,7 +149,7 @@ def test_a_failed_save_leaves_the_old_files(
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("context_module.adapters.nvae.checkpoint.save_file", half_write)
+    monkeypatch.setattr("safetensors.torch.save_file", half_write)
     with pytest.raises(OSError, match="disk full"):
         net.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before

@@ -1,0 +1,269 @@
+"""recipes/finetune.py and recipes/compose.py as a user runs them."""
+
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from context_module import ContextualDecoder
+from context_module.files import load_tensors
+
+QUAD = ["--samples_per_context", "40", "--train_batch_size", "28", "--val_fraction", "0.1"]
+QUICK = [*QUAD, "--max_train_steps", "6", "--validation_steps", "3", "--logging_steps", "1", "--score_samples", "8"]
+NVAE_CHECKPOINTS = Path(__file__).parents[1] / "fixtures" / "nvae"
+
+
+@pytest.fixture(scope="module")
+def trained(run, check, tmp_path_factory):
+    """The shipped base with a module trained for six steps: (its folder, what was printed)."""
+    cwd = tmp_path_factory.mktemp("finetune")
+    options = ["--output_dir", "out", "--checkpointing_steps", "4", *QUICK]
+    return cwd / "out", check.succeeded(run("finetune.py", *options, cwd=cwd))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder per context, of PNGs in sizes that a recipe must bring to the base's."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for context in ("obs", "a", "b", "a+b"):
+        (root / context).mkdir()
+        for number in range(8):
+            pixels = rng.integers(0, 256, (40, 36, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / context / f"{number}.png")
+    return root
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# --- finetune
+
+
+def test_result(trained):
+    folder, out = trained
+    assert "trainable params: " in out
+    assert "out: best validation loss" in out
+    assert "| quad2+orientation |" in out
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "arguments.json",
+        "checkpoint-4",
+        "composition.md",
+        "metrics.jsonl",
+        "result.json",
+        "samples",
+    ]
+    assert [line["step"] for line in metrics(folder)] == [1, 2, 3, 3, 4, 5, 6, 6]
+    assert (folder / "composition.md").read_text().strip() in out
+    assert len((folder / "composition.md").read_text().splitlines()) == 2 + 9 + 1
+    model = ContextualDecoder.from_pretrained(folder)
+    assert model.generate(2, do="quad1+size").shape == (2, 3, 32, 32)
+
+
+def test_through_accelerate_launch_on_folders(run, check, photos, tmp_path):
+    """--score_samples asks for more images than there are: the table makes do with those."""
+    launcher = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--cpu"]
+    options = ["--data", photos, "--output_dir", "out", "--max_train_steps", "2", "--train_batch_size", "6"]
+    out = check.succeeded(run("finetune.py", *options, cwd=tmp_path, launcher=launcher))
+    assert "| a+b |" in out
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+def test_paper_module_on_a_public_checkpoint(here, check, tmp_path):
+    options = ["--base_checkpoint", NVAE_CHECKPOINTS / "cifar10-res_mbconv.checkpoint.pt", "--objective", "pixel"]
+    options += [
+        "--form",
+        "reduced",
+        "--reference",
+        "--free_blocks",
+        "0",
+        "--inversion_width",
+        "0",
+        "--noise_width",
+        "4",
+        "--concept_width",
+        "2",
+    ]
+    options += ["--samples_per_context", "4", "--val_fraction", "0.25", "--train_batch_size", "14"]
+    options += ["--max_train_steps", "2", "--score_samples", "2", "--output_dir", "out"]
+    assert "| quad1+size |" in check.succeeded(here("finetune.py", *options))
+    effects = load_tensors(tmp_path / "out" / "adapter_model.safetensors")["module.intervention.effects"]
+    assert 0 <= effects.min() <= effects.max() <= 1
+
+
+def test_two_processes_share_a_run(run, check, trained, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    options = ["--output_dir", "out", "--checkpointing_steps", "4", *QUICK]
+    result = run("finetune.py", *options, cwd=tmp_path, launcher=launcher, ACCELERATE_USE_CPU="true")
+    out = check.succeeded(result)
+    assert out.count("best validation loss") == 1
+    one, two = metrics(trained[0]), metrics(tmp_path / "out")
+    assert [line["step"] for line in two] == [line["step"] for line in one]
+    assert [line.get("lr") for line in two] == [line.get("lr") for line in one]
+    for ours, theirs in zip(two, one, strict=True):
+        for name in ours.keys() & {"neg_log_likelihood", "val_neg_log_likelihood"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=0.05)
+    assert json.loads((tmp_path / "out" / "checkpoint-4" / "train_state.json").read_text())["num_processes"] == 2
+
+
+@pytest.fixture(scope="module")
+def interrupted(command, tmp_path_factory):
+    """Two endless runs, one stopped by Ctrl-C and one by SIGTERM: per signal (folder, exit code, stderr)."""
+    cwd = tmp_path_factory.mktemp("interrupted")
+    options = [*QUAD, "--max_train_steps", "100000", "--logging_steps", "1"]
+    signals = (signal.SIGINT, signal.SIGTERM)
+    running = {s: command("finetune.py", "--output_dir", s.name, *options, cwd=cwd) for s in signals}
+    try:
+        deadline = time.monotonic() + 60
+        for s, process in running.items():
+            while not (cwd / s.name / "metrics.jsonl").exists() and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            process.send_signal(s)
+        errors = {s: process.communicate(timeout=60)[1] for s, process in running.items()}
+        return {s: (cwd / s.name, process.returncode, errors[s]) for s, process in running.items()}
+    finally:
+        for process in running.values():
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+
+
+@pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_checkpoint_to_resume(signum, exit_code, interrupted, here, check):
+    folder, code, err = interrupted[signum]
+    assert code == exit_code
+    assert "Traceback" not in err
+    (checkpoint,) = folder.glob("checkpoint-*")
+    step = int(checkpoint.name.partition("-")[2])
+    assert f"interrupted at step {step}; " in err
+    assert f"{checkpoint.name} is kept: go on with --resume_from_checkpoint latest" in err
+    assert not (folder / "result.json").exists()
+    options = [*QUAD, "--output_dir", folder, "--max_train_steps", str(step + 2), "--score_samples", "0"]
+    assert "unfinished run" in check.failed(here("finetune.py", *options))
+    check.succeeded(here("finetune.py", *options, "--resume_from_checkpoint", "latest"))
+    assert json.loads((folder / "result.json").read_text())["steps"] == step + 2
+    assert [line["step"] for line in metrics(folder) if "lr" in line][:step] == list(range(1, step + 1))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "out holds a finished run: give another --output_dir, or --overwrite to replace it"),
+        (["--overwrite", "--data", "nowhere"], "unknown data 'nowhere'"),
+        (["--overwrite", "--base_checkpoint", "nowhere"], "nowhere"),
+        (["--overwrite", "--base", "nonsense"], "unknown base 'nonsense'; known bases: "),
+        (["--overwrite", "--base", "lightweight"], "no base ships for --base lightweight: give --base_checkpoint"),
+        (["--overwrite", "--reference"], "reference=True is the paper's module: it needs form='reduced'"),
+        (["--overwrite", "--noise_width", "0"], "noise_width must be an integer of at least 1"),
+        (["--overwrite", "--val_fraction", "2"], "val_fraction must lie between 0 and 1"),
+        (["--resume_from_checkpoint", "nowhere"], "nowhere is no checkpoint; checkpoints in "),
+        (["--resume_from_checkpoint", "latest", "--seed", "1"], "checkpoint-4 was made with --seed 0, not 1"),
+        (["--resume_from_checkpoint", "latest", "--train_batch_size", "14"], "was made with --train_batch_size 28"),
+        (["--resume_from_checkpoint", "latest", "--max_train_steps", "4"], "at step 4 already: raise"),
+        (["--resume_from_checkpoint", "latest", "--noise_width", "8"], "does not fit the model"),
+    ],
+)
+def test_errors_leave_the_earlier_run_in_place(argv, message, trained, here, check):
+    folder, _ = trained
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert message in check.failed(here("finetune.py", "--output_dir", folder, *QUICK, *argv))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_output_below_a_file(here, check, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "file" in check.failed(here("finetune.py", "--output_dir", "file/out", *QUICK))
+
+
+def test_a_damaged_checkpoint(trained, here, check, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "out")
+    path = tmp_path / "out" / "checkpoint-4" / "optimizer.bin"
+    path.write_bytes(path.read_bytes()[:1000])
+    message = check.failed(here("finetune.py", "--output_dir", "out", *QUICK, "--resume_from_checkpoint", "latest"))
+    assert "checkpoint-4 cannot be read" in message
+
+
+@pytest.mark.parametrize("recipe", ["finetune.py", "compose.py"])
+def test_help(recipe, here):
+    code, out, _ = here(recipe, "--help")
+    assert code == 0
+    assert "show this help message" in out
+
+
+# --- compose
+
+
+def test_compose(run, check, trained, tmp_path):
+    out = check.succeeded(run("compose.py", "--model", trained[0], "--do", "quad1", "size", "--n", "3", cwd=tmp_path))
+    assert out == "composition.png: obs, quad1, size, quad1+size\n"
+    with Image.open(tmp_path / "composition.png") as picture:
+        assert picture.mode == "RGB"
+        assert picture.height == 4 * 66
+        assert 3 * 66 < picture.width < 3 * 66 + 150
+
+
+def test_compose_one_concept(here, check, trained):
+    assert check.succeeded(here("compose.py", "--model", trained[0], "--do", "size")).endswith(": obs, size\n")
+
+
+def test_compose_on_an_image(here, check, trained, photos, tmp_path):
+    image = ["--image", photos / "obs" / "0.png", "--output", "new.png"]
+    out = check.succeeded(here("compose.py", "--model", trained[0], "--do", "quad1+size", *image))
+    assert out == "new.png: image, obs, quad1, size, quad1+size\n"
+    with Image.open(tmp_path / "new.png") as picture:
+        assert picture.height == 5 * 66
+        assert picture.width < 66 + 150
+
+
+def test_compose_after_the_base_moved(here, check, trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "moved")
+    path = tmp_path / "moved" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    base = config["base_name_or_path"]
+    path.write_text(json.dumps({**config, "base_name_or_path": "/nowhere"}))
+    assert "/nowhere" in check.failed(here("compose.py", "--model", "moved", "--do", "size"))
+    check.succeeded(here("compose.py", "--model", "moved", "--do", "size", "--base_checkpoint", base))
+
+
+def test_unknown_concept_as_a_user_sees_it(run, trained, tmp_path):
+    code, out, err = run("compose.py", "--model", trained[0], "--do", "colour", cwd=tmp_path)
+    assert code == 1
+    assert out == ""
+    assert err.startswith("error: ")
+    assert "colour" in err
+    assert "quad1" in err  # those there are
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--do", "size", "size"], "names a concept more than once"),
+        (["--do", "size", "--n", "0"], "n must be at least 1, got 0"),
+        (["--do", "size", "--temperature", "-1"], "temperature must be 0 or more"),
+        (["--do", "size", "--image", "missing.png"], "missing.png"),
+        (["--do", "size", "--output", "nowhere/new.png"], "nowhere"),
+        (["--do", "size", "--model", "nowhere"], "'nowhere' is neither a local folder nor a Hub repository"),
+        (["--do", "size", "--model", "."], "adapter_config.json does not exist"),
+    ],
+)
+def test_compose_errors(argv, message, trained, here, check):
+    assert message in check.failed(here("compose.py", "--model", trained[0], *argv))
+
+
+def test_compose_with_an_image_that_is_none(trained, here, check, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    argv = ["--model", trained[0], "--do", "size", "--image", "text.png"]
+    assert "cannot read text.png" in check.failed(here("compose.py", *argv))

@@ -1,0 +1,86 @@
+"""recipes/pretrain.py as a user runs it, and its base in recipes/finetune.py."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from context_module.adapters.base import get_adapter
+
+QUICK = ["--max_train_steps", "3", "--train_batch_size", "14", "--validation_steps", "2", "--logging_steps", "1"]
+TINY_NVAE = ["--channels", "4", "--latent_channels", "2", "--num_blocks", "1", "--ops", "res_bnelu"]
+
+
+@pytest.fixture(scope="module")
+def pretrained(run, check, tmp_path_factory):
+    """A tiny NVAE for 16 x 16 images: (its folder, what was printed)."""
+    cwd = tmp_path_factory.mktemp("pretrain")
+    argv = ["--output_dir", "base", "--resolution", "16", "--samples_per_context", "20", *TINY_NVAE, *QUICK]
+    return cwd / "base", check.succeeded(run("pretrain.py", "--base", "nvae", *argv, cwd=cwd))
+
+
+def test_nvae(pretrained):
+    folder, out = pretrained
+    assert "base: nvae with" in out
+    assert "best validation loss" in out
+    assert json.loads((folder / "result.json").read_text())["steps"] == 3
+    assert json.loads((folder / "arguments.json").read_text())["resolution"] == 16
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "lr" in line] == [1, 2, 3]
+    assert [line["step"] for line in lines if "val_loss" in line] == [2, 3]
+    with Image.open(folder / "samples" / "step-000003.png") as picture:
+        assert picture.height == 3 * 66  # images, reconstructions, samples
+    base = get_adapter("nvae").load(folder)
+    assert base.image_shape == (3, 16, 16)
+    assert base.decode(base.sample_latent(2)).mean.shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize("options", [["--objective", "latent"], ["--objective", "pixel", "--score_samples", "0"]])
+def test_its_base_is_finetuned(options, pretrained, here, check, tmp_path):
+    argv = ["--base_checkpoint", pretrained[0], "--samples_per_context", "20", "--score_samples", "4", *QUICK]
+    out = check.succeeded(here("finetune.py", "--output_dir", "out", *argv, *options))
+    assert ("| quad1+size |" in out) == ("latent" in options)
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["module"]["latent_noise"] == ("latent" in options)
+    assert config["base_name_or_path"] == str(pretrained[0])
+
+
+def test_lightweight(here, check, tmp_path):
+    argv = ["--output_dir", "base", "--samples_per_context", "4", "--val_fraction", "0.25", *QUICK]
+    assert "base: lightweight with" in check.succeeded(here("pretrain.py", "--base", "lightweight", *argv))
+    base = get_adapter("lightweight").load(tmp_path / "base")
+    assert torch.isfinite(base.decode(base.sample_latent(2)).mean).all()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["--base", "lightweight", "--resolution", "16"],
+            "no lightweight architecture for images of shape (3, 16, 16)",
+        ),
+        (["--resolution", "16", "--ops", "nonsense"], "ops"),
+        (["--resolution", "4"], "resolution"),
+        (["--data", "nowhere"], "unknown data 'nowhere': expected quad, quad_dependent, or a directory"),
+        (["--gradient_accumulation_steps", "3"], "does not divide by --gradient_accumulation_steps 3"),
+        (["--report_to", "nonsense"], "nonsense"),
+    ],
+)
+def test_errors(argv, message, here, check):
+    assert message in check.failed(here("pretrain.py", "--output_dir", "new", "--samples_per_context", "4", *argv))
+
+
+def test_images_that_are_not_square(here, check, tmp_path):
+    for context in ("obs", "a"):
+        (tmp_path / "data" / context).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (16, 8)).save(tmp_path / "data" / context / f"{number}.png")
+    message = check.failed(here("pretrain.py", "--output_dir", "new", "--data", "data"))
+    assert message == "error: an NVAE takes square images, got 8x16: set --resolution"
+
+
+def test_help(here, capsys):
+    code, out, _ = here("pretrain.py", "--help")
+    assert code == 0
+    assert "--spectral_weight" in out
