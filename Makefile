@@ -13,7 +13,7 @@ OUTPUT ?= outputs/demo
 
 demo: .venv/ready
 	$(BIN)/accelerate launch $(LAUNCH) recipes/finetune.py --base nvae --output_dir $(OUTPUT) --overwrite $(ARGS)
-	$(BIN)/python recipes/compose.py --model $(OUTPUT) --do quad1 size --output $(OUTPUT)/composition.png
+	$(BIN)/python recipes/compose.py --model $(OUTPUT) --do quad1 quad4 size --output $(OUTPUT)/composition.png
 
 test: .venv/ready quality tests
 

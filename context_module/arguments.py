@@ -1,14 +1,17 @@
-"""Command lines from dataclasses: each field is a flag, its metadata the help, its default the default."""
+"""Command lines: a dataclass gives the flags, and what a user can mend is one line instead of a traceback."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["argument", "parse_arguments"]
+from context_module.errors import ContextModuleError
+
+__all__ = ["argument", "parse_arguments", "run_recipe"]
 
 T = TypeVar("T")
 
@@ -33,6 +36,20 @@ def parse_arguments(arguments: type[T], *, description: str, argv: Sequence[str]
     for field in dataclasses.fields(arguments):  # type: ignore[arg-type]
         parser.add_argument(f"--{field.name}", **_options(field, hints[field.name]))
     return arguments(**vars(parser.parse_args(argv)))
+
+
+def run_recipe(main: Callable[[], None]) -> None:
+    """Run a script's main function; errors and interruptions end it with their message and an exit code.
+
+    The code is 1 for an error, and for an interruption its `exit_code` (see `TrainingInterrupted`), or 130.
+    """
+    try:
+        main()
+    except KeyboardInterrupt as interruption:
+        print(str(interruption) or "interrupted", file=sys.stderr)
+        sys.exit(getattr(interruption, "exit_code", 130))
+    except (ContextModuleError, ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
 
 
 def _options(field: dataclasses.Field[Any], kind: Any) -> dict[str, Any]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from context_module.wrap import ContextualDecoder
+from context_module.adapters.base import DecoderAdapter
+from context_module.config import ContextModuleConfig
 
 __all__ = ["model_card"]
 
 
-def model_card(model: ContextualDecoder) -> str:
-    """A README.md in the Hub's format: what the module controls, which base it needs, how to load it."""
-    config, base = model.config, model.base
-    trains = sum(tensor.numel() for tensor in model.adapter_state_dict().values())
+def model_card(base: DecoderAdapter, config: ContextModuleConfig, num_saved: int) -> str:
+    """A README.md in the Hub's format: what the module controls, which base it needs, how to load it.
+
+    Args:
+        base: the base it was trained on.
+        config: of the module.
+        num_saved: values in the saved tensors.
+    """
     concepts = "\n".join(f"- `{name}`" for name in config.concepts)
     joint = " and ".join(f"`{name}`" for name in config.concepts[:2])
     return f"""---
@@ -30,7 +32,7 @@ It goes in front of the decoder of a pretrained generative model and controls th
 | | |
 |---|---|
 | base | {base.source or "given by the caller"} ({base.name}, images {"x".join(map(str, base.image_shape))}) |
-| tensors saved | {trains:,d} values: context module and posterior heads; the base is not in this folder |
+| tensors saved | {num_saved:,d} values: context module and posterior heads; the base is not in this folder |
 | widths | noise {config.noise_width}, concept {config.concept_width}, depth {config.depth} |
 | free blocks | {config.free_blocks} |
 | intervention layer | {config.form} |

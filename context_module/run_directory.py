@@ -24,7 +24,13 @@ _OURS = (
     "metrics.jsonl",
     "arguments.json",
     "result.json",
-    "composition.md",
+    # what the recipes add: the result itself, its card and its table
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "config.json",
+    "model.safetensors",
+    "README.md",
+    "composition.*",
 )
 _STATE = {"step", "best_step", "best_loss", "failures", "seed", "train_batch_size", "num_processes"}
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from accelerate.utils import ProjectConfiguration, set_seed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -94,20 +94,13 @@ class TrainingResult:
     seconds: float
 
 
-def make_accelerator(args: TrainingArguments, *, trains_batch_norm: bool) -> Accelerator:
-    """The Accelerator of a run; seeds this process's initialisation, the same on every process.
-
-    Args:
-        args: the run's arguments.
-        trains_batch_norm: whether batch norms are trained, so that processes must share their statistics; with a
-            frozen base, broadcasting all its buffers at every step would be waste.
-    """
+def make_accelerator(args: TrainingArguments) -> Accelerator:
+    """The Accelerator of a run; seeds this process's initialisation, the same on every process."""
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=args.report_to,
         project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/logs"),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=trains_batch_norm)],
     )
     set_seed(args.seed)
     return accelerator

@@ -237,7 +237,9 @@ class ContextualDecoder(nn.Module):
             "base_fingerprint": fingerprint(self.base),
             "module": self.config.to_dict(),
         }
-        save_adapter(directory, config, self.adapter_state_dict(), model_card(self))
+        tensors = self.adapter_state_dict()
+        card = model_card(self.base, self.config, sum(tensor.numel() for tensor in tensors.values()))
+        save_adapter(directory, config, tensors, card)
         if push_to_hub:
             _upload(directory, repo_id or Path(directory).resolve().name)
 

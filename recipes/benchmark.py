@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from context_module import ContextModule, ContextModuleConfig
+from context_module.arguments import run_recipe
 
 
 class TextbookModule(nn.Module):
@@ -96,7 +97,14 @@ def seconds(step: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def compare(num_concepts: int, form: str, batch_size: int, repeats: int) -> float:
+def contexts_up_to(num_concepts: int, interventions: int) -> Tensor:
+    """Masks (C, K) of all contexts with at most that many interventions: with 1, the training contexts."""
+    sizes = range(interventions + 1)
+    chosen = [subset for size in sizes for subset in itertools.combinations(range(num_concepts), size)]
+    return torch.tensor([[concept in subset for concept in range(num_concepts)] for subset in chosen])
+
+
+def compare(num_concepts: int, interventions: int, form: str, batch_size: int, repeats: int) -> float:
     """How many times faster the mixed batch is than one pass per context."""
     torch.manual_seed(0)
     config = ContextModuleConfig(
@@ -111,8 +119,7 @@ def compare(num_concepts: int, form: str, batch_size: int, repeats: int) -> floa
     ours = ContextModule(config)
     textbook = TextbookModule(ours)
     noise = torch.randn(batch_size, config.noise_size)
-    # obs and the single-concept contexts in equal shares, in random order
-    contexts = torch.cat([torch.zeros(1, num_concepts), torch.eye(num_concepts)]).bool()
+    contexts = contexts_up_to(num_concepts, interventions)  # in equal shares, in random order
     mask = contexts[torch.randperm(batch_size) % len(contexts)]
     mixed = functools.partial(mixed_step, ours, noise, mask)
     one_by_one = functools.partial(textbook_step, textbook, noise, mask, contexts)
@@ -131,21 +138,22 @@ def compare(num_concepts: int, form: str, batch_size: int, repeats: int) -> floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--num_concepts", type=int, nargs="+", default=[6, 16, 64], help="numbers of concepts to time")
+    parser.add_argument(
+        "--interventions", type=int, default=1, help="most interventions at once; 1: training's contexts"
+    )
     parser.add_argument("--batch_size", type=int, default=512, help="samples in the mixed batch")
     parser.add_argument("--repeats", type=int, default=10, help="pairs of timings per row")
     args = parser.parse_args()
     print(
-        f"forward + backward, batch {args.batch_size}, noise 32, concept 8, depth 2, {torch.get_num_threads()} threads"
+        f"forward + backward, batch {args.batch_size}, noise 32, concept 8, depth 2, {torch.get_num_threads()} threads,"
     )
+    print(f"all contexts with at most {args.interventions} interventions")
     print(f"{'concepts':>8}  {'form':<11} times faster than one pass per context with dense masked weights")
     for num_concepts in args.num_concepts:
         for form in ("reduced", "structural"):
-            ratio = compare(num_concepts, form, args.batch_size, args.repeats)
+            ratio = compare(num_concepts, args.interventions, form, args.batch_size, args.repeats)
             print(f"{num_concepts:>8}  {form:<11} {ratio:.1f}x", flush=True)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_recipe(main)

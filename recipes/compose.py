@@ -9,15 +9,13 @@ that image, the second its reconstruction, and the others are its counterfactual
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from context_module import ContextualDecoder
 from context_module.adapters.base import get_adapter
-from context_module.arguments import argument, parse_arguments
+from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.data.folders import ImageReader
-from context_module.errors import ContextModuleError
 from context_module.files import write_atomically
 from context_module.grids import contexts_on_one_noise, labelled_grid
 
@@ -57,7 +55,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ContextModuleError, ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    run_recipe(main)

@@ -11,20 +11,17 @@ compositions (pairs of concepts, never trained on), a table says how close the g
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from context_module import wrap_decoder
 from context_module.adapters.base import get_adapter
-from context_module.arguments import argument, parse_arguments
+from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.config import Composition, Form
 from context_module.data import load_data
 from context_module.encodings import encode_dataset
-from context_module.errors import ContextModuleError
 from context_module.grids import contexts_on_one_noise, labelled_grid
-from context_module.interruption import TrainingInterrupted
 from context_module.metrics import composition_scores, composition_table
 from context_module.objectives import LatentObjective, PixelObjective
 from context_module.run_directory import RunDirectory
@@ -71,7 +68,7 @@ class FinetuneArguments(TrainingArguments):
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(FinetuneArguments, description=__doc__.splitlines()[0], argv=argv)
     run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
-    accelerator = make_accelerator(args, trains_batch_norm=False)
+    accelerator = make_accelerator(args)
     adapter = get_adapter(args.base)
     checkpoint = args.base_checkpoint or SHIPPED.get(args.base)
     if checkpoint is None:
@@ -137,10 +134,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except TrainingInterrupted as interruption:
-        print(interruption, file=sys.stderr)
-        sys.exit(interruption.exit_code)
-    except (ContextModuleError, ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    run_recipe(main)

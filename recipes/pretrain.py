@@ -8,7 +8,6 @@ The result is a folder for ``recipes/finetune.py --base_checkpoint``: config.jso
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,11 +17,9 @@ from torch import Tensor, nn
 from context_module.adapters.base import DecoderAdapter, adapt
 from context_module.adapters.lightweight import ARCHITECTURES, LightweightObjective, LightweightVAE
 from context_module.adapters.nvae import NVAE, NVAEConfig, NVAEObjective
-from context_module.arguments import argument, parse_arguments
+from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.data import load_data
-from context_module.errors import ContextModuleError
 from context_module.grids import labelled_grid
-from context_module.interruption import TrainingInterrupted
 from context_module.run_directory import RunDirectory
 from context_module.training import Trainer, TrainingArguments, make_accelerator
 
@@ -100,7 +97,7 @@ def preview(base: DecoderAdapter, x: Tensor) -> dict[str, Tensor]:
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(PretrainArguments, description=__doc__.splitlines()[0], argv=argv)
     run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
-    accelerator = make_accelerator(args, trains_batch_norm=True)
+    accelerator = make_accelerator(args)
     data = load_data(
         args.data, resolution=args.resolution, samples_per_context=args.samples_per_context, seed=args.seed
     )
@@ -130,10 +127,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except TrainingInterrupted as interruption:
-        print(interruption, file=sys.stderr)
-        sys.exit(interruption.exit_code)
-    except (ContextModuleError, ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    run_recipe(main)

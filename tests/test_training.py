@@ -68,7 +68,7 @@ def make_trainer(directory, build=Stub, *, overwrite=False, resume=None, after_s
         output_dir=str(directory), overwrite=overwrite, resume_from_checkpoint=resume, **{**defaults, **arguments}
     )
     run = RunDirectory(directory, overwrite=overwrite, resume=resume)
-    accelerator = make_accelerator(args, trains_batch_norm=build is pretraining)
+    accelerator = make_accelerator(args)
     train_data, val_data = make_data((3 if build in (latent, pretraining) else 1, 8, 8)).split(0.1)  # 54 and 6 images
     optimizer = torch.optim.SGD if build is Stub else torch.optim.Adam
     if build in OBJECTIVES:

@@ -1,0 +1,58 @@
+"""What the documents tell users to type works: the Python block runs, and the recipes know every flag."""
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from context_module.arguments import parse_arguments
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ("README.md", "Makefile", "recipes/pretrained/nvae-quad32/README.md")
+
+
+def commands():
+    """(document, recipe, its arguments) of every command that runs a recipe."""
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in text.splitlines():
+            if found := re.search(r"(?:accelerate launch|python)\S* (?:\$\(LAUNCH\) )?recipes/(\w+)\.py([^`]*)", line):
+                arguments = found[2].partition("#")[0].replace("$(ARGS)", "").replace("$(OUTPUT)", "outputs/demo")
+                yield document, found[1], tuple(shlex.split(arguments))
+
+
+@pytest.mark.parametrize(("document", "recipe", "arguments"), sorted(set(commands())))
+def test_every_recipe_command_parses(document, recipe, arguments, monkeypatch):
+    spec = importlib.util.spec_from_file_location(f"recipe_{recipe}", ROOT / "recipes" / f"{recipe}.py")
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, script)  # where dataclasses look annotations up
+    spec.loader.exec_module(script)
+    if recipe == "benchmark":
+        assert not arguments  # its own test runs it
+        return
+    kind = getattr(script, f"{recipe.capitalize()}Arguments")
+    assert parse_arguments(kind, description="", argv=arguments)
+
+
+def test_there_are_commands_of_every_kind():
+    assert {recipe for _, recipe, _ in commands()} == {"pretrain", "finetune", "compose", "benchmark"}
+
+
+def test_the_library_in_ten_lines(tmp_path, monkeypatch):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+    names = {"x": torch.rand(4, 3, 32, 32)}
+    exec(block, names)  # noqa: S102 (our own document)
+    assert names["images"].shape == (16, 3, 32, 32)
+    assert names["edited"].shape == names["x"].shape
+    assert (tmp_path / "my-module" / "adapter_model.safetensors").is_file()
+
+
+def test_pictures_the_readme_shows_exist():
+    for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert (ROOT / link).is_file(), link
