@@ -138,16 +138,14 @@ def compare(num_concepts: int, interventions: int, form: str, batch_size: int, r
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--num_concepts", type=int, nargs="+", default=[6, 16, 64], help="numbers of concepts to time")
-    parser.add_argument(
-        "--interventions", type=int, default=1, help="most interventions at once; 1: training's contexts"
-    )
+    parser.add_argument("--interventions", type=int, default=1, help="most interventions at once in a sample")
     parser.add_argument("--batch_size", type=int, default=512, help="samples in the mixed batch")
     parser.add_argument("--repeats", type=int, default=10, help="pairs of timings per row")
     args = parser.parse_args()
     print(
-        f"forward + backward, batch {args.batch_size}, noise 32, concept 8, depth 2, {torch.get_num_threads()} threads,"
+        f"forward + backward, batch {args.batch_size}, noise 32, concept 8, depth 2; contexts with at most "
+        f"{args.interventions} interventions; {torch.get_num_threads()} threads"
     )
-    print(f"all contexts with at most {args.interventions} interventions")
     print(f"{'concepts':>8}  {'form':<11} times faster than one pass per context with dense masked weights")
     for num_concepts in args.num_concepts:
         for form in ("reduced", "structural"):
