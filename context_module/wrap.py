@@ -131,7 +131,7 @@ class ContextualDecoder(nn.Module):
         posterior = self.posterior_heads(encoding.features, mask)
         noise = posterior.mean + posterior.stddev * draw_normal(posterior.mean, generator)
         latent = self._draw_latent(self._latent_mean(noise, mask), 1.0, generator)
-        decoding = self.base.decode(latent, encoding, generator=generator)
+        decoding = self._decode(latent, encoding, generator=generator)
         kl_noise = standard_normal_kl(posterior)
         neg_log_likelihood = -decoding.log_prob(x)
         loss = neg_log_likelihood + beta * kl_noise + decoding.kl
@@ -191,7 +191,7 @@ class ContextualDecoder(nn.Module):
                 latent = self._draw_latent(latent, temperature, generator)
             else:
                 latent = latent + self.module.scale * abduction.latent
-            decoding = self.base.decode(
+            decoding = self._decode(
                 latent, residuals=abduction.residuals, temperature=temperature, generator=generator
             )
             return (decoding.sample(generator) if sample else decoding.mean).float()
@@ -216,7 +216,7 @@ class ContextualDecoder(nn.Module):
             if self.config.latent_noise:
                 residual = (encoding.mean.float() - latent) / self.module.scale
                 latent = encoding.mean
-            decoding = self.base.decode(latent, encoding, temperature=0.0)
+            decoding = self._decode(latent, encoding, temperature=0.0)
         return Abduction(noise, residual, decoding.residuals)
 
     def adapter_state_dict(self) -> dict[str, Tensor]:
@@ -310,7 +310,14 @@ class ContextualDecoder(nn.Module):
 
     def _encode(self, x: Tensor) -> Encoding:
         with torch.no_grad():  # nothing in the encoder trains
-            return self.base.encode(x)
+            return self.base.encode(x.to(self._base_dtype))
+
+    def _decode(self, latent: Tensor, encoding: Encoding | None = None, **options: Any) -> Decoding:
+        return self.base.decode(latent.to(self._base_dtype), encoding, **options)
+
+    @property
+    def _base_dtype(self) -> torch.dtype:
+        return next((parameter.dtype for parameter in self.base.parameters()), torch.float32)
 
     def _latent_mean(self, noise: Tensor, mask: Tensor) -> Tensor:
         return self.module(noise.to(self.module.inversion.linear.weight.dtype), mask)

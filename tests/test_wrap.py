@@ -475,6 +475,17 @@ def test_refuses_another_base_and_names_both(saved, make_base):
         ContextualDecoder.from_pretrained(saved, base=make_base("modules", seed=1))
 
 
+def test_a_bfloat16_base(family, make_base):
+    model = wrapped(make_base(family).bfloat16())
+    x = images(model)
+    out = model(x, "obs")
+    out.loss.mean().backward()
+    assert out.loss.dtype == torch.float32
+    assert out.loss.isfinite().all()
+    assert all(parameter.dtype == torch.float32 for parameter in model.module.parameters())
+    assert model.generate(noise=model.abduct(x), do="a").isfinite().all()
+
+
 def test_fingerprint_is_of_the_weights(base, family, make_base):
     found = fingerprint(base)
     assert found == fingerprint(make_base(family))
