@@ -7,13 +7,12 @@ ifneq ($(shell command -v nvidia-smi),)
 TORCH = torch
 endif
 BIN = .venv/bin
-OUTPUT ?= outputs/demo
 
 .PHONY: demo test quality tests
 
 demo: .venv/ready
-	$(BIN)/accelerate launch $(LAUNCH) recipes/finetune.py --base nvae --output_dir $(OUTPUT) --overwrite $(ARGS)
-	$(BIN)/python recipes/compose.py --model $(OUTPUT) --do quad1 quad4 size --output $(OUTPUT)/composition.png
+	$(BIN)/accelerate launch recipes/finetune.py --base nvae --output_dir outputs/demo --overwrite
+	$(BIN)/python recipes/compose.py --model outputs/demo --do quad1 quad4 size --output outputs/demo/composition.png
 
 test: .venv/ready quality tests
 

@@ -57,7 +57,7 @@ class LatentObjective(nn.Module):
     - the ELBO of the embedding under N(e, scale^2), e the module's output, with beta before the noise's KL;
     - matching: the squared sliced Wasserstein distance, context by context, between the batch's embeddings and as many
       generated from N(0, I) noise. The ELBO alone leaves a gap between the noise that `generate` draws and the noise
-      that images have, and does not show it;
+      that images have, and does not show it. Each process and accumulation pass matches its own share of a batch;
     - sparsity: the sum of the norms of the intervention layer's edges. Single contexts tell an effect along an edge
       and one straight through the inversion only weakly apart; fewer edges compose better.
 

@@ -20,9 +20,8 @@ def commands():
     for document in DOCUMENTS:
         text = (ROOT / document).read_text(encoding="utf-8").replace("\\\n", " ")
         for line in text.splitlines():
-            if found := re.search(r"(?:accelerate launch|python)\S* (?:\$\(LAUNCH\) )?recipes/(\w+)\.py([^`]*)", line):
-                arguments = found[2].partition("#")[0].replace("$(ARGS)", "").replace("$(OUTPUT)", "outputs/demo")
-                yield document, found[1], tuple(shlex.split(arguments))
+            if found := re.search(r"(?:accelerate launch|python)\S* recipes/(\w+)\.py([^`]*)", line):
+                yield document, found[1], tuple(shlex.split(found[2], comments=True))
 
 
 @pytest.mark.parametrize(("document", "recipe", "arguments"), sorted(set(commands())))

@@ -69,6 +69,13 @@ def test_result(trained):
     assert model.generate(2, do="quad1+size").shape == (2, 3, 32, 32)
 
 
+def test_logs_to_a_tracker(run, check, tmp_path):
+    options = ["--output_dir", "out", "--report_to", "tensorboard", "--score_samples", "0", *QUICK[:-2]]
+    check.succeeded(run("finetune.py", *options, cwd=tmp_path))
+    events = list((tmp_path / "out" / "logs").rglob("events.out.tfevents.*"))
+    assert any(path.stat().st_size for path in events)
+
+
 def test_through_accelerate_launch_on_folders(run, check, photos, tmp_path):
     """--score_samples asks for more images than there are: the table makes do with those."""
     launcher = ["-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
