@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -23,7 +23,6 @@ from accelerate.utils import ProjectConfiguration, set_seed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from context_module.arguments import argument
 from context_module.checkpoints import trainable_state_dict
 from context_module.data.base import LabelledDataset
 from context_module.data.loader import evaluation_loader, mixed_context_loader
@@ -31,56 +30,12 @@ from context_module.errors import CheckpointError, NonFiniteError
 from context_module.files import load_strictly, load_tensors, save_tensors, write_json
 from context_module.interruption import Interruption, TrainingInterrupted
 from context_module.run_directory import RunDirectory
+from context_module.training_arguments import TrainingArguments
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Trainer", "TrainingArguments", "TrainingResult", "make_accelerator"]
-
-
-@dataclass(kw_only=True)
-class TrainingArguments:
-    """The flags of every recipe that trains."""
-
-    output_dir: str = argument(help="where checkpoints, metrics.jsonl, sample grids and the result go")
-    overwrite: bool = argument(False, help="replace an earlier run in --output_dir")
-    resume_from_checkpoint: str | None = argument(None, help="'latest', or the path of a checkpoint-N folder")
-    max_train_steps: int = argument(1000, help="optimiser steps")
-    train_batch_size: int = argument(64, help="images per optimiser step, over all processes and accumulation steps")
-    gradient_accumulation_steps: int = argument(1, help="passes that share one optimiser step and its batch")
-    learning_rate: float = argument(1e-3, help="peak learning rate; it falls to 1%% along a cosine")
-    lr_warmup_steps: int = argument(50, help="steps of linear warm-up")
-    max_grad_norm: float = argument(10.0, help="gradients are clipped to this norm")
-    mixed_precision: Literal["no", "fp16", "bf16"] | None = argument(None, help="default: what accelerate config says")
-    seed: int = argument(0, help="of data, initialisation, batches and noise")
-    val_fraction: float = argument(0.05, help="share of every training context kept for validation")
-    validation_steps: int = argument(200, help="steps between validations, each with a sample grid")
-    early_stopping_patience: int = argument(0, help="validations without improvement before stopping; 0: never stop")
-    early_stopping_threshold: float = argument(1e-4, help="relative improvement of the loss that counts")
-    checkpointing_steps: int = argument(500, help="steps between checkpoints")
-    checkpoints_total_limit: int | None = argument(2, help="newest checkpoints kept")
-    logging_steps: int = argument(20, help="steps between lines in metrics.jsonl")
-    dataloader_num_workers: int = argument(0, help="processes that read images")
-    report_to: str | None = argument(None, help="a tracker of accelerate: tensorboard, wandb, trackio, ...")
-
-    def __post_init__(self) -> None:
-        for name in (
-            "max_train_steps",
-            "train_batch_size",
-            "gradient_accumulation_steps",
-            "validation_steps",
-            "checkpointing_steps",
-            "logging_steps",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        if self.train_batch_size % self.gradient_accumulation_steps:
-            raise ValueError(
-                f"--train_batch_size {self.train_batch_size} does not divide by --gradient_accumulation_steps "
-                f"{self.gradient_accumulation_steps}"
-            )
-        if self.checkpoints_total_limit is not None and self.checkpoints_total_limit < 1:
-            raise ValueError(f"--checkpoints_total_limit must be at least 1, got {self.checkpoints_total_limit}")
+__all__ = ["Trainer", "TrainingResult", "make_accelerator"]
 
 
 @dataclass

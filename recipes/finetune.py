@@ -25,7 +25,8 @@ from context_module.grids import contexts_on_one_noise, labelled_grid
 from context_module.metrics import composition_scores, composition_table
 from context_module.objectives import LatentObjective, PixelObjective
 from context_module.run_directory import RunDirectory
-from context_module.training import Trainer, TrainingArguments, make_accelerator
+from context_module.training import Trainer, make_accelerator
+from context_module.training_arguments import TrainingArguments
 
 SHIPPED = {"nvae": Path(__file__).resolve().parent / "pretrained" / "nvae-quad32"}
 

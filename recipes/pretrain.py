@@ -21,7 +21,8 @@ from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.data import load_data
 from context_module.grids import labelled_grid
 from context_module.run_directory import RunDirectory
-from context_module.training import Trainer, TrainingArguments, make_accelerator
+from context_module.training import Trainer, make_accelerator
+from context_module.training_arguments import TrainingArguments
 
 
 @dataclass(kw_only=True)

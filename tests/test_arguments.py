@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from context_module.arguments import argument, parse_arguments
-from context_module.training import TrainingArguments
+from context_module.training_arguments import TrainingArguments
 
 
 @dataclass(kw_only=True)

@@ -20,7 +20,8 @@ from context_module.files import load_tensors
 from context_module.interruption import Interruption, TrainingInterrupted
 from context_module.objectives import LatentObjective, PixelObjective
 from context_module.run_directory import RunDirectory
-from context_module.training import Trainer, TrainingArguments, make_accelerator
+from context_module.training import Trainer, make_accelerator
+from context_module.training_arguments import TrainingArguments
 
 
 @pytest.fixture(autouse=True)
