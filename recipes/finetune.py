@@ -43,8 +43,6 @@ class FinetuneArguments(TrainingArguments):
     validation_steps: int = argument(500, help="steps between validations, each with a sample grid")
     base: str = argument("nvae", help="family of the base: nvae, lightweight, or an installed adapter's name")
     base_checkpoint: str | None = argument(None, help="file or folder of the base; default: the NVAE that ships")
-    data: str = argument("quad", help="quad, quad_dependent, or a directory with a folder per context")
-    samples_per_context: int | None = argument(None, help="training images made per context (generated data)")
     noise_width: int = argument(16, help="width of each noise block")
     concept_width: int = argument(16, help="width of each concept block")
     depth: int = argument(2, help="layers from noise to exogenous values")
@@ -81,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         resolution=resolution,
         channels=channels,
         samples_per_context=args.samples_per_context,
+        skip_corrupt=args.skip_corrupt,
         seed=args.seed,
     )
     train_data, val_data = data.train.split(args.val_fraction, seed=args.seed)

@@ -30,9 +30,7 @@ class PretrainArguments(TrainingArguments):
     """The flags of this recipe."""
 
     base: Literal["nvae", "lightweight"] = argument("nvae", help="family of the base")
-    data: str = argument("quad", help="quad, quad_dependent, or a directory with a folder per context")
     resolution: int | None = argument(None, help="height and width of the images; default: the data's own")
-    samples_per_context: int | None = argument(None, help="training images made per context (generated data)")
     learning_rate: float = argument(1e-2, help="peak learning rate; it falls to 1%% along a cosine")
     max_grad_norm: float = argument(200.0, help="gradients are clipped to this norm")
     beta: float = argument(1.0, help="lightweight: weight of the KL")
@@ -100,7 +98,11 @@ def main(argv: list[str] | None = None) -> None:
     run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
     accelerator = make_accelerator(args)
     data = load_data(
-        args.data, resolution=args.resolution, samples_per_context=args.samples_per_context, seed=args.seed
+        args.data,
+        resolution=args.resolution,
+        samples_per_context=args.samples_per_context,
+        skip_corrupt=args.skip_corrupt,
+        seed=args.seed,
     )
     train_data, val_data = data.train.split(args.val_fraction, seed=args.seed)
     net, objective = build(args, data.train.image_shape)

@@ -33,6 +33,7 @@ def load_data(
     resolution: int | None = None,
     channels: int | None = None,
     samples_per_context: int | None = None,
+    skip_corrupt: bool = False,
     seed: int = 0,
     **options: Any,
 ) -> ContextData:
@@ -43,6 +44,7 @@ def load_data(
         resolution: height and width in pixels. Default: 64 for the quad data, the images' own size for a directory.
         channels: 3 (RGB) or 1 (grey). Default: 3 for the quad data, the first image's for a directory.
         samples_per_context: training images made per context; generated data only.
+        skip_corrupt: of a directory, leave out files that cannot be read; see `image_folders`.
         seed: of generated data; images in a directory are what they are.
         **options: further arguments of `quad` or `image_folders`.
 
@@ -69,4 +71,4 @@ def load_data(
         raise DataError(
             f"samples_per_context is for generated data, but {name_or_dir} is a directory, used whole: leave it out"
         )
-    return image_folders(name_or_dir, channels=channels, **options)
+    return image_folders(name_or_dir, channels=channels, skip_corrupt=skip_corrupt, **options)

@@ -69,6 +69,15 @@ def test_result(trained):
     assert model.generate(2, do="quad1+size").shape == (2, 3, 32, 32)
 
 
+def test_a_corrupt_image_is_named_and_skipped_only_if_asked(here, check, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "a" / "3.png").write_bytes(b"no image")
+    options = ["--data", "photos", "--output_dir", "out", "--max_train_steps", "1", "--train_batch_size", "6"]
+    assert "a/3.png" in check.failed(here("finetune.py", *options))
+    with pytest.warns(UserWarning, match="a/3.png"):
+        check.succeeded(here("finetune.py", *options, "--skip_corrupt"))
+
+
 def test_logs_to_a_tracker(run, check, tmp_path):
     options = ["--output_dir", "out", "--report_to", "tensorboard", "--score_samples", "0", *QUICK[:-2]]
     check.succeeded(run("finetune.py", *options, cwd=tmp_path))
