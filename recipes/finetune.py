@@ -56,7 +56,7 @@ class FinetuneArguments(TrainingArguments):
     objective: Literal["latent", "pixel"] = argument(
         "latent", help="model the base's embeddings, encoded once; or the pixels, through the base's decoder"
     )
-    beta: float = argument(0.2, help="weight of the noise's KL")
+    beta: float | None = argument(None, help="weight of the noise's KL; default: 0.2 for latent, 1 for pixel")
     matching: float = argument(300.0, help="latent: weight of matching generated to encoded embeddings, per context")
     sparsity: float = argument(1.0, help="latent: weight of the norms of the learned edges between concepts")
     score_samples: int = argument(
@@ -104,13 +104,13 @@ def main(argv: list[str] | None = None) -> None:
         score_samples = min(score_samples, int(data.held_out.labels.bincount().min()) // 2)
 
     base.to(accelerator.device)
-    objective: LatentObjective | PixelObjective = PixelObjective(model, beta=args.beta)
+    beta = {} if args.beta is None else {"beta": args.beta}
+    objective: LatentObjective | PixelObjective = PixelObjective(model, **beta)
     if args.objective == "latent":
         train_data, val_data = (
             encode_dataset(base, images, progress=accelerator.is_main_process) for images in (train_data, val_data)
         )
-        weights = {"beta": args.beta, "matching": args.matching, "sparsity": args.sparsity}
-        objective = LatentObjective(model, train_data, **weights)
+        objective = LatentObjective(model, train_data, matching=args.matching, sparsity=args.sparsity, **beta)
     trainer = Trainer(
         accelerator,
         args,
