@@ -24,13 +24,7 @@ _OURS = (
     "metrics.jsonl",
     "arguments.json",
     "result.json",
-    # what the recipes add: the result itself, its card and its table
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "config.json",
-    "model.safetensors",
-    "README.md",
-    "composition.*",
+    "composition.md",
 )
 _STATE = {"step", "best_step", "best_loss", "failures", "seed", "train_batch_size", "num_processes"}
 

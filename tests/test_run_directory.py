@@ -124,3 +124,18 @@ def test_pictures(tmp_path):
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["step-000020.png"]
     with Image.open(tmp_path / "samples" / "step-000020.png") as picture:
         assert picture.size == (3, 2)
+
+
+def test_overwriting_leaves_files_that_others_name_so_too(tmp_path):
+    """A base or a card in the folder is not the run's to delete; the new result replaces the old one when it is whole."""
+    for name in ("README.md", "config.json", "model.safetensors", "adapter_config.json"):
+        (tmp_path / name).write_text("somebody's")
+    RunDirectory(tmp_path, overwrite=True).begin({})
+    assert (tmp_path / "README.md").read_text() == "somebody's"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "arguments.json",
+        "config.json",
+        "model.safetensors",
+    ]
