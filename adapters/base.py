@@ -169,11 +169,17 @@ class DecoderAdapter(nn.Module, ABC):
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n draws from the base's own prior over decoder inputs, normalised; N(0, I) unless a family overrides it."""
-        return draw_normal(self._reference.new_empty(n, *self.latent.shape), generator)
+        return draw_normal(torch.empty(n, *self.latent.shape, device=self.device), generator)
 
     @property
-    def _reference(self) -> Tensor:
-        return next(self.parameters(), torch.empty(0))
+    def device(self) -> torch.device:
+        """Where the base's first parameter is."""
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the base's first parameter; images and decoder inputs come in it."""
+        return next((parameter.dtype for parameter in self.parameters()), torch.float32)
 
     def check_images(self, x: Tensor) -> None:
         """Raise ShapeError unless x is a float tensor (B, *image_shape) with finite values in [0, 1]."""

@@ -46,7 +46,7 @@ class ModulesAdapter(DecoderAdapter):
         self.image_shape = image_shape
         self.num_features = math.prod(latent_shape)
         with torch.no_grad():
-            embedding = encoder(torch.zeros(1, *image_shape).to(self._reference))
+            embedding = encoder(torch.zeros(1, *image_shape).to(self.device, self.dtype))
             if tuple(embedding.shape[1:]) != self.latent.shape:
                 raise ShapeError(
                     f"the encoder gives embeddings of shape {tuple(embedding.shape[1:])} for images of shape "

@@ -14,16 +14,20 @@ from context_module.errors import CheckpointError
 from context_module.files import load_tensors, read_json, save_tensors, write_atomically, write_json
 
 __all__ = [
+    "CARD_NAME",
     "CONFIG_NAME",
     "WEIGHTS_NAME",
     "fingerprint",
     "load_adapter",
     "save_adapter",
     "trainable_state_dict",
+    "upload_adapter",
 ]
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+CARD_NAME = "README.md"
+_FILES = [CONFIG_NAME, WEIGHTS_NAME, CARD_NAME]  # a folder may hold a training run besides
 _SAMPLED = 4096  # values hashed per tensor: enough to tell two trainings apart, quick on a base of gigabytes
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -65,8 +69,8 @@ def save_adapter(directory: str | Path, config: Mapping[str, Any], tensors: Mapp
     directory.mkdir(parents=True, exist_ok=True)
     save_tensors(directory / WEIGHTS_NAME, tensors)
     write_json(directory / CONFIG_NAME, config)
-    if not (directory / "README.md").exists():
-        write_atomically(directory / "README.md", lambda temporary: temporary.write_text(card, encoding="utf-8"))
+    if not (directory / CARD_NAME).exists():
+        write_atomically(directory / CARD_NAME, lambda temporary: temporary.write_text(card, encoding="utf-8"))
 
 
 def load_adapter(
@@ -88,12 +92,25 @@ def load_adapter(
     return read_json(directory / CONFIG_NAME), load_tensors(directory / WEIGHTS_NAME), directory
 
 
+def upload_adapter(
+    directory: str | Path, repo_id: str, *, private: bool | None = None, token: str | None = None
+) -> None:
+    """Upload a folder written by `save_adapter` to a Hugging Face Hub repository, made if needed."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    api.upload_folder(
+        repo_id=repo_id, folder_path=directory, commit_message="Upload context module", allow_patterns=_FILES
+    )
+
+
 def _download(repository: str, **options: Any) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, "README.md"], **options))
+        return Path(snapshot_download(repository, allow_patterns=_FILES, **options))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(

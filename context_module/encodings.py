@@ -42,11 +42,10 @@ def encode_dataset(
     Raises:
         ShapeError: for images the base does not take.
     """
-    device = next(base.parameters()).device
     parts: dict[str, list[Tensor]] = {"features": [], "mean": [], "log_var": [], "mask": []}
     for batch in tqdm(evaluation_loader(dataset, batch_size), desc="encoding", unit="batch", disable=not progress):
         base.check_images(batch["x"])
-        encoding = base.encode(batch["x"].to(device))
+        encoding = base.encode(batch["x"].to(base.device))
         log_var = torch.full_like(encoding.mean, -torch.inf) if encoding.log_var is None else encoding.log_var
         for name, value in (("features", encoding.features), ("mean", encoding.mean), ("log_var", log_var)):
             parts[name].append(value.float().cpu())

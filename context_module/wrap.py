@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,7 @@ from torch.distributions import Normal
 
 from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, adapt, get_adapter
 from context_module.card import model_card
-from context_module.checkpoints import (
-    CONFIG_NAME,
-    WEIGHTS_NAME,
-    fingerprint,
-    load_adapter,
-    save_adapter,
-)
+from context_module.checkpoints import fingerprint, load_adapter, save_adapter, upload_adapter
 from context_module.config import ContextModuleConfig
 from context_module.contexts import OBSERVATIONAL, Concepts, ContextsLike
 from context_module.draws import draw_normal
@@ -29,7 +24,7 @@ from context_module.files import load_strictly
 from context_module.module import ContextModule
 from context_module.posterior import PosteriorHeads, standard_normal_kl
 
-__all__ = ["Abduction", "ContextualDecoder", "ContextualOutput", "wrap_decoder"]
+__all__ = ["Abduction", "ContextualDecoder", "ContextualOutput", "evaluating", "wrap_decoder"]
 
 
 @dataclass
@@ -94,10 +89,8 @@ class ContextualDecoder(nn.Module):
         self.base = base.requires_grad_(False)
         self.module = ContextModule(config)
         self.posterior_heads = PosteriorHeads(config)
-        reference = next(base.parameters(), None)
-        if reference is not None:
-            self.module.to(reference.device)
-            self.posterior_heads.to(reference.device)
+        self.module.to(base.device)
+        self.posterior_heads.to(base.device)
         self.train(self.training)
 
     @property
@@ -182,7 +175,7 @@ class ContextualDecoder(nn.Module):
         if not temperature >= 0:
             raise ValueError(f"temperature must be 0 or more, got {temperature}")
         abduction = noise if isinstance(noise, Abduction) else Abduction(noise) if noise is not None else None
-        with _evaluating(self):
+        with evaluating(self):
             if abduction is None:
                 abduction = Abduction(self.module.sample_noise(n or 0, temperature, generator))
             context = do if isinstance(do, Tensor) else self.concepts.name(OBSERVATIONAL if do is None else do)
@@ -209,7 +202,7 @@ class ContextualDecoder(nn.Module):
         """
         self.base.check_images(x)
         mask = self._mask(contexts, len(x))
-        with _evaluating(self):
+        with evaluating(self):
             encoding = self._encode(x)
             noise = self.posterior_heads(encoding.features, mask).mean
             latent, residual = self._latent_mean(noise, mask), None
@@ -241,7 +234,7 @@ class ContextualDecoder(nn.Module):
         card = model_card(self.base, self.config, sum(tensor.numel() for tensor in tensors.values()))
         save_adapter(directory, config, tensors, card)
         if push_to_hub:
-            _upload(directory, repo_id or Path(directory).resolve().name)
+            upload_adapter(directory, repo_id or Path(directory).resolve().name)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> None:
         """Save to a temporary folder and upload it to the Hugging Face Hub repository `repo_id`, made if needed."""
@@ -249,7 +242,7 @@ class ContextualDecoder(nn.Module):
 
         with tempfile.TemporaryDirectory() as directory:
             self.save_pretrained(directory)
-            _upload(directory, repo_id, private=private, token=token)
+            upload_adapter(directory, repo_id, private=private, token=token)
 
     @classmethod
     def from_pretrained(
@@ -310,14 +303,10 @@ class ContextualDecoder(nn.Module):
 
     def _encode(self, x: Tensor) -> Encoding:
         with torch.no_grad():  # nothing in the encoder trains
-            return self.base.encode(x.to(self._base_dtype))
+            return self.base.encode(x.to(self.base.dtype))
 
     def _decode(self, latent: Tensor, encoding: Encoding | None = None, **options: Any) -> Decoding:
-        return self.base.decode(latent.to(self._base_dtype), encoding, **options)
-
-    @property
-    def _base_dtype(self) -> torch.dtype:
-        return next((parameter.dtype for parameter in self.base.parameters()), torch.float32)
+        return self.base.decode(latent.to(self.base.dtype), encoding, **options)
 
     def _latent_mean(self, noise: Tensor, mask: Tensor) -> Tensor:
         return self.module(noise.to(self.module.inversion.linear.weight.dtype), mask)
@@ -335,7 +324,8 @@ def wrap_decoder(base: object, concepts: Iterable[str], **options: Any) -> Conte
         base: a `DecoderAdapter`, or anything the registry recognises (our `NVAE`, a `LightweightVAE`, ...).
         concepts: names of the concepts that can be intervened on, in a fixed order.
         options: the other fields of `ContextModuleConfig`: ``noise_width``, ``concept_width``, ``depth``,
-            ``free_blocks``, ``form``, ``composition``, ``reference``, ``posterior_width``.
+            ``free_blocks``, ``form``, ``composition``, ``inversion_width``, ``reference``, ``latent_noise``,
+            ``posterior_width``.
 
     Raises:
         TypeError: if no adapter knows the base, or for an unknown option.
@@ -351,28 +341,12 @@ def wrap_decoder(base: object, concepts: Iterable[str], **options: Any) -> Conte
     return ContextualDecoder(adapter, config)
 
 
-class _evaluating:
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode for a block of code, then the mode it had: generating must not move batch-norm statistics."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.training = self.model.training
-        self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self.model.train(self.training)
-
-
-def _upload(directory: str | Path, repo_id: str, private: bool | None = None, token: str | None = None) -> None:
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    api.upload_folder(
-        repo_id=repo_id,
-        folder_path=directory,
-        commit_message="Upload context module",
-        allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, "README.md"],  # the folder may hold a training run besides
-    )
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

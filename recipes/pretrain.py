@@ -83,13 +83,12 @@ def build(args: PretrainArguments, image_shape: tuple[int, int, int]) -> tuple[N
 @torch.no_grad()
 def preview(base: DecoderAdapter, x: Tensor) -> dict[str, Tensor]:
     """Images, what the base makes of them, and samples of its prior."""
-    device = next(base.parameters()).device
     generator = torch.Generator().manual_seed(0)
-    encoding = base.encode(x.to(device))
+    encoding = base.encode(x.to(base.device))
     return {
         "images": x,
         "reconstructions": base.decode(encoding.mean, encoding, temperature=0.0).mean,
-        "samples": base.decode(base.sample_latent(len(x), generator).to(device), generator=generator).mean,
+        "samples": base.decode(base.sample_latent(len(x), generator), generator=generator).mean,
     }
 
 

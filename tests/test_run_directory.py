@@ -127,7 +127,7 @@ def test_pictures(tmp_path):
 
 
 def test_overwriting_leaves_files_that_others_name_so_too(tmp_path):
-    """A base or a card in the folder is not the run's to delete; the new result replaces the old one when it is whole."""
+    """A base or a card in the folder is not the run's to delete; a result is replaced when the new one is whole."""
     for name in ("README.md", "config.json", "model.safetensors", "adapter_config.json"):
         (tmp_path / name).write_text("somebody's")
     RunDirectory(tmp_path, overwrite=True).begin({})

@@ -10,7 +10,7 @@ from torch import Tensor
 from context_module.data.base import ContextDataset
 from context_module.errors import DataError
 from context_module.metrics.sliced_wasserstein import sliced_wasserstein
-from context_module.wrap import ContextualDecoder
+from context_module.wrap import ContextualDecoder, evaluating
 
 __all__ = ["CompositionScore", "composition_scores", "composition_table"]
 
@@ -53,30 +53,26 @@ def composition_scores(
     Raises:
         DataError: for too few real images.
     """
-    device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
 
     def base_images(n: int) -> Tensor:
-        latent = model.base.sample_latent(n, generator).to(device)
-        return model.base.decode(latent, generator=generator).mean.cpu()
+        return model.base.decode(model.base.sample_latent(n, generator), generator=generator).mean.cpu()
 
     def model_images(n: int, context: str) -> Tensor:
         return model.generate(n, do=context, generator=generator).cpu()
 
     sizes = [min(batch_size, samples - start) for start in range(0, samples, batch_size)]
-    training = model.training
-    model.eval()
-    base = torch.cat([base_images(n) for n in sizes])
-    scores = []
-    for context in data.context_names:
-        real = data.select(context)
-        if len(real) < 2 * samples:
-            raise DataError(f"context {context!r} has {len(real)} images, scoring {samples} needs {2 * samples}")
-        real, other = real[:samples], real[samples : 2 * samples]
-        ours = torch.cat([model_images(n, context) for n in sizes])
-        distances = (sliced_wasserstein(images, real, seed=seed) for images in (base, ours, other))
-        scores.append(CompositionScore(context, *distances))
-    model.train(training)
+    with evaluating(model):
+        base = torch.cat([base_images(n) for n in sizes])
+        scores = []
+        for context in data.context_names:
+            real = data.select(context)
+            if len(real) < 2 * samples:
+                raise DataError(f"context {context!r} has {len(real)} images, scoring {samples} needs {2 * samples}")
+            real, other = real[:samples], real[samples : 2 * samples]
+            ours = torch.cat([model_images(n, context) for n in sizes])
+            distances = (sliced_wasserstein(images, real, seed=seed) for images in (base, ours, other))
+            scores.append(CompositionScore(context, *distances))
     return scores
 
 
