@@ -6,20 +6,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from context_module.arguments import argument
+from context_module.data.arguments import DataArguments
 
 __all__ = ["TrainingArguments"]
 
 
 @dataclass(kw_only=True)
-class TrainingArguments:
+class TrainingArguments(DataArguments):
     """The flags of every recipe that trains."""
 
     output_dir: str = argument(help="where checkpoints, metrics.jsonl, sample grids and the result go")
     overwrite: bool = argument(False, help="replace an earlier run in --output_dir")
     resume_from_checkpoint: str | None = argument(None, help="'latest', or the path of a checkpoint-N folder")
-    data: str = argument("quad", help="quad, quad_dependent, or a directory with a folder per context")
-    samples_per_context: int | None = argument(None, help="training images made per context (generated data)")
-    skip_corrupt: bool = argument(False, help="leave out image files that cannot be read, instead of stopping")
     max_train_steps: int = argument(1000, help="optimiser steps")
     train_batch_size: int = argument(64, help="images per optimiser step, over all processes and accumulation steps")
     gradient_accumulation_steps: int = argument(1, help="passes that share one optimiser step and its batch")
@@ -27,7 +25,6 @@ class TrainingArguments:
     lr_warmup_steps: int = argument(50, help="steps of linear warm-up")
     max_grad_norm: float = argument(10.0, help="gradients are clipped to this norm")
     mixed_precision: Literal["no", "fp16", "bf16"] | None = argument(None, help="default: what accelerate config says")
-    seed: int = argument(0, help="of data, initialisation, batches and noise")
     val_fraction: float = argument(0.05, help="share of every training context kept for validation")
     validation_steps: int = argument(200, help="steps between validations, each with a sample grid")
     early_stopping_patience: int = argument(0, help="validations without improvement before stopping; 0: never stop")

@@ -19,7 +19,6 @@ from context_module import wrap_decoder
 from context_module.adapters.base import get_adapter
 from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.config import Composition, Form
-from context_module.data import load_data
 from context_module.encodings import encode_dataset
 from context_module.grids import contexts_on_one_noise, labelled_grid
 from context_module.metrics import composition_scores, composition_table
@@ -74,14 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"no base ships for --base {args.base}: give --base_checkpoint")
     base = adapter.load(Path(checkpoint).resolve())
     channels, resolution, _ = base.image_shape
-    data = load_data(
-        args.data,
-        resolution=resolution,
-        channels=channels,
-        samples_per_context=args.samples_per_context,
-        skip_corrupt=args.skip_corrupt,
-        seed=args.seed,
-    )
+    data = args.load(resolution=resolution, channels=channels)
     train_data, val_data = data.train.split(args.val_fraction, seed=args.seed)
     model = wrap_decoder(
         base,

@@ -18,7 +18,6 @@ from context_module.adapters.base import DecoderAdapter, adapt
 from context_module.adapters.lightweight import ARCHITECTURES, LightweightObjective, LightweightVAE
 from context_module.adapters.nvae import NVAE, NVAEConfig, NVAEObjective
 from context_module.arguments import argument, parse_arguments, run_recipe
-from context_module.data import load_data
 from context_module.grids import labelled_grid
 from context_module.run_directory import RunDirectory
 from context_module.training import Trainer, make_accelerator
@@ -96,13 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(PretrainArguments, description=__doc__.splitlines()[0], argv=argv)
     run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
     accelerator = make_accelerator(args)
-    data = load_data(
-        args.data,
-        resolution=args.resolution,
-        samples_per_context=args.samples_per_context,
-        skip_corrupt=args.skip_corrupt,
-        seed=args.seed,
-    )
+    data = args.load(resolution=args.resolution)
     train_data, val_data = data.train.split(args.val_fraction, seed=args.seed)
     net, objective = build(args, data.train.image_shape)
     base = adapt(net)

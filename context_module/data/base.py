@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,9 @@ from context_module.errors import DataError, ShapeError
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
-__all__ = ["ArrayContextDataset", "ContextData", "ContextDataset", "LabelledDataset"]
+    from context_module.data.simulator import Simulator
+
+__all__ = ["ArrayContextDataset", "ContextData", "ContextDataset", "LabelledDataset", "MappedImages"]
 
 
 class LabelledDataset(Dataset[dict[str, Tensor]]):
@@ -50,13 +53,22 @@ class ContextDataset(LabelledDataset, ABC):
         concepts: the K concept names, in order.
         context_names: the contexts present, as names; kept in this order, spelt canonically.
         labels: int (N,), per image the index of its context in `context_names`.
+        factors: float (N, D), the true factors of every image, where known; `factor_names` names the D columns.
 
     Raises:
         ConceptError: for a context that names an unknown concept.
         DataError: for a repeated context, a label out of range, or a context without images.
+        ShapeError: for factors that are not one row per image and one column per name.
     """
 
-    def __init__(self, concepts: Iterable[str], context_names: Iterable[str], labels: Tensor | Sequence[int]) -> None:
+    def __init__(
+        self,
+        concepts: Iterable[str],
+        context_names: Iterable[str],
+        labels: Tensor | Sequence[int],
+        factors: Tensor | None = None,
+        factor_names: Iterable[str] = (),
+    ) -> None:
         self.concepts = concepts if isinstance(concepts, Concepts) else Concepts(concepts)
         self.context_names = tuple(self.concepts.name(context) for context in context_names)
         if not self.context_names:
@@ -70,11 +82,24 @@ class ContextDataset(LabelledDataset, ABC):
         self._rows = torch.arange(len(self.labels))  # where item i is stored; a subset is a view with other rows
         self._masks = self.concepts.mask(self.context_names)
         self._check_labels()
+        self.factor_names = tuple(factor_names)
+        expected = (len(self.labels), len(self.factor_names))
+        if factors is not None and tuple(factors.shape) != expected:
+            raise ShapeError(
+                f"factors must have one row per image and one column per factor name, {expected}, "
+                f"got {tuple(factors.shape)}"
+            )
+        self._factors = factors
 
     @property
     @abstractmethod
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W), the same for all images."""
+
+    @property
+    def factors(self) -> Tensor | None:
+        """The true factors (N, D) of the images in order, or None where they are not known."""
+        return None if self._factors is None else self._factors[self._rows]
 
     @abstractmethod
     def read(self, rows: Tensor) -> Tensor:
@@ -153,12 +178,11 @@ class ContextDataset(LabelledDataset, ABC):
 
 
 class ArrayContextDataset(ContextDataset):
-    """A `ContextDataset` over images in memory.
+    """A `ContextDataset` over images in memory, or in a memory-mapped file.
 
     Args:
-        images: uint8 (N, C, H, W), a tensor or an array.
-        labels, context_names, concepts: see `ContextDataset`.
-        latents: (N, D) the true latent variables, where known.
+        images: uint8 (N, C, H, W): a tensor, an array, or `MappedImages`.
+        labels, context_names, concepts, factors, factor_names: see `ContextDataset`.
 
     Raises:
         ShapeError: for images of another dtype or number of dimensions, or counts that differ.
@@ -166,36 +190,61 @@ class ArrayContextDataset(ContextDataset):
 
     def __init__(
         self,
-        images: Tensor | np.ndarray,
+        images: Tensor | np.ndarray | MappedImages,
         labels: Tensor | Sequence[int],
         context_names: Iterable[str],
         concepts: Iterable[str],
-        latents: Tensor | None = None,
+        factors: Tensor | None = None,
+        factor_names: Iterable[str] = (),
     ) -> None:
-        super().__init__(concepts, context_names, labels)
-        self._images = torch.as_tensor(images)
-        if self._images.dtype != torch.uint8 or self._images.ndim != 4:
+        super().__init__(concepts, context_names, labels, factors, factor_names)
+        self._images = images if isinstance(images, MappedImages) else torch.as_tensor(images)
+        if self._images.dtype != torch.uint8 or len(self._images.shape) != 4:
             raise ShapeError(
                 f"images must be uint8 of shape (N, C, H, W), got {self._images.dtype} {tuple(self._images.shape)}; "
                 "from floats in [0, 1]: (images * 255).round().to(torch.uint8)"
             )
-        for name, values in (("images", self._images), ("latents", latents)):
-            if values is not None and len(values) != len(self):
-                raise ShapeError(f"{len(values)} {name} for {len(self)} labels: expected one each")
-        self._latents = latents
+        if len(self._images) != len(self):
+            raise ShapeError(f"{len(self._images)} images for {len(self)} labels: expected one each")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         _, channels, height, width = self._images.shape
         return channels, height, width
 
-    @property
-    def latents(self) -> Tensor | None:
-        """The true latent variables (N, D) of the images in order, or None if they are not known."""
-        return None if self._latents is None else self._latents[self._rows]
-
     def read(self, rows: Tensor) -> Tensor:
         return self._images[rows].float().div_(255)
+
+
+class MappedImages:
+    """Images in an NPY file, uint8 (N, C, H, W), of which only those asked for are read into memory.
+
+    It pickles as its path, so that worker processes map the file themselves.
+    """
+
+    dtype = torch.uint8
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self._array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise DataError(f"{path} is no whole NPY file of images ({error}): remove it") from None
+        if self._array.dtype != np.uint8:
+            raise ShapeError(f"{path} holds {self._array.dtype}: expected uint8 images of shape (N, C, H, W)")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return torch.from_numpy(self._array[rows.numpy()])  # indexing by an array copies
+
+    def __reduce__(self) -> tuple[type[MappedImages], tuple[Path]]:
+        return MappedImages, (self.path,)
 
 
 @dataclass(frozen=True)
@@ -205,12 +254,18 @@ class ContextData:
     Attributes:
         train: the observational context and the contexts with one intervention.
         held_out: pairs and larger sets of interventions, never trained on; None if there are none.
+        test: further images of the training contexts, never trained on, to score on; None if there are none.
+        graph: (cause, effect) pairs of concepts, where the causal graph among them is known.
+        simulator: what made the images, where that is known.
     """
 
     train: ContextDataset
     held_out: ContextDataset | None = None
+    test: ContextDataset | None = None
+    graph: tuple[tuple[str, str], ...] | None = None
+    simulator: Simulator | None = None
 
     @property
     def concepts(self) -> Concepts:
-        """The concepts, the same for both parts."""
+        """The concepts, the same for all parts."""
         return self.train.concepts

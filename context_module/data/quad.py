@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from context_module.contexts import Concepts
-from context_module.data.base import ArrayContextDataset, ContextData
+from context_module.data.base import ContextData
+from context_module.data.simulator import Simulator, simulate
 from context_module.errors import DataError, ShapeError
 
 __all__ = [
@@ -24,13 +27,14 @@ __all__ = [
     "INDEPENDENT_RANGES",
     "LATENTS",
     "PAIRS",
+    "QuadSimulator",
     "quad",
     "render",
-    "sample_latents",
     "scm_moments",
     "to_unit",
 ]
 
+VERSIONS = ("independent", "dependent")
 LATENTS = ("quad1", "quad2", "quad3", "quad4", "size", "color", "shape", "orientation")
 CONCEPTS = Concepts(["quad1", "quad2", "quad3", "quad4", "size", "orientation"])
 #: The held-out pairs the paper scores composition on.
@@ -85,83 +89,92 @@ def quad(
     resolution: int = 64,
     samples_per_context: int = 10_000,
     held_out_samples: int = 2_000,
+    test_samples: int = 0,
     seed: int = 0,
+    cache_dir: str | Path | None = None,
     ranges: Mapping[str, tuple[Range, Range]] | None = None,
 ) -> ContextData:
     """The quad data: images of the observational and the six single-concept contexts, and of nine held-out pairs.
 
-    The paper trains on 50,000 images a context and holds 10,000 out, 64 pixels wide: 5.4 GB in all.
+    The paper trains on 50,000 images a context and holds 10,000 out, 64 pixels wide: 5.4 GB in all, a case for
+    `cache_dir`.
 
     Args:
         version: ``"independent"`` or ``"dependent"`` latents.
         resolution: height and width in pixels.
-        samples_per_context: training images of each of the seven contexts.
-        held_out_samples: images of each held-out pair; 0 for none.
-        seed: the same seed gives the same bits; a context's images do not depend on the counts of the others.
+        samples_per_context, held_out_samples, test_samples, seed, cache_dir: see `simulate`.
         ranges: independent version only: replaces entries of `INDEPENDENT_RANGES`.
 
     Returns:
-        ContextData over `ArrayContextDataset`, whose ``latents`` (N, 8) are those of `sample_latents`.
+        ContextData whose factors (N, 8) are the latents, in the order of `LATENTS`; see `QuadSimulator.sample`.
 
     Raises:
         DataError: for an unknown version, a bad count or bad ranges.
         ShapeError: for a resolution below 8 pixels.
     """
-    if samples_per_context < 1 or held_out_samples < 0:
-        raise DataError(
-            f"samples_per_context must be at least 1 and held_out_samples at least 0, "
-            f"got {samples_per_context} and {held_out_samples}"
-        )
-
-    def dataset(contexts: tuple[str, ...], n: int) -> ArrayContextDataset:
-        latents = torch.cat(
-            [sample_latents(n, context, version=version, seed=seed, ranges=ranges) for context in contexts]
-        )
-        images = render(to_unit(latents) if version == "dependent" else latents, resolution)
-        return ArrayContextDataset(
-            images, torch.arange(len(contexts)).repeat_interleave(n), contexts, CONCEPTS, latents
-        )
-
-    return ContextData(
-        dataset(CONCEPTS.training_contexts, samples_per_context),
-        dataset(PAIRS, held_out_samples) if held_out_samples else None,
+    return simulate(
+        QuadSimulator(version, resolution, ranges),
+        samples_per_context=samples_per_context,
+        held_out_samples=held_out_samples,
+        test_samples=test_samples,
+        seed=seed,
+        cache_dir=cache_dir,
     )
 
 
-def sample_latents(
-    n: int,
-    context: str | Iterable[str] = "obs",
-    *,
-    version: str = "independent",
-    seed: int = 0,
-    ranges: Mapping[str, tuple[Range, Range]] | None = None,
-) -> Tensor:
-    """Draws the latents of n pictures, each context from a random stream of its own: more samples only append.
+class QuadSimulator(Simulator):
+    """Draws, renders and intervenes on the latents of quad pictures; arguments and errors as for `quad`."""
 
-    Returns:
-        float32 (n, 8) in the order of `LATENTS`. Independent version: unit values in [0, 1], ready to `render`.
-        Dependent version: the variables of the structural equation model; `to_unit` makes unit values of them.
+    name = "quad"
+    concepts = CONCEPTS
+    factor_names = LATENTS
+    compositions = PAIRS
 
-    Raises:
-        ConceptError: for a context that names anything but the six concepts.
-        DataError: for an unknown version or bad ranges.
-    """
-    intervened = _intervened(context)
-    stream = np.random.SeedSequence(seed, spawn_key=(int(intervened @ (1 << np.arange(len(LATENTS)))),))
-    rng = np.random.default_rng(stream)
-    if version == "independent":
-        both = np.array(_checked_ranges(ranges))
-        low, high = both[np.arange(len(LATENTS)), intervened.astype(int)].T
-        latents = rng.uniform(low, high, (n, len(LATENTS)))
-    elif version == "dependent":
-        if ranges is not None:
+    def __init__(
+        self,
+        version: str = "independent",
+        resolution: int = 64,
+        ranges: Mapping[str, tuple[Range, Range]] | None = None,
+    ) -> None:
+        if version not in VERSIONS:
+            raise DataError(f"unknown version {version!r} of the quad data: expected {' or '.join(map(repr, VERSIONS))}")
+        if version == "dependent" and ranges is not None:
             raise DataError("ranges belong to the independent version; the dependent one is fixed: leave them out")
-        mean, variance, mix = _scm(intervened)
-        noise = rng.normal(mean, np.sqrt(variance), (n, len(LATENTS)))
-        latents = np.einsum("ni,ij->nj", noise, mix)  # unlike @, the same bits for a row whatever n is
-    else:
-        raise DataError(f"unknown version {version!r} of the quad data: expected 'independent' or 'dependent'")
-    return torch.from_numpy(latents).float()
+        self.version, self.image_shape = version, (3, resolution, resolution)
+        self.ranges = _checked_ranges(ranges) if version == "independent" else None
+        if version == "dependent":
+            self.graph = tuple(edge for edge in _EDGES if set(edge) <= set(CONCEPTS))
+
+    def settings(self) -> dict[str, Any]:
+        return {"version": self.version, "ranges": self.ranges}
+
+    def sample(self, n: int, context: str, rng: np.random.Generator, test: bool = False) -> Tensor:
+        """Latents: unit values in [0, 1] (independent), or the variables of the structural equation model (dependent)."""
+        intervened = _intervened(context)
+        if self.ranges is not None:
+            low, high = np.array(self.ranges)[np.arange(len(LATENTS)), intervened.astype(int)].T
+            latents = rng.uniform(low, high, (n, len(LATENTS)))
+        else:
+            mean, variance, mix = _scm(intervened)
+            noise = rng.normal(mean, np.sqrt(variance), (n, len(LATENTS)))
+            latents = np.einsum("ni,ij->nj", noise, mix)  # unlike @, the same bits for a row whatever n is
+        return torch.from_numpy(latents).float()
+
+    def render(self, factors: Tensor) -> Tensor:
+        units = factors if self.version == "independent" else to_unit(factors)
+        return render(units, self.image_shape[-1])
+
+    def counterfactual(self, factors: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        if self.version == "independent":
+            return super().counterfactual(factors, values)
+        weights = torch.from_numpy(_WEIGHTS)
+        noise = factors.double() @ (torch.eye(len(LATENTS), dtype=torch.float64) - weights)
+        changed = factors.double()
+        for _ in LATENTS:  # no path through the graph is longer
+            changed = changed @ weights + noise
+            for name, value in values.items():
+                changed[:, LATENTS.index(name)] = value.double()
+        return changed.float()
 
 
 def scm_moments(context: str | Iterable[str] = "obs") -> tuple[Tensor, Tensor]:

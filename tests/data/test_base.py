@@ -12,8 +12,8 @@ CONTEXTS = ["obs", "a", "b+a"]
 def dataset(n_per_context: int = 10) -> ArrayContextDataset:
     n = n_per_context * len(CONTEXTS)
     images = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 3, 4, 5)
-    latents = torch.arange(n)[:, None].float()
-    return ArrayContextDataset(images, torch.arange(n) % len(CONTEXTS), CONTEXTS, ["a", "b"], latents)
+    factors = torch.arange(n)[:, None].float()
+    return ArrayContextDataset(images, torch.arange(n) % len(CONTEXTS), CONTEXTS, ["a", "b"], factors, ["number"])
 
 
 def test_items_are_images_and_masks():
@@ -49,13 +49,13 @@ def test_split_is_stratified_disjoint_and_determined_by_the_seed():
     train, val = data.split(0.3, seed=1)
     assert torch.bincount(train.labels).tolist() == [7, 7, 7]
     assert torch.bincount(val.labels).tolist() == [3, 3, 3]
-    assert sorted(torch.cat([train.latents, val.latents]).flatten().tolist()) == list(range(30))
-    assert torch.equal((val.select("a")[:, 0, 0, 0] * 255).round(), val.latents[val.labels == 1, 0])
-    assert torch.equal(data.split(0.3, seed=1)[1].latents, val.latents)
-    assert not torch.equal(data.split(0.3, seed=2)[1].latents, val.latents)
+    assert sorted(torch.cat([train.factors, val.factors]).flatten().tolist()) == list(range(30))
+    assert torch.equal((val.select("a")[:, 0, 0, 0] * 255).round(), val.factors[val.labels == 1, 0])
+    assert torch.equal(data.split(0.3, seed=1)[1].factors, val.factors)
+    assert not torch.equal(data.split(0.3, seed=2)[1].factors, val.factors)
     assert len(data) == 30
     again = train.split(0.5)[0]  # a view of a view
-    assert torch.equal((again[0]["x"][0, 0, 0] * 255).round(), again.latents[0, 0])
+    assert torch.equal((again[0]["x"][0, 0, 0] * 255).round(), again.factors[0, 0])
 
 
 def test_split_gives_each_side_an_image_or_says_why_not():

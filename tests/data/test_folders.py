@@ -70,7 +70,7 @@ def test_loads_by_directory_in_batches_and_from_workers(root):
     (batch,) = mixed_context_loader(data.train, 6, 0, num_steps=1)
     assert batch["x"].shape == (6, 1, 4, 4)
     assert load_data(str(root)).train.image_shape == (3, 8, 8)
-    with pytest.raises(DataError, match="samples_per_context is for generated data"):
+    with pytest.raises(DataError, match="data takes no option 'samples_per_context'; its options: root, concepts"):
         load_data(root, samples_per_context=5)
 
 

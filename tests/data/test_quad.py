@@ -11,8 +11,8 @@ from context_module.data.quad import (
     INDEPENDENT_RANGES,
     LATENTS,
     PAIRS,
+    QuadSimulator,
     render,
-    sample_latents,
     scm_moments,
     to_unit,
 )
@@ -37,6 +37,10 @@ def picture(resolution: int = 64, **units: float) -> torch.Tensor:
 def area(resolution: int = 64, **units: float) -> float:
     """Of the shape, in pixels: magenta on red, so its blue channel is its coverage."""
     return picture(resolution, color=1.0, **units)[2].float().sum().item() / 255
+
+
+def sample_latents(n, context="obs", *, version="independent", seed=0, ranges=None):
+    return QuadSimulator(version, ranges=ranges).draw(n, context, seed=seed)
 
 
 # --- latents -----------------------------------------------------------------------------------------------------
@@ -233,7 +237,7 @@ def test_quad_data(version):
     assert (len(data.train), len(data.held_out)) == (42, 27)
     assert data.train.image_shape == (3, 16, 16)
     latents = sample_latents(6, "size", version=version)
-    assert torch.equal(data.train.latents[data.train.labels == 5], latents)
+    assert torch.equal(data.train.factors[data.train.labels == 5], latents)
     images = render(to_unit(latents) if version == "dependent" else latents, 16)
     assert torch.equal((data.train.select("size") * 255).round().to(torch.uint8), images)
     assert data.train[41]["mask"].tolist() == [False] * 5 + [True]
@@ -253,15 +257,15 @@ def test_same_seed_same_bits_whatever_else_is_asked():
 def test_load_data_by_name():
     few = {"resolution": 16, "samples_per_context": 2, "held_out_samples": 1}
     for name, version in (("quad", "independent"), ("quad_dependent", "dependent")):
-        assert torch.equal(load_data(name, seed=3, **few).train.latents, quad(version, seed=3, **few).train.latents)
-    with pytest.raises(DataError, match="unknown data 'quads': expected quad, quad_dependent, or a directory"):
+        assert torch.equal(load_data(name, seed=3, **few).train.factors, quad(version, seed=3, **few).train.factors)
+    with pytest.raises(DataError, match="unknown data 'quads': expected quad, quad_dependent, .*, or a directory"):
         load_data("quads")
 
 
 def test_refuses_bad_options():
     with pytest.raises(DataError, match="unknown version 'both'"):
         quad("both", samples_per_context=1)
-    with pytest.raises(DataError, match="got 0 and 5"):
+    with pytest.raises(DataError, match="got 0, 5 and 0"):
         quad(samples_per_context=0, held_out_samples=5)
     with pytest.raises(DataError, match="belong to the independent version"):
         quad("dependent", ranges={"size": ((0, 1), (0, 1))})

@@ -1,0 +1,39 @@
+"""The flags that name data, the same in every recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from context_module.arguments import argument
+from context_module.data.base import ContextData
+from context_module.data.registry import available_data, load_data, parse_options
+
+__all__ = ["DataArguments"]
+
+
+@dataclass(kw_only=True)
+class DataArguments:
+    """The flags that name data."""
+
+    data: str = argument("quad", help=f"{', '.join(available_data())}, or a directory with a folder per context")
+    data_options: list[str] = argument([], help="further options of the data, each name=value")
+    samples_per_context: int | None = argument(None, help="training images made per context (generated data)")
+    skip_corrupt: bool = argument(False, help="leave out image files that cannot be read, instead of stopping")
+    cache_dir: str | None = argument(None, help="keep generated images in files there, memory-mapped")
+    seed: int = argument(0, help="of data, initialisation, batches and noise")
+
+    def load(
+        self, *, resolution: int | None = None, channels: int | None = None, test_samples: int = 0
+    ) -> ContextData:
+        """The data; arguments and errors as for `load_data`."""
+        return load_data(
+            self.data,
+            resolution=resolution,
+            channels=channels,
+            samples_per_context=self.samples_per_context,
+            test_samples=test_samples,
+            skip_corrupt=self.skip_corrupt,
+            cache_dir=self.cache_dir,
+            seed=self.seed,
+            **parse_options(self.data_options),
+        )

@@ -1,0 +1,127 @@
+"""Data by name, as recipes take it: `--data quad`, `--data morpho_mnist`, or a directory."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from context_module.data.base import ContextData
+from context_module.errors import DataError
+
+__all__ = ["available_data", "load_data", "parse_options"]
+
+# name -> (module:function, options that go with the name)
+_NAMED: dict[str, tuple[str, dict[str, Any]]] = {
+    "quad": ("context_module.data.quad:quad", {"version": "independent"}),
+    "quad_dependent": ("context_module.data.quad:quad", {"version": "dependent"}),
+    "morpho_mnist": ("context_module.data.morpho_mnist:morpho_mnist", {}),
+    "dsprites": ("context_module.data.dsprites:dsprites", {}),
+    "pendulum": ("context_module.data.pendulum:pendulum", {}),
+    "attributes": ("context_module.data.attributes:attributes", {}),
+    "datasets": ("context_module.data.hub:hub_dataset", {}),
+}
+_FOLDERS = "context_module.data.folders:image_folders"
+
+
+def available_data() -> list[str]:
+    """The names that `load_data` knows."""
+    return list(_NAMED)
+
+
+def load_data(
+    name_or_dir: str | Path,
+    *,
+    resolution: int | None = None,
+    channels: int | None = None,
+    samples_per_context: int | None = None,
+    test_samples: int = 0,
+    skip_corrupt: bool = False,
+    cache_dir: str | Path | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> ContextData:
+    """The data a recipe names: one of `available_data`, or a directory with a folder per context.
+
+    Args:
+        name_or_dir: as above; a name wins over a directory of that name (write ``./quad``).
+        resolution: height and width in pixels. Default: what suits the data.
+        channels: 3 (RGB) or 1 (grey). Default: those of the data.
+        samples_per_context: training images made per context; generated data only.
+        test_samples: further images of each training context, to score on; other than generated data has none.
+        skip_corrupt: of images on disk, leave out files that cannot be read.
+        cache_dir: keep generated images in files there, memory-mapped.
+        seed: of generated data; images on disk are what they are.
+        **options: further arguments of the data's own function: see `quad`, `morpho_mnist`, `dsprites`, `pendulum`,
+            `attributes`, `hub_dataset`, `image_folders`.
+
+    Raises:
+        DataError: for anything that is neither a known name nor a directory, an option that this data does not take,
+            and whatever the data's own function refuses.
+    """
+    name = str(name_or_dir)
+    target, preset = _NAMED.get(name, (_FOLDERS, {}))
+    if name not in _NAMED:
+        if not Path(name_or_dir).is_dir():
+            raise DataError(
+                f"unknown data {name!r}: expected {', '.join(_NAMED)}, or a directory that holds a folder per context"
+            )
+        options["root"] = name_or_dir
+    module, _, attribute = target.partition(":")
+    function = getattr(importlib.import_module(module), attribute)
+    known = inspect.signature(function).parameters
+    # what only some data has a use for, and needs no complaint elsewhere
+    general = {"test_samples": test_samples, "cache_dir": cache_dir, "seed": seed, "skip_corrupt": skip_corrupt}
+    asked = {"resolution": resolution, "channels": channels, "samples_per_context": samples_per_context}
+    asked = {option: value for option, value in {**asked, **options}.items() if value is not None}
+    if channels is not None and "channels" not in known:
+        del asked["channels"]  # checked below: such data has the channels it has
+    taken = {**{option: value for option, value in general.items() if option in known}, **preset, **asked}
+    _check_options(name, known, asked, preset)
+    data = function(**taken)
+    found = data.train.image_shape[0]
+    if channels not in (None, found):
+        raise DataError(
+            f"the {name} data has {found} channel{'s' * (found > 1)}, got channels={channels}: "
+            f"use a base for {'RGB' if found == 3 else 'grey'} images"
+        )
+    return data
+
+
+def parse_options(words: Iterable[str]) -> dict[str, Any]:
+    """Options written ``name=value``; a value that is JSON (a number, true, a list) is taken as such, else as text.
+
+    Raises:
+        DataError: for a word without ``=``, or an option given twice.
+    """
+    options: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.isidentifier():
+            raise DataError(f"cannot read the data option {word!r}: write name=value, as in strength=0.5")
+        if name in options:
+            raise DataError(f"the data option {name!r} is given twice")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def _check_options(
+    name: str, known: Mapping[str, inspect.Parameter], asked: dict[str, Any], preset: dict[str, Any]
+) -> None:
+    accepted = [option for option in known if option not in preset]
+    if unknown := [option for option in asked if option not in accepted]:
+        raise DataError(
+            f"the {name} data takes no option {', '.join(map(repr, unknown))}; its options: {', '.join(accepted)}"
+        )
+    required = [option for option in accepted if known[option].default is inspect.Parameter.empty]
+    if missing := [option for option in required if option not in asked]:
+        raise DataError(
+            f"the {name} data needs {', '.join(missing)}: give --data_options "
+            f"{' '.join(f'{option}=...' for option in missing)}"
+        )
