@@ -142,6 +142,15 @@ class DecoderAdapter(nn.Module, ABC):
             f"a {cls.name!r} base cannot be rebuilt from a file: build it yourself and pass base={cls.__name__}(...)"
         )
 
+    @classmethod
+    def fresh(cls, image_shape: tuple[int, int, int]) -> DecoderAdapter:
+        """The adapter around a new base with random weights for images (C, H, W); ValueError if the family has none."""
+        raise ValueError(f"a {cls.name!r} base cannot be made from scratch here: give a pretrained one")
+
+    def save(self, directory: str | Path) -> None:
+        """Write the base so that `load` reads it. Families that do not write this cannot train with a module."""
+        raise CheckpointError(f"a {self.name!r} base cannot be saved by this library")
+
     @abstractmethod
     def encode(self, x: Tensor) -> Encoding:
         """Encode images (B, C, H, W) with values in [0, 1]."""

@@ -139,6 +139,17 @@ class LightweightAdapter(DecoderAdapter):
         adapter.source = str(path)
         return adapter
 
+    @classmethod
+    def fresh(cls, image_shape: tuple[int, int, int]) -> LightweightAdapter:
+        for name, (_, shape) in ARCHITECTURES.items():
+            if shape == tuple(image_shape):
+                return cls(LightweightVAE(name))
+        known = ", ".join(f"{name}: {'x'.join(map(str, shape))}" for name, (_, shape) in ARCHITECTURES.items())
+        raise ValueError(f"no lightweight architecture for images of shape {image_shape} ({known}): set --resolution")
+
+    def save(self, directory: str | Path) -> None:
+        self.net.save_pretrained(directory)
+
     def encode(self, x: Tensor) -> Encoding:
         return Encoding(*self.net.encode(x))
 

@@ -14,6 +14,7 @@ from context_module.errors import CheckpointError
 from context_module.files import load_tensors, read_json, save_tensors, write_atomically, write_json
 
 __all__ = [
+    "BASE_FOLDER",
     "CARD_NAME",
     "CONFIG_NAME",
     "WEIGHTS_NAME",
@@ -27,7 +28,8 @@ __all__ = [
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 CARD_NAME = "README.md"
-_FILES = [CONFIG_NAME, WEIGHTS_NAME, CARD_NAME]  # a folder may hold a training run besides
+BASE_FOLDER = "base"  # a base that trained with the module
+_FILES = [CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, f"{BASE_FOLDER}/*"]  # a folder may hold a training run besides
 _SAMPLED = 4096  # values hashed per tensor: enough to tell two trainings apart, quick on a base of gigabytes
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 

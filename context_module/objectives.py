@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +19,32 @@ __all__ = ["LatentObjective", "PixelObjective"]
 class PixelObjective(nn.Module):
     """The ELBO in pixel space: -log p(x | e) + beta KL(q(z | x, m) || N(0, I)) + KL of the base's deeper latents.
 
+    With `matching` it is joined by the distance between the decoder inputs of images and as many generated ones, as in
+    `LatentObjective`.
+
     Args:
         model: the wrapped base.
         beta: weight of the noise's KL.
         warmup_share: share of the training over which beta rises linearly from zero, so that the noise learns to carry
             the image before it is asked to be cheap.
+        matching: weight of the matching term.
+        frozen_share: share of the training in which an unfrozen base stands still (the paper's fine-tuning: 0.2).
+        projections: random directions of the matching term.
     """
 
-    def __init__(self, model: ContextualDecoder, beta: float = 1.0, warmup_share: float = 0.3) -> None:
+    def __init__(
+        self,
+        model: ContextualDecoder,
+        *,
+        beta: float = 1.0,
+        warmup_share: float = 0.3,
+        matching: float = 0.0,
+        frozen_share: float = 0.0,
+        projections: int = 64,
+    ) -> None:
         super().__init__()
         self.model, self.beta, self.warmup_share = model, beta, warmup_share
+        self.matching, self.frozen_share, self.projections = matching, frozen_share, projections
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         """Losses of one batch.
@@ -39,14 +56,23 @@ class PixelObjective(nn.Module):
         Returns:
             ``loss`` and its terms, each (B,), in nats.
         """
-        beta = _warm(self, self.beta, progress)
-        out = self.model(batch["x"], batch["mask"], beta=beta)
-        return {
+        beta, still = _warm(self, self.beta, progress), self.training and progress < self.frozen_share
+        with self.model.frozen_base() if still else nullcontext():
+            out = self.model(batch["x"], batch["mask"], beta=beta)
+        losses = {
             "loss": out.loss,
             "neg_log_likelihood": out.neg_log_likelihood,
             "kl_noise": out.kl_noise,
             "kl_base": out.kl_base,
         }
+        if self.matching:
+            latents = torch.stack([out.latent, self.model.sample_latent(batch["mask"])]).flatten(2).float()
+            spread, center = torch.std_mean(latents[0].detach(), dim=0)
+            directions = _directions(torch.ones_like(center), self.projections)
+            distance = _distance(*(latents - center) / spread.clamp_min(1e-4), batch["mask"], directions)
+            losses["loss"] = out.loss + self.matching * distance
+            losses["matching"] = distance.expand_as(out.loss)
+        return losses
 
 
 class LatentObjective(nn.Module):
@@ -62,8 +88,9 @@ class LatentObjective(nn.Module):
       and one straight through the inversion only weakly apart; fewer edges compose better.
 
     Args:
-        model: a wrapped base with ``latent_noise=True``; its module is started from the encodings' mean and spread.
+        model: a wrapped base with ``latent_noise=True``.
         encodings: those of the training images.
+        start: start the module from the encodings' mean and spread; not for one that is trained already.
         beta, warmup_share: as for `PixelObjective`.
         matching, sparsity: weights of these terms.
         posterior_share: the embedding modelled is the posterior's mean plus this share of its noise. With none,
@@ -83,6 +110,7 @@ class LatentObjective(nn.Module):
         model: ContextualDecoder,
         encodings: EncodedDataset,
         *,
+        start: bool = True,
         beta: float = 0.2,
         warmup_share: float = 0.3,
         matching: float = 300.0,
@@ -103,7 +131,8 @@ class LatentObjective(nn.Module):
         self.register_buffer("center", mean.mean(0).to(device), persistent=False)
         self.register_buffer("spread", spread.to(device), persistent=False)
         self.register_buffer("signal", (mean.std(0) / spread).to(device), persistent=False)
-        model.module.fit_latents(self.center, self.spread)
+        if start:
+            model.module.fit_latents(self.center, self.spread)
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         """Losses of one batch of an `EncodedDataset`; arguments and result as for `PixelObjective`."""
@@ -118,7 +147,9 @@ class LatentObjective(nn.Module):
             0.5 * ((target - predicted) / scale).square() + scale.log() + 0.5 * math.log(2 * math.pi)
         ).sum(1)
         generated = self._standardised(module(torch.randn_like(posterior.mean), mask).flatten(1).float())
-        distance = self._distance(target, generated + scale * torch.randn_like(generated), mask)
+        # dimensions the base does not use are all noise and would drown the others
+        directions = _directions(self.signal, self.projections)
+        distance = _distance(target, generated + scale * torch.randn_like(generated), mask, directions)
         loss = neg_log_likelihood + _warm(self, self.beta, progress) * kl_noise + self.matching * distance
         loss = loss + self.sparsity * module.intervention.effect_norms().sum()
         return {
@@ -131,15 +162,18 @@ class LatentObjective(nn.Module):
     def _standardised(self, latent: Tensor) -> Tensor:
         return (latent - self.center) / self.spread
 
-    def _distance(self, real: Tensor, generated: Tensor, mask: Tensor) -> Tensor:
-        """Squared sliced Wasserstein distance (B, D) to (B, D) within each context, averaged over the samples."""
-        directions = torch.randn(real.shape[1], self.projections, device=real.device)
-        # dimensions the base does not use are all noise and would drown the others
-        directions = F.normalize(directions * self.signal[:, None], dim=0)
-        real, generated = real @ directions, generated @ directions
-        rows = [(mask == context).all(dim=1) for context in mask.unique(dim=0)]
-        gaps = [(real[row].sort(0).values - generated[row].sort(0).values).square().mean(1).sum() for row in rows]
-        return torch.stack(gaps).sum() / len(real)
+
+def _directions(weight: Tensor, projections: int) -> Tensor:
+    """Random unit vectors (D, projections), their coordinates drawn with standard deviations `weight` (D,)."""
+    return F.normalize(torch.randn(len(weight), projections, device=weight.device) * weight[:, None], dim=0)
+
+
+def _distance(real: Tensor, generated: Tensor, mask: Tensor, directions: Tensor) -> Tensor:
+    """Squared sliced Wasserstein distance (B, D) to (B, D) within each context, averaged over the samples."""
+    real, generated = real @ directions, generated @ directions
+    rows = [(mask == context).all(dim=1) for context in mask.unique(dim=0)]
+    gaps = [(real[row].sort(0).values - generated[row].sort(0).values).square().mean(1).sum() for row in rows]
+    return torch.stack(gaps).sum() / len(real)
 
 
 def _warm(objective: PixelObjective | LatentObjective, beta: float, progress: float) -> float:

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from context_module.checkpoints import trainable_state_dict
 from context_module.data.base import LabelledDataset
 from context_module.data.loader import evaluation_loader, mixed_context_loader
-from context_module.errors import CheckpointError, NonFiniteError
+from context_module.errors import CheckpointError, DataError, NonFiniteError
 from context_module.files import load_strictly, load_tensors, save_tensors, write_json
 from context_module.interruption import Interruption, TrainingInterrupted
 from context_module.run_directory import RunDirectory
@@ -49,9 +49,15 @@ class TrainingResult:
     seconds: float
 
 
-def make_accelerator(args: TrainingArguments) -> Accelerator:
-    """The Accelerator of a run; seeds this process's initialisation, the same on every process."""
+def make_accelerator(args: TrainingArguments, *, find_unused_parameters: bool = False) -> Accelerator:
+    """The Accelerator of a run; seeds this process's initialisation, the same on every process.
+
+    Args:
+        args: the run's arguments.
+        find_unused_parameters: some trainable parameters have no part in the loss, always or for a while.
+    """
     accelerator = Accelerator(
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         log_with=args.report_to,
@@ -59,6 +65,18 @@ def make_accelerator(args: TrainingArguments) -> Accelerator:
     )
     set_seed(args.seed)
     return accelerator
+
+
+def _check_batch(data: LabelledDataset, batch_size: int) -> None:
+    """Raise DataError if a context has fewer images than its share of a batch: one batch would repeat them."""
+    share = -(-batch_size // len(data.context_names))
+    counts = torch.bincount(data.labels, minlength=len(data.context_names)).tolist()
+    small = min(range(len(counts)), key=counts.__getitem__)
+    if counts[small] < share:
+        raise DataError(
+            f"context {data.context_names[small]!r} has {counts[small]} images to train on, fewer than its {share} of "
+            f"every batch: add images, or lower --train_batch_size to {counts[small] * len(counts)}"
+        )
 
 
 class Trainer:
@@ -93,6 +111,7 @@ class Trainer:
         self.train_data, self.val_data = train_data, val_data
         self.after_step, self.preview = after_step, preview
         self.bare = objective
+        _check_batch(train_data, args.train_batch_size)
         parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
         self.objective, self.optimizer = accelerator.prepare(objective, optimizer(parameters, lr=args.learning_rate))
         self.parameters = parameters

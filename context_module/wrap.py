@@ -15,7 +15,7 @@ from torch.distributions import Normal
 
 from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, adapt, get_adapter
 from context_module.card import model_card
-from context_module.checkpoints import fingerprint, load_adapter, save_adapter, upload_adapter
+from context_module.checkpoints import BASE_FOLDER, fingerprint, load_adapter, save_adapter, upload_adapter
 from context_module.config import ContextModuleConfig
 from context_module.contexts import OBSERVATIONAL, Concepts, ContextsLike
 from context_module.draws import draw_normal
@@ -35,7 +35,9 @@ class ContextualOutput:
         loss: neg_log_likelihood + beta * kl_noise + kl_base.
         neg_log_likelihood: -log p(x | decoder input, deeper latents), summed over channels and pixels.
         kl_noise: KL(q(z | x, context) || N(0, I)).
-        kl_base: KL of the base's deeper latents; zero for one-level bases.
+        kl_base: KL of the base's latents: of the decoder input, for a module with latent noise in front of a base whose
+            encoder is probabilistic, and of the deeper ones, if there are any.
+        latent: the decoder input (B, *latent_shape).
         decoding: the base's decoding, for its mean, samples and density.
     """
 
@@ -43,6 +45,7 @@ class ContextualOutput:
     neg_log_likelihood: Tensor
     kl_noise: Tensor
     kl_base: Tensor
+    latent: Tensor
     decoding: Decoding
 
     @property
@@ -70,12 +73,14 @@ class ContextualDecoder(nn.Module):
     """A base with a context module in front of its decoder.
 
     The base is frozen: no gradients, and eval mode whatever `train` is told, so its weights and buffers stay as they
-    are, bit for bit. Build one with `wrap_decoder` or `from_pretrained`.
+    are, bit for bit, unless `unfreeze_base` lets it train along. Build one with `wrap_decoder` or `from_pretrained`.
 
     Attributes:
         base: the `DecoderAdapter` that shows the base.
         module: the `ContextModule`.
         posterior_heads: q(z | x, context) on the base's encoder features.
+        base_trains: whether the base is unfrozen.
+        owns_base: whether the base is saved with the module, as it is no longer the one it came from.
     """
 
     def __init__(self, base: DecoderAdapter, config: ContextModuleConfig) -> None:
@@ -87,6 +92,7 @@ class ContextualDecoder(nn.Module):
             )
         self.config = config
         self.base = base.requires_grad_(False)
+        self.base_trains = self.owns_base = False
         self.module = ContextModule(config)
         self.posterior_heads = PosteriorHeads(config)
         self.module.to(base.device)
@@ -98,10 +104,37 @@ class ContextualDecoder(nn.Module):
         return Concepts(self.config.concepts)
 
     def train(self, mode: bool = True) -> ContextualDecoder:
-        """Set training mode for the module and the heads; the frozen base stays in eval mode (its batch norms too)."""
+        """Set training mode for the module and the heads; a frozen base stays in eval mode (its batch norms too)."""
         super().train(mode)
-        self.base.eval()
+        self.base.train(mode and self.base_trains)
         return self
+
+    def unfreeze_base(self) -> ContextualDecoder:
+        """Let the base train with the module; both are saved together from now on.
+
+        Raises:
+            ValueError: for a base that its adapter cannot save.
+        """
+        if type(self.base).save is DecoderAdapter.save:
+            raise ValueError(f"a {self.base.name!r} base cannot be saved, so it cannot train: keep it frozen")
+        self.owns_base = True
+        self._let_base_train(True)
+        return self
+
+    @contextmanager
+    def frozen_base(self) -> Iterator[None]:
+        """The base as if frozen for a block of code: no gradients reach it, its batch norms stand still."""
+        trained = self.base_trains
+        self._let_base_train(False)
+        try:
+            yield
+        finally:
+            self._let_base_train(trained)
+
+    def _let_base_train(self, trains: bool) -> None:
+        self.base.requires_grad_(trains)
+        self.base_trains = trains
+        self.base.train(self.training and trains)
 
     def forward(
         self, x: Tensor, contexts: ContextsLike, *, beta: float = 1.0, generator: torch.Generator | None = None
@@ -123,12 +156,12 @@ class ContextualDecoder(nn.Module):
         encoding = self._encode(x)
         posterior = self.posterior_heads(encoding.features, mask)
         noise = posterior.mean + posterior.stddev * draw_normal(posterior.mean, generator)
-        latent = self._draw_latent(self._latent_mean(noise, mask), 1.0, generator)
+        latent, kl_latent = self._explain_latent(self._latent_mean(noise, mask), encoding, generator)
         decoding = self._decode(latent, encoding, generator=generator)
-        kl_noise = standard_normal_kl(posterior)
+        kl_noise, kl_base = standard_normal_kl(posterior), kl_latent + decoding.kl
         neg_log_likelihood = -decoding.log_prob(x)
-        loss = neg_log_likelihood + beta * kl_noise + decoding.kl
-        return ContextualOutput(loss, neg_log_likelihood, kl_noise, decoding.kl, decoding)
+        loss = neg_log_likelihood + beta * kl_noise + kl_base
+        return ContextualOutput(loss, neg_log_likelihood, kl_noise, kl_base, latent, decoding)
 
     def posterior(self, x: Tensor, contexts: ContextsLike | None = None) -> Normal:
         """q(z | x, context), a `torch.distributions.Normal` over the noise (B, (K+F) w_z).
@@ -138,6 +171,11 @@ class ContextualDecoder(nn.Module):
         self.base.check_images(x)
         mask = self._mask(OBSERVATIONAL if contexts is None else contexts, len(x))
         return self.posterior_heads(self._encode(x).features, mask)
+
+    def sample_latent(self, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Decoder inputs (B, *latent_shape) from fresh noise, a row per row of the bool mask (B, K); differentiable."""
+        noise = self.module.sample_noise(len(mask), 1.0, generator)
+        return self._draw_latent(self._latent_mean(noise, mask), 1.0, generator)
 
     @torch.no_grad()
     def generate(
@@ -217,7 +255,7 @@ class ContextualDecoder(nn.Module):
         return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("base.")}
 
     def save_pretrained(self, directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None) -> None:
-        """Write ``adapter_config.json``, ``adapter_model.safetensors`` and a model card.
+        """Write ``adapter_config.json``, ``adapter_model.safetensors`` and a model card; a base that trained, too.
 
         Args:
             directory: created if needed; files of an earlier save are replaced one by one, each atomically.
@@ -226,12 +264,14 @@ class ContextualDecoder(nn.Module):
         config = {
             "context_module_version": importlib.metadata.version("context-module"),
             "base_adapter": self.base.name,
-            "base_name_or_path": self.base.source,
+            "base_name_or_path": BASE_FOLDER if self.owns_base else self.base.source,
             "base_fingerprint": fingerprint(self.base),
             "module": self.config.to_dict(),
         }
         tensors = self.adapter_state_dict()
         card = model_card(self.base, self.config, sum(tensor.numel() for tensor in tensors.values()))
+        if self.owns_base:  # first: without the adapter's own files the folder is no module yet
+            self.base.save(Path(directory) / BASE_FOLDER)
         save_adapter(directory, config, tensors, card)
         if push_to_hub:
             upload_adapter(directory, repo_id or Path(directory).resolve().name)
@@ -258,7 +298,8 @@ class ContextualDecoder(nn.Module):
 
         Args:
             path: a folder, or the id of a Hugging Face Hub repository.
-            base: the base, as for `wrap_decoder`. Without it, it is loaded from where it was at the time of saving.
+                base: the base, as for `wrap_decoder`. Without it, it is loaded from where it was at the time of saving, or
+                from the folder itself if it trained with the module.
             revision, token, local_files_only: for Hub repositories, as everywhere in huggingface_hub.
 
         Raises:
@@ -271,10 +312,12 @@ class ContextualDecoder(nn.Module):
         missing = [key for key in ("base_adapter", "base_fingerprint", "module") if key not in config]
         if missing:
             raise CheckpointError(f"{directory} holds no context module: no {', '.join(missing)} in its configuration")
+        owns_base = config.get("base_name_or_path") == BASE_FOLDER
         if base is None:
             if not config.get("base_name_or_path"):
                 raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
-            base = get_adapter(config["base_adapter"]).load(config["base_name_or_path"])
+            where = directory / BASE_FOLDER if owns_base else config["base_name_or_path"]
+            base = get_adapter(config["base_adapter"]).load(where)
         adapter = adapt(base)
         found = fingerprint(adapter)
         if found != config["base_fingerprint"]:
@@ -286,6 +329,7 @@ class ContextualDecoder(nn.Module):
             )
         model = cls(adapter, ContextModuleConfig.from_dict(config["module"]))
         load_strictly(model, tensors, directory, model.adapter_state_dict())
+        model.owns_base = owns_base
         return model.eval()
 
     def trainable_parameters(self) -> tuple[int, int]:
@@ -302,7 +346,7 @@ class ContextualDecoder(nn.Module):
         return self.concepts.mask(contexts, batch_size).to(self.module.inversion.linear.weight.device)
 
     def _encode(self, x: Tensor) -> Encoding:
-        with torch.no_grad():  # nothing in the encoder trains
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.base_trains):
             return self.base.encode(x.to(self.base.dtype))
 
     def _decode(self, latent: Tensor, encoding: Encoding | None = None, **options: Any) -> Decoding:
@@ -310,6 +354,21 @@ class ContextualDecoder(nn.Module):
 
     def _latent_mean(self, noise: Tensor, mask: Tensor) -> Tensor:
         return self.module(noise.to(self.module.inversion.linear.weight.dtype), mask)
+
+    def _explain_latent(
+        self, mean: Tensor, encoding: Encoding, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """The decoder input behind images, drawn from its posterior, and its KL (B,) from N(mean, scale^2).
+
+        The posterior is the base's own, q(e | x). Without latent noise, or for a deterministic encoder, the posterior
+        is what the module says.
+        """
+        if not self.config.latent_noise or encoding.log_var is None:
+            return self._draw_latent(mean, 1.0, generator), mean.new_zeros(len(mean))
+        center, deviation = encoding.mean.float(), (0.5 * encoding.log_var.float()).exp()
+        scale = torch.as_tensor(self.module.scale).float()
+        kl = (scale / deviation).log() + 0.5 * (deviation.square() + (center - mean.float()).square()) / scale**2 - 0.5
+        return center + deviation * draw_normal(center, generator), kl.flatten(1).sum(1)
 
     def _draw_latent(self, mean: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
         if not self.config.latent_noise:

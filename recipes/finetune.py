@@ -1,11 +1,12 @@
-"""Put a context module in front of a pretrained base and train it on per-context data; the base stays as it is.
+"""Put a context module in front of a pretrained base and train it on per-context data.
 
     accelerate launch recipes/finetune.py --base nvae
     accelerate launch recipes/finetune.py --base nvae --base_checkpoint checkpoint.pt --data photos/ --output_dir out
 
 Without ``--base_checkpoint`` the small NVAE that ships with these recipes is used, on the quad data at its size. The
-result is a folder for `ContextualDecoder.from_pretrained` and ``recipes/compose.py``; where the data holds
-compositions (pairs of concepts, never trained on), a table says how close the generated ones come.
+base stays as it is unless ``--train_mode`` lets it train along; then the result holds it too. The result is a folder
+for `ContextualDecoder.from_pretrained` and ``recipes/compose.py``; where the data holds compositions (pairs of
+concepts, never trained on), a table says how close the generated ones come.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from context_module import wrap_decoder
-from context_module.adapters.base import get_adapter
+from context_module import ContextualDecoder, wrap_decoder
+from context_module.adapters.base import DecoderAdapter, get_adapter
 from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.config import Composition, Form
+from context_module.data import ContextData
 from context_module.encodings import encode_dataset
+from context_module.evaluation import composition_table, evaluate
 from context_module.grids import contexts_on_one_noise, labelled_grid
-from context_module.metrics import composition_scores, composition_table
+from context_module.metrics.estimate import MIN_SAMPLES
 from context_module.objectives import LatentObjective, PixelObjective
 from context_module.run_directory import RunDirectory
 from context_module.training import Trainer, make_accelerator
@@ -42,6 +45,13 @@ class FinetuneArguments(TrainingArguments):
     validation_steps: int = argument(500, help="steps between validations, each with a sample grid")
     base: str = argument("nvae", help="family of the base: nvae, lightweight, or an installed adapter's name")
     base_checkpoint: str | None = argument(None, help="file or folder of the base; default: the NVAE that ships")
+    train_mode: Literal["frozen", "finetune", "end_to_end"] = argument(
+        "frozen",
+        help="the base: as it is, unfrozen after --frozen_share of the steps, or from scratch with the module",
+    )
+    frozen_share: float = argument(0.2, help="finetune: share of the steps in which the base stands still")
+    module: str | None = argument(None, help="start from a folder of this recipe: its base, module and widths")
+    pooled: bool = argument(False, help="do not tell the module of contexts: every image counts as observational")
     noise_width: int = argument(16, help="width of each noise block")
     concept_width: int = argument(16, help="width of each concept block")
     depth: int = argument(2, help="layers from noise to exogenous values")
@@ -55,26 +65,44 @@ class FinetuneArguments(TrainingArguments):
     objective: Literal["latent", "pixel"] = argument(
         "latent", help="model the base's embeddings, encoded once; or the pixels, through the base's decoder"
     )
+    latent_noise: bool | None = argument(
+        None, help="decoder inputs are Gaussian around the module's; default: with the latent objective"
+    )
     beta: float | None = argument(None, help="weight of the noise's KL; default: 0.2 for latent, 1 for pixel")
-    matching: float = argument(300.0, help="latent: weight of matching generated to encoded embeddings, per context")
+    matching: float | None = argument(
+        None,
+        help="weight of matching generated to encoded embeddings, per context; default: 300 for latent, 0 for pixel",
+    )
     sparsity: float = argument(1.0, help="latent: weight of the norms of the learned edges between concepts")
     score_samples: int = argument(
         1000, help="images per composition in the table, at most half of its own; 0: no table"
     )
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(FinetuneArguments, description=__doc__.splitlines()[0], argv=argv)
-    run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
-    accelerator = make_accelerator(args)
-    adapter = get_adapter(args.base)
+def load_base(args: FinetuneArguments) -> DecoderAdapter:
+    """The pretrained base."""
     checkpoint = args.base_checkpoint or SHIPPED.get(args.base)
     if checkpoint is None:
         raise ValueError(f"no base ships for --base {args.base}: give --base_checkpoint")
-    base = adapter.load(Path(checkpoint).resolve())
-    channels, resolution, _ = base.image_shape
-    data = args.load(resolution=resolution, channels=channels)
-    train_data, val_data = data.train.split(args.val_fraction, seed=args.seed)
+    return get_adapter(args.base).load(Path(checkpoint).resolve())
+
+
+def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
+    """The model to train, and the data at its base's size."""
+    if args.train_mode != "frozen" and args.objective == "latent":
+        raise ValueError(f"--train_mode {args.train_mode} trains the base through its decoder: use --objective pixel")
+    if args.train_mode == "end_to_end":
+        data = args.load()
+        base = get_adapter(args.base).fresh(data.train.image_shape)
+    else:
+        model = ContextualDecoder.from_pretrained(args.module) if args.module else None
+        base = model.base if model else load_base(args)
+        channels, resolution, _ = base.image_shape
+        data = args.load(resolution=resolution, channels=channels)
+        if model:
+            if model.concepts != data.concepts:
+                raise ValueError(f"{args.module} has the concepts {', '.join(model.concepts)}, not the data's")
+            return model, data
     model = wrap_decoder(
         base,
         data.concepts,
@@ -86,8 +114,21 @@ def main(argv: list[str] | None = None) -> None:
         form=args.form,
         composition=args.composition,
         reference=args.reference,
-        latent_noise=args.objective == "latent",
+        latent_noise=args.objective == "latent" if args.latent_noise is None else args.latent_noise,
     )
+    return model, data
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(FinetuneArguments, description=__doc__.splitlines()[0], argv=argv)
+    run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
+    # what a base has beyond its encoder and decoder, such as posterior heads of its own, takes no part
+    accelerator = make_accelerator(args, find_unused_parameters=args.train_mode != "frozen")
+    model, data = build(args)
+    if args.train_mode != "frozen":
+        model.unfreeze_base()
+    images = data.train.pooled() if args.pooled else data.train
+    train_data, val_data = images.split(args.val_fraction, seed=args.seed)
     if accelerator.is_main_process:
         model.print_trainable_parameters()
     contexts = [*data.train.context_names, *(data.held_out.context_names if data.held_out else ())]
@@ -95,14 +136,17 @@ def main(argv: list[str] | None = None) -> None:
     if data.held_out is not None:  # half of a context's images are compared, half are the floor
         score_samples = min(score_samples, int(data.held_out.labels.bincount().min()) // 2)
 
-    base.to(accelerator.device)
-    beta = {} if args.beta is None else {"beta": args.beta}
-    objective: LatentObjective | PixelObjective = PixelObjective(model, **beta)
+    model.base.to(accelerator.device)
+    given = {name: getattr(args, name) for name in ("beta", "matching") if getattr(args, name) is not None}
+    objective: LatentObjective | PixelObjective
     if args.objective == "latent":
         train_data, val_data = (
-            encode_dataset(base, images, progress=accelerator.is_main_process) for images in (train_data, val_data)
+            encode_dataset(model.base, part, progress=accelerator.is_main_process) for part in (train_data, val_data)
         )
-        objective = LatentObjective(model, train_data, matching=args.matching, sparsity=args.sparsity, **beta)
+        objective = LatentObjective(model, train_data, start=not args.module, sparsity=args.sparsity, **given)
+    else:
+        frozen_share = args.frozen_share if args.train_mode == "finetune" else 0.0
+        objective = PixelObjective(model, frozen_share=frozen_share, **given)
     trainer = Trainer(
         accelerator,
         args,
@@ -118,11 +162,21 @@ def main(argv: list[str] | None = None) -> None:
         model.eval().save_pretrained(run.path)
         run.finish(dataclasses.asdict(result))
         print(f"{run.path}: best validation loss {result.loss:.1f} at step {result.best_step} of {result.steps}")
-        if data.held_out is not None and score_samples >= 2:
-            scores = composition_scores(model, data.held_out, samples=score_samples, seed=args.seed)
-            table = composition_table(scores)
+        if data.held_out is not None and score_samples >= MIN_SAMPLES:
+            scored = evaluate(
+                model,
+                data,
+                samples=score_samples,
+                metrics=["sliced_wasserstein"],
+                contexts=data.held_out.context_names,
+                pooled=args.pooled,
+                seed=args.seed,
+            )
+            table = composition_table(scored)
             (run.path / "composition.md").write_text(table + "\n", encoding="utf-8")
             print(f"\nSliced Wasserstein distance to real images of compositions never trained on:\n\n{table}")
+        elif data.held_out is not None and args.score_samples:
+            print(f"no table of compositions: it needs {2 * MIN_SAMPLES} images of each, and --score_samples as many half")
 
 
 if __name__ == "__main__":

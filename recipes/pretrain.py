@@ -1,4 +1,4 @@
-"""Pretrain a base on all contexts pooled, their labels unused: what a context module is then put in front of.
+"""Pretrain a base on contexts pooled, their labels unused: what a context module is then put in front of.
 
     accelerate launch recipes/pretrain.py --base nvae --data quad --resolution 32 --output_dir outputs/base
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from context_module.adapters.base import DecoderAdapter, adapt
-from context_module.adapters.lightweight import ARCHITECTURES, LightweightObjective, LightweightVAE
+from context_module.adapters.lightweight import LightweightAdapter, LightweightObjective, LightweightVAE
 from context_module.adapters.nvae import NVAE, NVAEConfig, NVAEObjective
 from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.grids import labelled_grid
@@ -30,6 +30,7 @@ class PretrainArguments(TrainingArguments):
 
     base: Literal["nvae", "lightweight"] = argument("nvae", help="family of the base")
     resolution: int | None = argument(None, help="height and width of the images; default: the data's own")
+    contexts: list[str] = argument([], help="training contexts to learn from, their labels unused; default: all")
     learning_rate: float = argument(1e-2, help="peak learning rate; it falls to 1%% along a cosine")
     max_grad_norm: float = argument(200.0, help="gradients are clipped to this norm")
     beta: float = argument(1.0, help="lightweight: weight of the KL")
@@ -47,13 +48,7 @@ class PretrainArguments(TrainingArguments):
 def build(args: PretrainArguments, image_shape: tuple[int, int, int]) -> tuple[NVAE | LightweightVAE, nn.Module]:
     """The network and its objective."""
     if args.base == "lightweight":
-        fitting = [name for name, (_, shape) in ARCHITECTURES.items() if shape == image_shape]
-        if not fitting:
-            known = ", ".join(f"{name}: {'x'.join(map(str, shape))}" for name, (_, shape) in ARCHITECTURES.items())
-            raise ValueError(
-                f"no lightweight architecture for images of shape {image_shape} ({known}): set --resolution"
-            )
-        net = LightweightVAE(fitting[0])
+        net = LightweightAdapter.fresh(image_shape).net
         return net, LightweightObjective(net, args.beta)
     channels, height, width = image_shape
     if height != width:
@@ -96,7 +91,8 @@ def main(argv: list[str] | None = None) -> None:
     run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
     accelerator = make_accelerator(args)
     data = args.load(resolution=args.resolution)
-    train_data, val_data = data.train.split(args.val_fraction, seed=args.seed)
+    images = data.train.only(args.contexts) if args.contexts else data.train
+    train_data, val_data = images.split(args.val_fraction, seed=args.seed)
     net, objective = build(args, data.train.image_shape)
     base = adapt(net)
     examples = torch.cat([val_data.select(context)[:2] for context in val_data.context_names])

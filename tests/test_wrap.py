@@ -588,7 +588,7 @@ def test_loads_what_the_hub_gives(saved, make_base, monkeypatch):
     assert asked["repo_id"] == "me/sizes"
     assert asked["revision"] == "v2"
     assert asked["local_files_only"]
-    assert sorted(asked["allow_patterns"]) == sorted([CARD, CONFIG, WEIGHTS])
+    assert sorted(asked["allow_patterns"]) == sorted([CARD, CONFIG, WEIGHTS, "base/*"])
 
 
 # -- families of others

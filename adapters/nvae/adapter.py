@@ -57,6 +57,9 @@ class NVAEAdapter(DecoderAdapter):
         net = NVAE.from_pretrained(path) if path.is_dir() else NVAE.from_checkpoint(path)
         return cls(net, source=str(path))
 
+    def save(self, directory: str | Path) -> None:
+        self.net.save_pretrained(directory)
+
     def encode(self, x: Tensor) -> Encoding:
         self.check_images(x)
         posterior, states = self.net.encode(x)

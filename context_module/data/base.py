@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from context_module.contexts import Concepts
+from context_module.contexts import OBSERVATIONAL, Concepts
 from context_module.errors import DataError, ShapeError
 
 if TYPE_CHECKING:
@@ -144,6 +144,32 @@ class ContextDataset(LabelledDataset, ABC):
         view._check_labels()
         return view
 
+    def only(self, contexts: Iterable[str]) -> Self:
+        """A view of the images of these contexts.
+
+        Raises:
+            ConceptError: for an unknown concept.
+            DataError: for a context that is not in this data set.
+        """
+        names = [self.concepts.name(context) for context in contexts]
+        if unknown := [name for name in names if name not in self.context_names]:
+            raise DataError(f"no images of context {unknown[0]!r}; contexts here: {', '.join(self.context_names)}")
+        order = torch.full((len(self.context_names),), -1)
+        order[[self.context_names.index(name) for name in names]] = torch.arange(len(names))
+        kept = (order[self.labels] >= 0).nonzero().flatten()
+        return self._relabelled(names, order[self.labels[kept]], self._rows[kept])
+
+    def pooled(self) -> Self:
+        """A view of all images as observational ones: what a model learns from that is not told of contexts."""
+        return self._relabelled([OBSERVATIONAL], torch.zeros_like(self.labels), self._rows)
+
+    def _relabelled(self, names: Sequence[str], labels: Tensor, rows: Tensor) -> Self:
+        view = copy.copy(self)
+        view.context_names, view._masks = tuple(names), self.concepts.mask(list(names))
+        view.labels, view._rows = labels, rows
+        view._check_labels()
+        return view
+
     def split(self, val_fraction: float, seed: int = 0) -> tuple[Self, Self]:
         """Two disjoint views ``(train, val)``, the same fraction of every context in each; determined by the seed.
 
@@ -228,7 +254,7 @@ class MappedImages:
         self.path = Path(path)
         try:
             self._array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
+        except (ValueError, EOFError) as error:
             raise DataError(f"{path} is no whole NPY file of images ({error}): remove it") from None
         if self._array.dtype != np.uint8:
             raise ShapeError(f"{path} holds {self._array.dtype}: expected uint8 images of shape (N, C, H, W)")

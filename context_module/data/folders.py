@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,9 +17,22 @@ from context_module.contexts import OBSERVATIONAL, SEPARATOR, Concepts
 from context_module.data.base import ContextData, ContextDataset
 from context_module.errors import ConceptError, DataError
 
-__all__ = ["FolderContextDataset", "ImageReader", "image_folders"]
+if TYPE_CHECKING:
+    from PIL import Image
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "FolderContextDataset",
+    "ImageReader",
+    "as_image",
+    "image_folders",
+    "picture_pixels",
+    "read_image",
+    "split_names",
+    "without_corrupt",
+]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
 _LUMA = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
 
 
@@ -43,7 +56,8 @@ def image_folders(
 
     Args:
         root: a folder that holds ``obs`` and at least one folder named after a single concept.
-        concepts: the concept names in order. Default: the single names among the folders, sorted.
+        concepts: the concept names in order, as a list or separated by commas. Default: the single names among the
+            folders, sorted.
         resolution: scale the shorter side to this many pixels, antialiased, and crop the centre to a square. Default:
             leave images as they are; all must then have the size of the first.
         channels: 1 (grey) or 3 (RGB). Default: those of the first image.
@@ -76,11 +90,11 @@ def image_folders(
             f"no folder of a single concept in {root}, so nothing to learn an intervention from; "
             f"folders found: {', '.join(names)}"
         )
-    known = Concepts(singles if concepts is None else concepts)
+    known = Concepts(singles if concepts is None else split_names(concepts))
     files = _files_of_contexts(root, names, known)
     if skip_corrupt:
-        files = _without_corrupt(files)
-    reader = ImageReader.like(files[OBSERVATIONAL][0], resolution, channels)
+        files = without_corrupt(files)
+    reader = ImageReader.like(read_image(files[OBSERVATIONAL][0]), resolution, channels)
 
     train = {context: files[context] for context in known.training_contexts if context in files}
     held_out = {context: files[context] for context in files if context not in train}
@@ -96,11 +110,20 @@ class FolderContextDataset(ContextDataset):
         files: per context, the paths of its images.
         concepts: see `ContextDataset`.
         reader: turns a path into an image.
+        factors, factor_names: see `ContextDataset`; a row per image, in the order of `files`.
     """
 
-    def __init__(self, files: Mapping[str, list[Path]], concepts: Iterable[str], reader: ImageReader) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, list[Path]],
+        concepts: Iterable[str],
+        reader: ImageReader,
+        factors: Tensor | None = None,
+        factor_names: Iterable[str] = (),
+    ) -> None:
         counts = torch.tensor([len(paths) for paths in files.values()])
-        super().__init__(concepts, files, torch.arange(len(files)).repeat_interleave(counts))
+        labels = torch.arange(len(files)).repeat_interleave(counts)
+        super().__init__(concepts, files, labels, factors, factor_names)
         self._paths = [path for paths in files.values() for path in paths]
         self._reader = reader
 
@@ -125,18 +148,21 @@ class ImageReader:
     resize: bool
 
     @classmethod
-    def like(cls, path: Path, resolution: int | None, channels: int | None) -> ImageReader:
-        """The reader for images such as the one at `path`, where `resolution` and `channels` do not say otherwise."""
+    def like(cls, image: Tensor, resolution: int | None, channels: int | None) -> ImageReader:
+        """The reader for images such as this one (C, H, W), where `resolution` and `channels` do not say otherwise."""
         if resolution is not None and resolution < 1:
             raise DataError(f"resolution must be a positive number of pixels, got {resolution}")
         if channels not in (None, 1, 3):
             raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
-        own_channels, height, width = _decode(path).shape
+        own_channels, height, width = image.shape
         size = (height, width) if resolution is None else (resolution, resolution)
         return cls((channels or own_channels, *size), resize=resolution is not None)
 
     def __call__(self, path: Path) -> Tensor:
-        image = _decode(path)
+        return self.fit(read_image(path), path)
+
+    def fit(self, image: Tensor, source: object) -> Tensor:
+        """Brings float32 (1 or 3, H, W) in [0, 1] to `shape`; `source` is what errors call the image."""
         channels, *size = self.shape
         if channels < len(image):
             image = (image * _LUMA).sum(0, keepdim=True)
@@ -145,10 +171,15 @@ class ImageReader:
             image = _resize_and_crop(image, size[0])
         elif list(image.shape[1:]) != size:
             raise DataError(
-                f"{path} has {image.shape[1]}x{image.shape[2]} pixels where the first image has {size[0]}x{size[1]}: "
-                "set resolution to bring all images to one size"
+                f"{source} has {image.shape[1]}x{image.shape[2]} pixels where the first image has "
+                f"{size[0]}x{size[1]}: set resolution to bring all images to one size"
             )
         return image.clamp(0, 1)  # sums of weights may exceed one by a rounding error
+
+
+def split_names(names: Iterable[str]) -> list[str]:
+    """A list of names, given as such or, as on a command line, separated by commas."""
+    return [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
 
 
 def _files_of_contexts(root: Path, names: list[str], concepts: Concepts) -> dict[str, list[Path]]:
@@ -163,30 +194,35 @@ def _files_of_contexts(root: Path, names: list[str], concepts: Concepts) -> dict
         if context in files:
             raise DataError(f"{root} holds two folders of context {context!r}: merge {name!r} into the other")
         visible = sorted(path for path in (root / name).iterdir() if not path.name.startswith("."))
-        files[context] = [path for path in visible if path.suffix.lower() in _SUFFIXES]
-        ignored += [path for path in visible if path.suffix.lower() not in _SUFFIXES]
+        files[context] = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
+        ignored += [path for path in visible if path.suffix.lower() not in IMAGE_SUFFIXES]
         if not files[context]:
             raise DataError(
-                f"no images in {root / name}: expected {', '.join(_SUFFIXES)} files directly in it; "
+                f"no images in {root / name}: expected {', '.join(IMAGE_SUFFIXES)} files directly in it; "
                 "add some or remove the folder"
             )
     if ignored:
         warnings.warn(
-            f"ignored {len(ignored)} entries in {root} that are not {', '.join(_SUFFIXES)} files, "
+            f"ignored {len(ignored)} entries in {root} that are not {', '.join(IMAGE_SUFFIXES)} files, "
             f"the first one {ignored[0]}",
             stacklevel=3,
         )
     return files
 
 
-def _without_corrupt(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
+def without_corrupt(files: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
+    """Reads every file, per context; drops those that cannot be decoded, with a warning that names them.
+
+    Raises:
+        DataError: if a context is left without images.
+    """
     kept: dict[str, list[Path]] = {}
     corrupt = []
     for context, paths in files.items():
         kept[context] = []
         for path in paths:
             try:
-                _decode(path)
+                read_image(path)
                 kept[context].append(path)
             except _UnreadableImage:
                 corrupt.append(path)
@@ -197,54 +233,75 @@ def _without_corrupt(files: dict[str, list[Path]]) -> dict[str, list[Path]]:
     return kept
 
 
-def _decode(path: Path) -> Tensor:
-    """The image at `path` as float32 (1 or 3, H, W) in [0, 1]."""
+def read_image(path: Path) -> Tensor:
+    """The image at `path` as float32 (1 or 3, H, W) in [0, 1].
+
+    Raises:
+        DataError: for a file that cannot be decoded, or that `picture_pixels` or `as_image` refuses.
+    """
     try:
-        pixels = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _decode_picture(path)
+        pixels = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _read_picture(path)
     except (DataError, FileNotFoundError, PermissionError, ImportError, MemoryError):
         raise
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         raise _UnreadableImage(
             f"cannot read {path}: {error}. Replace the file, or set skip_corrupt=True to leave such files out"
         ) from error
-    return _as_image(pixels, path)
+    return as_image(pixels, path)
 
 
-def _decode_picture(path: Path) -> np.ndarray:
+def _read_picture(path: Path) -> np.ndarray:
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image
     except ImportError as error:
         raise ImportError(f"reading {path} needs pillow: pip install context-module[train]") from error
     with Image.open(path) as picture:
-        if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
-            raise DataError(
-                f"{path} has pixels of mode {picture.mode!r}: expected 8 bits per channel. Save it with 8 bits, or as "
-                "an NPY file of floats in [0, 1]"
-            )
-        grey = picture.mode in ("1", "L", "LA", "La")
-        return np.asarray(ImageOps.exif_transpose(picture).convert("L" if grey else "RGB"))
+        return picture_pixels(picture, path)
 
 
-def _as_image(pixels: Any, path: Path) -> Tensor:
-    """Checks the array (H, W), (H, W, C) or (C, H, W) found at `path`; float32 (C, H, W) in [0, 1]."""
+def picture_pixels(picture: Image.Image, source: object) -> np.ndarray:
+    """A pillow image, upright, as uint8 (H, W) if it is grey, else (H, W, 3); transparency is dropped.
+
+    Raises:
+        DataError: for more than 8 bits per channel.
+    """
+    from PIL import ImageOps
+
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
+        raise DataError(
+            f"{source} has pixels of mode {picture.mode!r}: expected 8 bits per channel. Save it with 8 bits, or as "
+            "an array of floats in [0, 1]"
+        )
+    grey = picture.mode in ("1", "L", "LA", "La")
+    return np.asarray(ImageOps.exif_transpose(picture).convert("L" if grey else "RGB"))
+
+
+def as_image(pixels: Any, source: object) -> Tensor:
+    """An array (H, W), (H, W, C) or (C, H, W), uint8 or floats in [0, 1], as float32 (C, H, W) in [0, 1].
+
+    Raises:
+        DataError: for anything else, called `source`.
+    """
     if not isinstance(pixels, np.ndarray) or not (pixels.dtype == np.uint8 or pixels.dtype.kind == "f"):
         found = getattr(pixels, "dtype", type(pixels).__name__)
-        raise DataError(f"{path} holds {found}: expected an array of uint8, or of floats in [0, 1]")
+        raise DataError(f"{source} holds {found}: expected an array of uint8, or of floats in [0, 1]")
     shape = pixels.shape
     if pixels.ndim == 2:
         pixels = pixels[None]
     elif pixels.ndim == 3 and shape[2] in (1, 3):
         pixels = pixels.transpose(2, 0, 1)
     if pixels.ndim != 3 or pixels.shape[0] not in (1, 3) or 0 in shape:
-        raise DataError(f"{path} has shape {shape}: expected one image (H, W), (H, W, C) or (C, H, W) with C = 1 or 3")
+        raise DataError(
+            f"{source} has shape {shape}: expected one image (H, W), (H, W, C) or (C, H, W) with C = 1 or 3"
+        )
     image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
     if pixels.dtype == np.uint8:
         return image.div_(255)
     if not image.isfinite().all():
-        raise DataError(f"{path} holds NaN or infinite values: replace or remove the file")
+        raise DataError(f"{source} holds NaN or infinite values: replace or remove the file")
     if image.min() < 0 or image.max() > 1:
         raise DataError(
-            f"{path} holds floats from {image.min():.4g} to {image.max():.4g}: expected [0, 1]; "
+            f"{source} holds floats from {image.min():.4g} to {image.max():.4g}: expected [0, 1]; "
             "rescale them or save uint8"
         )
     return image

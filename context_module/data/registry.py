@@ -101,9 +101,9 @@ def parse_options(words: Iterable[str]) -> dict[str, Any]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name.isidentifier():
-            raise DataError(f"cannot read the data option {word!r}: write name=value, as in strength=0.5")
+            raise DataError(f"cannot read the option {word!r}: write name=value, as in strength=0.5")
         if name in options:
-            raise DataError(f"the data option {name!r} is given twice")
+            raise DataError(f"the option {name!r} is given twice")
         try:
             options[name] = json.loads(value)
         except ValueError:

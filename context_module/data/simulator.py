@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -133,7 +134,8 @@ def simulate(
 
 def _rendered_file(simulator: Simulator, factors: Tensor, cache_dir: Path) -> MappedImages:
     """The images of these factors in a file that is named after all they depend on, rendered unless it is there."""
-    described = json.dumps([simulator.name, simulator.settings(), list(simulator.image_shape)], sort_keys=True)
+    version = importlib.metadata.version("context-module")  # its renderers may change from one to the next
+    described = json.dumps([version, simulator.name, simulator.settings(), list(simulator.image_shape)], sort_keys=True)
     key = hashlib.sha256(described.encode() + factors.numpy().tobytes()).hexdigest()[:16]
     path = cache_dir / f"{simulator.name}-{key}.npy"
     if not path.exists():

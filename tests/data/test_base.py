@@ -94,3 +94,34 @@ def test_context_data_knows_its_concepts():
     data = ContextData(dataset())
     assert data.concepts == ["a", "b"]
     assert data.held_out is None
+
+
+def test_only_some_contexts():
+    data = dataset()
+    some = data.only(["b+a", "obs"])
+    assert some.context_names == ("a+b", "obs")
+    assert len(some) == 20
+    assert torch.equal(some.select("a+b"), data.select("a+b"))
+    assert some[0]["mask"].tolist() == [False, False]
+    assert some.context_of(0) == "obs"
+    assert torch.equal(some.factors[some.labels == 0], data.factors[data.labels == 2])
+    assert data.context_names == ("obs", "a", "a+b")
+    with pytest.raises(DataError, match="no images of context 'b'; contexts here: obs, a, a\\+b"):
+        data.only(["b"])
+
+
+def test_pooled_images_are_all_observational():
+    data = dataset()
+    pooled = data.pooled()
+    assert pooled.context_names == ("obs",)
+    assert len(pooled) == 30
+    assert not any(pooled[i]["mask"].any() for i in range(30))
+    assert torch.equal(pooled[4]["x"], data[4]["x"])
+    assert len(pooled.split(0.5)[0]) == 15
+
+
+def test_factors_that_do_not_fit():
+    with pytest.raises(ShapeError, match=r"one column per factor name, \(2, 1\), got \(2, 3\)"):
+        ArrayContextDataset(
+            torch.zeros(2, 1, 2, 2, dtype=torch.uint8), [0, 0], ["obs"], ["a"], torch.zeros(2, 3), ["f"]
+        )

@@ -283,3 +283,52 @@ def test_compose_with_an_image_that_is_none(trained, here, check, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     argv = ["--model", trained[0], "--do", "size", "--image", "text.png"]
     assert "cannot read text.png" in check.failed(here("compose.py", *argv))
+
+
+def test_contexts_smaller_than_their_share_of_a_batch(here, check, photos):
+    message = check.failed(here("finetune.py", "--data", photos, "--output_dir", "out", "--max_train_steps", "1"))
+    assert message == (
+        "error: context 'obs' has 7 images to train on, fewer than its 150 of every batch: add images, or lower "
+        "--train_batch_size to 21"
+    )
+
+
+# --- train modes
+
+
+def test_the_base_trains_along(here, check, tmp_path):
+    """From scratch, then on from the result with the base still at first; each folder holds its base."""
+    options = [*QUICK[:-2], "--objective", "pixel", "--score_samples", "0"]
+    argv = ["--base", "lightweight", "--train_mode", "end_to_end", "--matching", "10", "--output_dir", "joint"]
+    check.succeeded(here("finetune.py", *argv, *options))
+    line = metrics(tmp_path / "joint")[-1]
+    assert "val_matching" in line
+    argv = ["--module", "joint", "--train_mode", "finetune", "--frozen_share", "0.5", "--output_dir", "tuned"]
+    check.succeeded(here("finetune.py", *argv, *options))
+    joint, tuned = (load_tensors(tmp_path / name / "base" / "model.safetensors") for name in ("joint", "tuned"))
+    assert not (joint["decoder.0.weight"] == tuned["decoder.0.weight"]).all()
+    (tmp_path / "joint").rename(tmp_path / "elsewhere")
+    assert ContextualDecoder.from_pretrained(tmp_path / "tuned").generate(2, do="size").shape == (2, 3, 64, 64)
+
+
+def test_pooled_trains_the_observational_setting_alone(here, check, tmp_path):
+    check.succeeded(here("finetune.py", "--pooled", "--output_dir", "out", "--seed", "0", *QUICK[:-2]))
+    tensors = load_tensors(tmp_path / "out" / "adapter_model.safetensors")
+    first = json.loads((tmp_path / "out" / "arguments.json").read_text())
+    assert first["pooled"]
+    assert tensors
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["--train_mode", "finetune"],
+            "--train_mode finetune trains the base through its decoder: use --objective pixel",
+        ),
+        (["--train_mode", "end_to_end", "--objective", "pixel"], "a 'nvae' base cannot be made from scratch here"),
+        (["--module", "nowhere"], "'nowhere' is neither a local folder nor a Hub repository"),
+    ],
+)
+def test_train_mode_errors(argv, message, here, check):
+    assert message in check.failed(here("finetune.py", "--output_dir", "new", "--samples_per_context", "4", *argv))

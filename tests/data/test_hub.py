@@ -1,0 +1,310 @@
+import gc
+import importlib
+import json
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from context_module.data import load_data, mixed_context_loader
+from context_module.data.hub import hub_dataset
+from context_module.errors import ConceptError, DataError
+
+datasets = importlib.import_module("datasets")
+
+CONTEXTS = ["obs", "smile", "glasses", "smile+glasses", "glasses", "obs", "smile", "obs"]
+
+
+@pytest.fixture(autouse=True)
+def quiet_and_cached_here(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    shown = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    yield
+    if not shown:
+        datasets.enable_progress_bars()
+
+
+def flat(value, height=8, width=8):
+    return np.full((height, width, 3), value, dtype=np.uint8)
+
+
+def pictures(n=8):
+    return [Image.fromarray(flat(10 * i)) for i in range(n)]
+
+
+def made(contexts=CONTEXTS, images=None, **columns):
+    """Image i is of grey value 10 i."""
+    images = pictures(len(contexts)) if images is None else images
+    data = datasets.Dataset.from_dict({"image": images, "context": contexts, **columns})
+    return data.cast_column("image", datasets.Image()) if isinstance(images[0], Image.Image) else data
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Writes a data set to disk; returns the folder."""
+
+    def save(data):
+        data.save_to_disk(str(tmp_path / "saved"))
+        return tmp_path / "saved"
+
+    return save
+
+
+def rows_of(part, context):
+    return ((part.select(context) * 255).mean((1, 2, 3)) / 10).round().int().tolist()
+
+
+def check(data):
+    assert data.concepts == ["glasses", "smile"]
+    assert data.train.context_names == ("obs", "glasses", "smile")
+    assert data.held_out.context_names == ("glasses+smile",)
+    assert rows_of(data.train, "obs") == [0, 5, 7]
+    assert rows_of(data.train, "glasses") == [2, 4]
+    assert rows_of(data.train, "smile") == [1, 6]
+    assert rows_of(data.held_out, "smile+glasses") == [3]
+    assert data.train.image_shape == data.train[0]["x"].shape == (3, 8, 8)
+    assert data.train[0]["x"].dtype == torch.float32
+
+
+# --- where data comes from ---------------------------------------------------------------------------------------
+
+
+def test_a_data_set_saved_to_disk(save):
+    data = hub_dataset(save(made()))
+    check(data)
+    assert data.test is None
+    assert data.graph is None
+    assert data.train.factors is None
+
+
+def test_a_parquet_file(tmp_path):
+    made().to_parquet(tmp_path / "faces.parquet")
+    check(hub_dataset(tmp_path / "faces.parquet"))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # datasets leaves closing metadata.csv to the interpreter
+def test_a_folder_of_images_with_metadata(tmp_path):
+    root = tmp_path / "faces"
+    root.mkdir()
+    lines = ["file_name,context"]
+    for i, context in enumerate(CONTEXTS):
+        Image.fromarray(flat(10 * i)).save(root / f"{i}.png")
+        lines.append(f"{i}.png,{context}")
+    (root / "metadata.csv").write_text("\n".join(lines))
+    check(hub_dataset(str(root)))
+    gc.collect()  # while the warning is ignored
+
+
+def test_a_folder_of_images_in_classes(tmp_path):
+    for i, context in enumerate(CONTEXTS):
+        (tmp_path / "faces" / context).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(flat(10 * i)).save(tmp_path / "faces" / context / f"{i}.png")
+    check(hub_dataset(tmp_path / "faces", context_column="label"))
+
+
+def test_class_labels_and_other_column_names(save):
+    data = made().rename_columns({"image": "img", "context": "who"}).class_encode_column("who")
+    check(hub_dataset(save(data), context_column="who", image_column="img"))
+
+
+def test_splits(save):
+    test = made(["smile", "glasses+smile", "obs", "smile"])
+    path = save(datasets.DatasetDict(train=made(), validation=made(["obs", "smile"]), test=test))
+    data = hub_dataset(path)
+    check(data)
+    assert data.test.context_names == ("obs", "smile")
+    assert rows_of(data.test, "smile") == [0, 3]
+    assert rows_of(data.test, "obs") == [2]
+    on_test = hub_dataset(path, split="test", concepts="glasses,smile")
+    assert rows_of(on_test.train, "smile") == [0, 3]
+    assert on_test.test is None
+    with pytest.raises(DataError, match="no split 'all' in .*; its splits: train, validation, test"):
+        hub_dataset(path, split="all")
+
+
+def test_a_data_set_saved_on_its_own_may_know_its_split(save):
+    features = made().features
+    data = datasets.Dataset.from_dict(made()[:], features, split=datasets.Split.VALIDATION)
+    path = save(data)
+    check(hub_dataset(path, split="validation"))
+    with pytest.raises(DataError, match="no split 'train' in .*; its splits: validation"):
+        hub_dataset(path)
+
+
+def test_what_cannot_be_loaded(tmp_path, save):
+    for path in ("nobody/nothing", "./nowhere"):
+        with pytest.raises(
+            DataError, match=rf"cannot load the data set '{path}': .* HF_HUB_OFFLINE set must be in the"
+        ):
+            hub_dataset(path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="cannot load the data set .*empty"):
+        hub_dataset(tmp_path / "empty")
+    path = save(made())
+    (path / json.loads((path / "state.json").read_text())["_data_files"][0]["filename"]).write_bytes(b"no arrow")
+    with pytest.raises(DataError, match="cannot load the data set .*saved"):
+        hub_dataset(path)
+
+
+def test_without_datasets(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match=r"pip install context-module\[data\]"):
+        hub_dataset("any")
+
+
+# --- what it is --------------------------------------------------------------------------------------------------
+
+
+def test_loads_by_name_in_batches_and_from_workers(save):
+    data = load_data("datasets", path=str(save(made())), concepts="smile, glasses", resolution=4, channels=1)
+    assert data.concepts == ["smile", "glasses"]
+    assert data.train.image_shape == (1, 4, 4)
+    (batch,) = mixed_context_loader(data.train, 6, 0, num_steps=1)
+    assert batch["x"].shape == (6, 1, 4, 4)
+    assert batch["mask"].sum(0).tolist() == [2, 2]
+    train, val = pickle.loads(pickle.dumps(data.train)).split(0.5)
+    assert torch.equal(train[0]["x"], data.train[train._rows[0].item()]["x"])
+    assert len(train) + len(val) == 7
+
+
+def test_images_stay_on_disk(save):
+    noise = np.random.default_rng(0).integers(0, 256, (4, 200, 200, 3), dtype=np.uint8)
+    data = hub_dataset(save(made(["obs", "a", "obs", "a"], [Image.fromarray(image) for image in noise])))
+    assert len(pickle.dumps(data.train)) < 10_000
+    assert torch.equal(
+        (data.train.select("a") * 255).round().byte(), torch.from_numpy(noise[[1, 3]]).permute(0, 3, 1, 2)
+    )
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize("kind", ["array", "lists"])
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (3, 6, 5)])
+def test_columns_of_arrays(save, dtype, kind, shape):
+    arrays = np.random.default_rng(0).integers(0, 256, (4, *shape), dtype=np.uint8)
+    stored = arrays if dtype == "uint8" else (arrays / 255).astype(dtype)
+    if kind == "lists":
+        feature = datasets.Value(dtype)
+        for _ in shape:
+            feature = datasets.Sequence(feature)
+    else:
+        feature = (datasets.Array2D if len(shape) == 2 else datasets.Array3D)(shape, dtype)
+    features = datasets.Features(image=feature, context=datasets.Value("string"))
+    contexts = ["obs", "a", "a", "obs"]
+    path = save(
+        datasets.Dataset.from_dict({"image": stored.tolist(), "context": contexts}, features).with_format("torch")
+    )
+    images = hub_dataset(path).train.select("a")
+    expected = torch.from_numpy(arrays[1:3].reshape(2, -1, 6, 5))
+    assert torch.equal((images * 255).round().byte(), expected)
+
+
+def test_pictures_that_are_stored_encoded_or_turned_or_grey(save):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    data = made(images=[Image.fromarray(flat(10 * i, 8, 12)) for i in range(8)])
+    path = save(data.cast_column("image", datasets.Image(decode=False)))
+    assert hub_dataset(path).train.image_shape == (3, 8, 12)
+    grey = [Image.fromarray(flat(10 * i)[..., 0]) for i in range(8)]
+    other = hub_dataset(save(made(images=grey)))
+    assert other.train.image_shape == (1, 8, 8)
+    assert rows_of(other.train, "smile") == [1, 6]
+
+
+def test_factors(save):
+    age, size = [float(i) for i in range(8)], list(range(0, 16, 2))
+    data = hub_dataset(save(made(age=age, size=size)), factor_columns="size,age")
+    assert data.train.factor_names == ("size", "age")
+    assert data.train.factors.dtype == torch.float32
+    assert data.train.factors.tolist() == [[2 * i, i] for i in (0, 5, 7, 2, 4, 1, 6)]
+    assert data.held_out.factors.tolist() == [[6, 3]]
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+def test_columns_that_are_missing_or_of_another_kind(save):
+    path = save(made(age=[1.0, None] * 4, note=["a"] * 8))
+    for column in ("context_column", "image_column", "factor_columns"):
+        with pytest.raises(
+            DataError, match=r"no column 'who' in split 'train'; its columns: image, context, age, note\."
+        ):
+            hub_dataset(path, **{column: ["who"] if column == "factor_columns" else "who"})
+    with pytest.raises(DataError, match=r"column 'age' holds Value.*: expected context names, as strings"):
+        hub_dataset(path, context_column="age")
+    with pytest.raises(
+        DataError, match=r"column 'note' holds Value.*: expected images, or arrays .* cast_column\('note'"
+    ):
+        hub_dataset(path, image_column="note")
+    with pytest.raises(DataError, match="row 0 of split 'train' holds float64: expected an array"):
+        hub_dataset(path, image_column="age")
+    with pytest.raises(DataError, match="column 'note' holds Value.*: expected numbers for a factor"):
+        hub_dataset(path, factor_columns=["note"])
+    with pytest.raises(DataError, match="no finite number in row 1 of split 'train', column 'age'"):
+        hub_dataset(path, factor_columns=["age"])
+
+
+def test_contexts_that_are_missing(save, tmp_path):
+    with pytest.raises(DataError, match="no context 'obs' in column 'context'; contexts found: a, a\\+b"):
+        hub_dataset(save(made(["a", "a+b"])))
+    with pytest.raises(
+        DataError, match="no context of a single concept in column 'context'; contexts found: a\\+b, obs"
+    ):
+        hub_dataset(save(made(["obs", "a+b"])))
+    with pytest.raises(DataError, match="no context in row 2 of split 'train', column 'context': write 'obs' for no"):
+        hub_dataset(save(made(["obs", "a", None])))
+    labelled = made([0, 1, -1]).cast_column("context", datasets.ClassLabel(names=["obs", "a"]))
+    with pytest.raises(DataError, match="no context in row 2 of split 'train', column 'context'"):
+        hub_dataset(save(labelled))
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        ("smile + glasses", "row 3 of split 'train', column 'context': unknown concept 'smile ' in context"),
+        ("smile+hat", "row 3 of split 'train', column 'context': unknown concept 'hat' in context 'smile\\+hat'"),
+        ("smile+", "row 3 of split 'train', column 'context': unknown concept ''"),
+        ("smile+smile", "row 3 of split 'train', column 'context': .* names a concept more than once"),
+        ("big smile", "column 'context': 'big smile' cannot name a concept"),
+        ("", "column 'context': '' cannot name a concept"),
+    ],
+)
+def test_contexts_that_are_no_names(save, context, message):
+    with pytest.raises(ConceptError, match=message):
+        hub_dataset(save(made(["obs", "smile", "glasses", context])))
+
+
+def test_images_of_several_sizes_need_a_resolution(save):
+    images = pictures()
+    images[6] = Image.fromarray(flat(60, 8, 12))
+    path = save(made(images=images))
+    with pytest.raises(DataError, match="row 6 of split 'train' has 8x12 pixels where the first image has 8x8: set"):
+        hub_dataset(path).train.select("smile")
+    assert rows_of(hub_dataset(path, resolution=6).train, "smile") == [1, 6]
+
+
+def test_unreadable_and_missing_images_are_named_by_row(save):
+    encoded = made().cast_column("image", datasets.Image(decode=False))[:]["image"]
+    encoded[6] = {"bytes": encoded[6]["bytes"][:40], "path": None}
+    encoded[4] = None
+    features = datasets.Features(image=datasets.Image(), context=datasets.Value("string"))
+    data = hub_dataset(save(datasets.Dataset.from_dict({"image": encoded, "context": CONTEXTS}, features)))
+    assert rows_of(data.train, "obs") == [0, 5, 7]
+    with pytest.raises(DataError, match="cannot read the image in row 6 of split 'train', column 'image': .*Replace"):
+        data.train.select("smile")
+    with pytest.raises(
+        DataError, match="no image in row 4 of split 'train', column 'image': add it or remove the row"
+    ):
+        data.train.select("glasses")
+
+
+def test_pixels_out_of_range_are_named_by_row(save):
+    arrays = np.zeros((2, 4, 4), dtype=np.float32)
+    arrays[0, 0, 0] = 255
+    with pytest.raises(DataError, match="row 0 of split 'train' holds floats from 0 to 255"):
+        hub_dataset(save(made(["obs", "a"], arrays.tolist())))
+    with pytest.raises(DataError, match="column 'image' holds .*int64.*: expected images, or arrays of uint8"):
+        hub_dataset(save(made(["obs", "a"], arrays.astype(int).tolist())))

@@ -1,0 +1,111 @@
+"""Who trains: the module on a frozen base, or the base along with it; and what is saved then."""
+
+import pytest
+import torch
+
+from context_module import ContextualDecoder, wrap_decoder
+from context_module.adapters.lightweight import LightweightAdapter
+from context_module.errors import CheckpointError
+from context_module.objectives import PixelObjective
+
+SAVED = ("lightweight", "nvae")  # families that can write their base
+
+
+def state(module):
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def changed(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def wrapped(base):
+    torch.manual_seed(0)
+    return wrap_decoder(base, ["a", "b"], noise_width=4, concept_width=3, posterior_width=8)
+
+
+def step(model, progress=1.0, **options):
+    """One optimiser step; the names of the base's tensors that it changed."""
+    objective = PixelObjective(model, **options).train()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=1e-2)
+    x = torch.rand(6, *model.base.image_shape, generator=torch.Generator().manual_seed(2))
+    before = state(model.base), state(model.module)
+    losses = objective({"x": x, "mask": torch.tensor([[0, 0], [1, 0], [0, 1]] * 2).bool()}, progress)
+    losses["loss"].mean().backward()
+    optimizer.step()
+    assert changed(before[1], state(model.module))
+    return changed(before[0], state(model.base))
+
+
+def test_a_frozen_base_stays(make_base, family):
+    assert step(wrapped(make_base(family))) == set()
+
+
+@pytest.mark.parametrize("family", SAVED)
+def test_an_unfrozen_base_trains_its_batch_norms_too(family, make_base):
+    model = wrapped(make_base(family)).unfreeze_base()
+    moved = step(model)
+    # every weight of the decoder but the last norm's; posterior heads of the base's own take no part
+    assert any(name.endswith("running_mean") for name in moved)
+    assert any("encoder" in name or "stem" in name or "enc" in name for name in moved)
+    assert any("dec" in name for name in moved)
+
+
+@pytest.mark.parametrize("family", SAVED)
+def test_frozen_share_keeps_the_base_still_at_first(family, make_base):
+    model = wrapped(make_base(family)).unfreeze_base()
+    assert step(model, progress=0.1, frozen_share=0.2) == set()
+    assert model.base_trains
+    assert all(parameter.requires_grad for parameter in model.base.parameters())  # for optimiser and checkpoints
+    assert step(model, progress=0.2, frozen_share=0.2)
+
+
+def test_frozen_base_is_over_after_an_error(make_base):
+    model = wrapped(make_base("nvae")).unfreeze_base().train()
+    with pytest.raises(ZeroDivisionError), model.frozen_base():
+        assert not model.base.training
+        raise ZeroDivisionError
+    assert model.base_trains
+    assert model.base.training
+
+
+@pytest.mark.parametrize("family", SAVED)
+def test_a_base_that_trained_is_saved_with_the_module(family, make_base, tmp_path):
+    model = wrapped(make_base(family)).unfreeze_base()
+    step(model)
+    model.eval().save_pretrained(tmp_path / "out")
+    loaded = ContextualDecoder.from_pretrained(tmp_path / "out")
+    assert state(loaded).keys() == state(model).keys()
+    assert changed(state(loaded), state(model)) == set()
+    with pytest.raises(CheckpointError, match="was trained on another base"):
+        ContextualDecoder.from_pretrained(tmp_path / "out", base=make_base(family))
+    (tmp_path / "out").rename(tmp_path / "moved")  # the folder is whole in itself
+    again = ContextualDecoder.from_pretrained(tmp_path / "moved")
+    again.save_pretrained(tmp_path / "copy")
+    assert changed(state(ContextualDecoder.from_pretrained(tmp_path / "copy")), state(model)) == set()
+
+
+def test_a_base_that_cannot_be_saved_cannot_train(make_base):
+    with pytest.raises(ValueError, match="a 'modules' base cannot be saved, so it cannot train: keep it frozen"):
+        wrapped(make_base("modules")).unfreeze_base()
+
+
+def test_a_base_from_scratch():
+    assert LightweightAdapter.fresh((1, 28, 28)).image_shape == (1, 28, 28)
+    with pytest.raises(ValueError, match="no lightweight architecture for images of shape"):
+        LightweightAdapter.fresh((3, 16, 16))
+
+
+def test_matching_joins_the_pixel_loss(base):
+    model = wrapped(base)
+    batch = {"x": torch.rand(6, *base.image_shape) if hasattr(base, "image_shape") else None}
+    batch = {"x": torch.rand(6, *model.base.image_shape), "mask": torch.tensor([[0, 0], [1, 0]] * 3).bool()}
+    torch.manual_seed(0)
+    plain = PixelObjective(model).eval()(batch)
+    torch.manual_seed(0)
+    matched = PixelObjective(model, matching=5.0).eval()(batch)
+    assert "matching" not in plain
+    assert matched["matching"].shape == (6,)
+    assert (matched["matching"] > 0).all()
+    torch.testing.assert_close(matched["loss"], plain["loss"] + 5 * matched["matching"])
