@@ -144,7 +144,7 @@ class DecoderAdapter(nn.Module, ABC):
 
     @classmethod
     def fresh(cls, image_shape: tuple[int, int, int]) -> DecoderAdapter:
-        """The adapter around a new base with random weights for images (C, H, W); ValueError if the family has none."""
+        """The adapter around a new base with random weights, for images (C, H, W); ValueError if that cannot be."""
         raise ValueError(f"a {cls.name!r} base cannot be made from scratch here: give a pretrained one")
 
     def save(self, directory: str | Path) -> None:

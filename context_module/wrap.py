@@ -35,8 +35,8 @@ class ContextualOutput:
         loss: neg_log_likelihood + beta * kl_noise + kl_base.
         neg_log_likelihood: -log p(x | decoder input, deeper latents), summed over channels and pixels.
         kl_noise: KL(q(z | x, context) || N(0, I)).
-        kl_base: KL of the base's latents: of the decoder input, for a module with latent noise in front of a base whose
-            encoder is probabilistic, and of the deeper ones, if there are any.
+        kl_base: KL of the base's latents: of the decoder input, for a module with latent noise before a base with a
+            probabilistic encoder, and of the deeper ones, if there are any.
         latent: the decoder input (B, *latent_shape).
         decoding: the base's decoding, for its mean, samples and density.
     """
@@ -173,7 +173,7 @@ class ContextualDecoder(nn.Module):
         return self.posterior_heads(self._encode(x).features, mask)
 
     def sample_latent(self, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Decoder inputs (B, *latent_shape) from fresh noise, a row per row of the bool mask (B, K); differentiable."""
+        """Decoder inputs (B, *latent_shape) from fresh noise, one per row of the bool mask (B, K); differentiable."""
         noise = self.module.sample_noise(len(mask), 1.0, generator)
         return self._draw_latent(self._latent_mean(noise, mask), 1.0, generator)
 
@@ -298,8 +298,8 @@ class ContextualDecoder(nn.Module):
 
         Args:
             path: a folder, or the id of a Hugging Face Hub repository.
-                base: the base, as for `wrap_decoder`. Without it, it is loaded from where it was at the time of saving, or
-                from the folder itself if it trained with the module.
+            base: the base, as for `wrap_decoder`. Without it, it is loaded from where it was when saved, or from the
+                folder itself if it trained with the module.
             revision, token, local_files_only: for Hub repositories, as everywhere in huggingface_hub.
 
         Raises:

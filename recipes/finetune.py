@@ -176,7 +176,7 @@ def main(argv: list[str] | None = None) -> None:
             (run.path / "composition.md").write_text(table + "\n", encoding="utf-8")
             print(f"\nSliced Wasserstein distance to real images of compositions never trained on:\n\n{table}")
         elif data.held_out is not None and args.score_samples:
-            print(f"no table of compositions: it needs {2 * MIN_SAMPLES} images of each, and --score_samples as many half")
+            print(f"no table of compositions: it takes {2 * MIN_SAMPLES} images of each and {MIN_SAMPLES} samples")
 
 
 if __name__ == "__main__":

@@ -94,28 +94,33 @@ def flags(**values: Any) -> list[str]:
     return words
 
 
-# What the budgets say: of the data, of every training, and of the three kinds of training.
+# What the budgets say: of data, of every training, of each kind of training, and of the evaluation. A module that
+# trained with its base is matched to that base's embeddings in the end, base frozen, where the budget has a "matched".
 SMOKE = {
     "data": {"samples_per_context": 60},
     "training": {"train_batch_size": 28, "validation_steps": 4, "checkpointing_steps": 4},
     "base": {"max_train_steps": 4},
     "pooled": {"max_train_steps": 4},
-    "latent": {"max_train_steps": 8},
+    "frozen": {"max_train_steps": 8},
     "finetune": {"max_train_steps": 4, "objective": "pixel"},
-    "joint": {"max_train_steps": 4, "objective": "pixel"},
+    "joint": {"max_train_steps": 4, "objective": "pixel", "latent_noise": True},
+    "matched": {"max_train_steps": 8},
     "evaluation": {"samples": 20, "projections": 20},
 }
+LATENT = {"max_train_steps": 4000, "train_batch_size": 448}
+PIXEL = {"objective": "pixel", "mixed_precision": "bf16", "max_grad_norm": 1000}
 CPU = {
     "data": {"samples_per_context": 6000},
-    "training": {"train_batch_size": 128, "lr_warmup_steps": 100, "validation_steps": 500, "mixed_precision": "bf16"},
-    "base": {"max_train_steps": 1500, "learning_rate": 2e-3},
-    "pooled": {"max_train_steps": 3000, "learning_rate": 2e-3},
-    "latent": {"max_train_steps": 4000, "train_batch_size": 448, "mixed_precision": "no"},
-    "finetune": {"max_train_steps": 600, "objective": "pixel", "learning_rate": 3e-4, "max_grad_norm": 1000},
-    "joint": {"max_train_steps": 3000, "objective": "pixel", "learning_rate": 2e-3, "max_grad_norm": 1000},
+    "training": {"train_batch_size": 128, "lr_warmup_steps": 100, "validation_steps": 500},
+    "base": {"max_train_steps": 1500, "learning_rate": 2e-3, "mixed_precision": "bf16"},
+    "pooled": {"max_train_steps": 3000, "learning_rate": 2e-3, "mixed_precision": "bf16"},
+    "frozen": LATENT,
+    "finetune": {"max_train_steps": 800, "learning_rate": 5e-4, **PIXEL},
+    "joint": {"max_train_steps": 2000, "learning_rate": 2e-3, "latent_noise": True, **PIXEL},
+    "matched": LATENT,
     "evaluation": {"samples": 1000},
 }
-EPOCH = 7 * 35_000 // 512  # 70% of 50,000 images of each context
+EPOCH = 7 * 35_000 // 512  # steps, of 70% of 50,000 images of each context
 PAPERS_MODULE = {"form": "reduced", "reference": True, "free_blocks": 0, "inversion_width": 0, "objective": "pixel"}
 PAPER = {
     "data": {"samples_per_context": 50_000, "val_fraction": 0.3},
@@ -131,7 +136,7 @@ PAPER = {
     },
     "base": {"validation_steps": EPOCH // 7, "max_train_steps": 100 * EPOCH // 7},
     "pooled": {},
-    "latent": PAPERS_MODULE,
+    "frozen": PAPERS_MODULE,
     "finetune": PAPERS_MODULE,
     "joint": PAPERS_MODULE,
     "evaluation": {"samples": 5000, "projections": 50},
@@ -142,49 +147,50 @@ BUDGETS: dict[str, dict[str, dict[str, Any]]] = {"smoke": SMOKE, "cpu": CPU, "pa
 def runs_of_seed(args: ReproduceArguments, folder: Path, seed: int) -> dict[str, Run]:
     """A run per method."""
     budget = BUDGETS[args.budget]
-    data = {"data": DATA[args.table], "data_options": args.data_options or None, "seed": seed, **budget["data"]}
-    if args.budget == "paper":
-        data["cache_dir"] = folder / "cache"
-    paths = {method: folder / method.replace(" ", "-").strip("()") / f"seed-{seed}" for method in METHODS}
-
-    def run(method: str, recipe: str, kind: str, needs: tuple[str, ...] = (), **options: Any) -> Run:
-        path = paths[method]
-        given = {"base": "lightweight", **data, **budget["training"], **budget[kind], **options}
-        training = Command(
-            (str(RECIPES / recipe), *flags(output_dir=path, **given)), path / "result.json", resumable=True
-        )
-        scoring = flags(
-            model=path,
-            output_dir=path / "evaluation",
-            metrics=["sliced_wasserstein", "reconstruction"],
-            **budget["evaluation"],
-        )
-        report = path / "evaluation" / "report.json"
-        evaluation = Command((str(RECIPES / "evaluate.py"), *scoring), report)
-        return Run(f"{method}, seed {seed}", path, (training, evaluation), tuple(f"{n}, seed {seed}" for n in needs))
-
-    unscored = {"score_samples": 0}
-    pooled = paths["base pooled"]
-    # the paper fine-tunes from the base; where the budget has a better start, from the module on the frozen base
-    start = {"base_checkpoint": pooled} if args.budget == "paper" else {"module": paths["CM (frozen)"]}
-    return {
-        "base": run("base", "pretrain.py", "base", contexts=["obs"]),
-        "base pooled": run("base pooled", "pretrain.py", "pooled"),
-        "CM pooled": run("CM pooled", "finetune.py", "joint", train_mode="end_to_end", pooled=True, **unscored),
-        "CM (frozen)": run(
-            "CM (frozen)", "finetune.py", "latent", ("base pooled",), base_checkpoint=pooled, **unscored
-        ),
-        "CM (fine-tune)": run(
-            "CM (fine-tune)",
-            "finetune.py",
-            "finetune",
-            ("base pooled",) if args.budget == "paper" else ("CM (frozen)",),
-            train_mode="finetune",
-            **start,
-            **unscored,
-        ),
-        "CM (end-to-end)": run("CM (end-to-end)", "finetune.py", "joint", train_mode="end_to_end", **unscored),
+    paths = {
+        method: folder / method.replace(" ", "-").replace("(", "").strip(")") / f"seed-{seed}" for method in METHODS
     }
+    common = {"base": "lightweight", "data": DATA[args.table], "data_options": args.data_options or None, "seed": seed}
+    if args.budget == "paper":
+        common["cache_dir"] = folder / "cache"
+
+    def train(recipe: str, path: Path, kind: str, **options: Any) -> Command:
+        options = {**common, **budget["data"], **budget["training"], **budget[kind], **options}
+        if recipe == "finetune.py":
+            options["score_samples"] = 0  # evaluate.py does
+        argv = (str(RECIPES / recipe), *flags(output_dir=path, **options))
+        return Command(argv, path / "result.json", resumable=True)
+
+    def run(method: str, *trainings: Command, needs: tuple[str, ...] = ()) -> Run:
+        path = paths[method]
+        options = {"metrics": ["sliced_wasserstein", "reconstruction"], **budget["evaluation"]}
+        argv = (str(RECIPES / "evaluate.py"), *flags(model=path, output_dir=path / "evaluation", **options))
+        evaluation = Command(argv, path / "evaluation" / "report.json")
+        return Run(f"{method}, seed {seed}", path, (*trainings, evaluation), tuple(f"{n}, seed {seed}" for n in needs))
+
+    def with_base(method: str, kind: str, needs: tuple[str, ...] = (), **options: Any) -> Run:
+        """A module that trains with its base, then is matched to it."""
+        path, contexts = paths[method], {"pooled": options.pop("pooled", None)}
+        if "matched" not in budget:
+            return run(method, train("finetune.py", path, kind, **options, **contexts), needs=needs)
+        start = path / "with-base"
+        first = train("finetune.py", start, kind, **options, **contexts)
+        return run(method, first, train("finetune.py", path, "matched", module=start, **contexts), needs=needs)
+
+    pooled, frozen = paths["base pooled"], paths["CM (frozen)"]
+    # the paper fine-tunes from the base alone; a small budget does better from the module on the frozen base
+    start, needed = (
+        ({"base_checkpoint": pooled}, "base pooled") if args.budget == "paper" else ({"module": frozen}, "CM (frozen)")
+    )
+    runs = [
+        run("base", train("pretrain.py", paths["base"], "base", contexts=["obs"])),
+        run("base pooled", train("pretrain.py", pooled, "pooled")),
+        with_base("CM pooled", "joint", train_mode="end_to_end", pooled=True),
+        run("CM (frozen)", train("finetune.py", frozen, "frozen", base_checkpoint=pooled), needs=("base pooled",)),
+        with_base("CM (fine-tune)", "finetune", (needed,), train_mode="finetune", **start),
+        with_base("CM (end-to-end)", "joint", train_mode="end_to_end"),
+    ]
+    return dict(zip(METHODS, runs, strict=True))
 
 
 def with_needs(runs: dict[str, Run], methods: list[str]) -> list[Run]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
 from context_module import ContextualDecoder, wrap_decoder
 from context_module.adapters.lightweight import LightweightAdapter
@@ -63,9 +64,14 @@ def test_frozen_share_keeps_the_base_still_at_first(family, make_base):
 
 def test_frozen_base_is_over_after_an_error(make_base):
     model = wrapped(make_base("nvae")).unfreeze_base().train()
-    with pytest.raises(ZeroDivisionError), model.frozen_base():
-        assert not model.base.training
-        raise ZeroDivisionError
+
+    def fail():
+        with model.frozen_base():
+            assert not model.base.training
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert model.base_trains
     assert model.base.training
 
@@ -99,7 +105,6 @@ def test_a_base_from_scratch():
 
 def test_matching_joins_the_pixel_loss(base):
     model = wrapped(base)
-    batch = {"x": torch.rand(6, *base.image_shape) if hasattr(base, "image_shape") else None}
     batch = {"x": torch.rand(6, *model.base.image_shape), "mask": torch.tensor([[0, 0], [1, 0]] * 3).bool()}
     torch.manual_seed(0)
     plain = PixelObjective(model).eval()(batch)
@@ -109,3 +114,28 @@ def test_matching_joins_the_pixel_loss(base):
     assert matched["matching"].shape == (6,)
     assert (matched["matching"] > 0).all()
     torch.testing.assert_close(matched["loss"], plain["loss"] + 5 * matched["matching"])
+
+
+def test_with_latent_noise_the_base_explains_the_decoder_input(make_base):
+    """Its own posterior, with the KL from what the module says: the tighter bound."""
+    torch.manual_seed(0)
+    model = wrap_decoder(make_base("lightweight"), ["a"], noise_width=4, concept_width=3, latent_noise=True).eval()
+    with torch.no_grad():
+        model.module.log_scale.uniform_(-1, 1)
+    x = torch.rand(5, *model.base.image_shape)
+    out = model(x, "a", generator=torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    posterior = model.posterior(x, "a")
+    noise = posterior.mean + posterior.stddev * torch.randn(posterior.mean.shape, generator=generator)
+    said = Normal(model.module(noise, torch.ones(5, 1).bool()), model.module.scale)
+    encoding = model.base.encode(x)
+    own = Normal(encoding.mean, (0.5 * encoding.log_var).exp())
+    torch.testing.assert_close(out.kl_base, kl_divergence(own, said).sum(1))
+    torch.testing.assert_close(out.latent, own.mean + own.stddev * torch.randn(5, 128, generator=generator))
+    torch.testing.assert_close(out.reconstruction, model.base.decode(out.latent).mean)
+
+
+def test_with_latent_noise_and_a_deterministic_encoder_the_module_does(make_base):
+    model = wrap_decoder(make_base("modules"), ["a"], noise_width=4, concept_width=3, latent_noise=True).eval()
+    out = model(torch.rand(5, *model.base.image_shape), "a")
+    assert (out.kl_base == 0).all()

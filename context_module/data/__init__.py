@@ -1,8 +1,13 @@
 """Data in contexts: data sets by name, your own images, and the loader that mixes contexts in a batch."""
 
+from context_module.data.attributes import attributes
 from context_module.data.base import ArrayContextDataset, ContextData, ContextDataset, MappedImages
+from context_module.data.dsprites import dsprites
 from context_module.data.folders import FolderContextDataset, image_folders
+from context_module.data.hub import HubContextDataset, hub_dataset
 from context_module.data.loader import MixedContextBatchSampler, evaluation_loader, mixed_context_loader
+from context_module.data.morpho_mnist import morpho_mnist
+from context_module.data.pendulum import pendulum, shift_environments
 from context_module.data.quad import quad
 from context_module.data.registry import available_data, load_data, parse_options
 from context_module.data.simulator import Simulator, simulate
@@ -12,15 +17,22 @@ __all__ = [
     "ContextData",
     "ContextDataset",
     "FolderContextDataset",
+    "HubContextDataset",
     "MappedImages",
     "MixedContextBatchSampler",
     "Simulator",
+    "attributes",
     "available_data",
+    "dsprites",
     "evaluation_loader",
+    "hub_dataset",
     "image_folders",
     "load_data",
     "mixed_context_loader",
+    "morpho_mnist",
     "parse_options",
+    "pendulum",
     "quad",
+    "shift_environments",
     "simulate",
 ]

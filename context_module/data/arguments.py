@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from context_module.arguments import argument
 from context_module.data.base import ContextData
@@ -22,18 +23,15 @@ class DataArguments:
     cache_dir: str | None = argument(None, help="keep generated images in files there, memory-mapped")
     seed: int = argument(0, help="of data, initialisation, batches and noise")
 
-    def load(
-        self, *, resolution: int | None = None, channels: int | None = None, test_samples: int = 0
-    ) -> ContextData:
-        """The data; arguments and errors as for `load_data`."""
-        return load_data(
-            self.data,
-            resolution=resolution,
-            channels=channels,
-            samples_per_context=self.samples_per_context,
-            test_samples=test_samples,
-            skip_corrupt=self.skip_corrupt,
-            cache_dir=self.cache_dir,
-            seed=self.seed,
-            **parse_options(self.data_options),
-        )
+    def load(self, **settings: Any) -> ContextData:
+        """The data; `settings` are further arguments of `load_data`, errors as there.
+
+        An option among `data_options` wins over a setting of that name.
+        """
+        flags = {
+            "samples_per_context": self.samples_per_context,
+            "skip_corrupt": self.skip_corrupt,
+            "cache_dir": self.cache_dir,
+            "seed": self.seed,
+        }
+        return load_data(self.data, **{**flags, **settings, **parse_options(self.data_options)})

@@ -137,7 +137,9 @@ class QuadSimulator(Simulator):
         ranges: Mapping[str, tuple[Range, Range]] | None = None,
     ) -> None:
         if version not in VERSIONS:
-            raise DataError(f"unknown version {version!r} of the quad data: expected {' or '.join(map(repr, VERSIONS))}")
+            raise DataError(
+                f"unknown version {version!r} of the quad data: expected {' or '.join(map(repr, VERSIONS))}"
+            )
         if version == "dependent" and ranges is not None:
             raise DataError("ranges belong to the independent version; the dependent one is fixed: leave them out")
         self.version, self.image_shape = version, (3, resolution, resolution)
@@ -149,7 +151,7 @@ class QuadSimulator(Simulator):
         return {"version": self.version, "ranges": self.ranges}
 
     def sample(self, n: int, context: str, rng: np.random.Generator, test: bool = False) -> Tensor:
-        """Latents: unit values in [0, 1] (independent), or the variables of the structural equation model (dependent)."""
+        """Latents: unit values in [0, 1] (independent), or the variables of the structural model (dependent)."""
         intervened = _intervened(context)
         if self.ranges is not None:
             low, high = np.array(self.ranges)[np.arange(len(LATENTS)), intervened.astype(int)].T

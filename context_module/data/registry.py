@@ -38,6 +38,7 @@ def load_data(
     resolution: int | None = None,
     channels: int | None = None,
     samples_per_context: int | None = None,
+    held_out_samples: int | None = None,
     test_samples: int = 0,
     skip_corrupt: bool = False,
     cache_dir: str | Path | None = None,
@@ -51,7 +52,8 @@ def load_data(
         resolution: height and width in pixels. Default: what suits the data.
         channels: 3 (RGB) or 1 (grey). Default: those of the data.
         samples_per_context: training images made per context; generated data only.
-        test_samples: further images of each training context, to score on; other than generated data has none.
+        held_out_samples: images of each held-out composition, of generated data; other data has what it has.
+        test_samples: the same of further images of each training context, to score on.
         skip_corrupt: of images on disk, leave out files that cannot be read.
         cache_dir: keep generated images in files there, memory-mapped.
         seed: of generated data; images on disk are what they are.
@@ -74,12 +76,19 @@ def load_data(
     function = getattr(importlib.import_module(module), attribute)
     known = inspect.signature(function).parameters
     # what only some data has a use for, and needs no complaint elsewhere
-    general = {"test_samples": test_samples, "cache_dir": cache_dir, "seed": seed, "skip_corrupt": skip_corrupt}
+    general = {
+        "held_out_samples": held_out_samples,
+        "test_samples": test_samples,
+        "cache_dir": cache_dir,
+        "seed": seed,
+        "skip_corrupt": skip_corrupt,
+    }
     asked = {"resolution": resolution, "channels": channels, "samples_per_context": samples_per_context}
     asked = {option: value for option, value in {**asked, **options}.items() if value is not None}
     if channels is not None and "channels" not in known:
         del asked["channels"]  # checked below: such data has the channels it has
-    taken = {**{option: value for option, value in general.items() if option in known}, **preset, **asked}
+    general = {option: value for option, value in general.items() if option in known and value is not None}
+    taken = {**general, **preset, **asked}
     _check_options(name, known, asked, preset)
     data = function(**taken)
     found = data.train.image_shape[0]

@@ -135,7 +135,9 @@ def simulate(
 def _rendered_file(simulator: Simulator, factors: Tensor, cache_dir: Path) -> MappedImages:
     """The images of these factors in a file that is named after all they depend on, rendered unless it is there."""
     version = importlib.metadata.version("context-module")  # its renderers may change from one to the next
-    described = json.dumps([version, simulator.name, simulator.settings(), list(simulator.image_shape)], sort_keys=True)
+    described = json.dumps(
+        [version, simulator.name, simulator.settings(), list(simulator.image_shape)], sort_keys=True
+    )
     key = hashlib.sha256(described.encode() + factors.numpy().tobytes()).hexdigest()[:16]
     path = cache_dir / f"{simulator.name}-{key}.npy"
     if not path.exists():

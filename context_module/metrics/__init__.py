@@ -1,22 +1,53 @@
 """How good is a model, and how sure is that? One file per family of metrics; every figure comes with its interval."""
 
-from context_module.metrics.estimate import Estimate, average, bootstrap, bootstrap_indices, mean_estimate
+from context_module.metrics.concept_accuracy import (
+    ConceptAccuracy,
+    ConceptClassifier,
+    concept_accuracy,
+    train_concept_classifier,
+)
+from context_module.metrics.counterfactual import (
+    CounterfactualConsistency,
+    counterfactual_consistency,
+    train_factor_regressor,
+)
+from context_module.metrics.disentanglement import disentanglement
+from context_module.metrics.downstream import accuracy_under_shift, sample_efficiency
+from context_module.metrics.estimate import (
+    Estimate,
+    average,
+    bootstrap,
+    bootstrap_indices,
+    mean_estimate,
+    share_estimate,
+)
 from context_module.metrics.kernel import energy_distance, mmd
 from context_module.metrics.precision_recall import PrecisionRecall, precision_recall
 from context_module.metrics.reconstruction import Reconstruction, reconstruction_bits
 from context_module.metrics.sliced_wasserstein import sliced_wasserstein
 
 __all__ = [
+    "ConceptAccuracy",
+    "ConceptClassifier",
+    "CounterfactualConsistency",
     "Estimate",
     "PrecisionRecall",
     "Reconstruction",
+    "accuracy_under_shift",
     "average",
     "bootstrap",
     "bootstrap_indices",
+    "concept_accuracy",
+    "counterfactual_consistency",
+    "disentanglement",
     "energy_distance",
     "mean_estimate",
     "mmd",
     "precision_recall",
     "reconstruction_bits",
+    "sample_efficiency",
+    "share_estimate",
     "sliced_wasserstein",
+    "train_concept_classifier",
+    "train_factor_regressor",
 ]

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from context_module.errors import DataError, NonFiniteError
 
-__all__ = ["MIN_SAMPLES", "Estimate", "average", "bootstrap", "bootstrap_indices", "check_samples", "mean_estimate"]
+__all__ = [
+    "MIN_SAMPLES",
+    "Estimate",
+    "average",
+    "bootstrap",
+    "bootstrap_indices",
+    "check_samples",
+    "mean_estimate",
+    "share_estimate",
+]
 
 MIN_SAMPLES = 10  # fewer items say too little of their own spread
 
@@ -134,6 +143,28 @@ def mean_estimate(values: Tensor | Sequence[float], *, level: float = 0.95) -> E
         raise ValueError(f"level must be between 0 and 1, got {level}")
     check_samples(len(items))
     return _normal_interval(items.mean().item(), items.std().item() / math.sqrt(len(items)), len(items), level)
+
+
+def share_estimate(hits: Tensor, *, level: float = 0.95) -> Estimate:
+    """The share of items that are hits, with Wilson's interval: it has a width even where all or none are.
+
+    Args:
+        hits: bool or 0 and 1 (n,); few of them make a wide interval.
+        level: of the interval, in (0, 1).
+
+    Raises:
+        DataError: for no items.
+        ValueError: for a level outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, got {level}")
+    if not len(hits):
+        raise DataError("the share of no items is not defined: give at least one")
+    n, share, z = len(hits), hits.double().mean().item(), NormalDist().inv_cdf((1 + level) / 2)
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half_width = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # the limits are within [0, 1] but for rounding
+    return Estimate(share, max(centre - half_width, 0.0), min(centre + half_width, 1.0), n)
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:

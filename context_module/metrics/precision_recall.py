@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from context_module.errors import DataError
-from context_module.metrics.estimate import Estimate, bootstrap
+from context_module.metrics.estimate import Estimate, mean_estimate, share_estimate
 from context_module.metrics.pairs import distances, flat_pair
 
 __all__ = ["PrecisionRecall", "precision_recall"]
@@ -33,25 +33,21 @@ class PrecisionRecall:
     coverage: Estimate
 
 
-def precision_recall(
-    real: Tensor, generated: Tensor, *, neighbours: int = 3, seed: int = 0, resamples: int = 100
-) -> PrecisionRecall:
+def precision_recall(real: Tensor, generated: Tensor, *, neighbours: int = 3) -> PrecisionRecall:
     """Improved precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
-    The intervals are those of means over items, with both manifolds fixed: they leave out that other samples have
-    other manifolds. Samples of one distribution do not reach 1, and every figure depends on the sets' sizes: compare
-    at one size, beside real against real.
+    The intervals are those of shares of items (Wilson; of the density, normal), with both manifolds fixed: they leave
+    out that other samples have other manifolds. Samples of one distribution do not reach 1, and every figure depends
+    on the sets' sizes: compare at one size, beside real against real.
 
     Args:
         real, generated: feature vectors (n, D) and (m, D), or images (n, C, H, W), flattened to vectors of pixels.
         neighbours: k.
-        seed: of the resamples.
-        resamples: of the bootstrap, at least 2.
 
     Raises:
         ShapeError: for items of different shapes.
         DataError: for fewer than `MIN_SAMPLES` items of either, no more items than neighbours, or NaN.
-        ValueError: for fewer than one neighbour or two resamples.
+        ValueError: for fewer than one neighbour.
     """
     if neighbours < 1:
         raise ValueError(f"neighbours must be at least 1, got {neighbours}")
@@ -63,14 +59,11 @@ def precision_recall(
     in_real_ball = apart <= _radii(real, neighbours)[:, None]
     in_generated_ball = apart <= _radii(generated, neighbours)
 
-    def mean(items: Tensor) -> Estimate:
-        return bootstrap(Tensor.mean, items.cpu().double(), resamples=resamples, seed=seed)
-
     return PrecisionRecall(
-        precision=mean(in_real_ball.any(0)),
-        recall=mean(in_generated_ball.any(1)),
-        density=mean(in_real_ball.sum(0) / neighbours),
-        coverage=mean(in_real_ball.any(1)),
+        precision=share_estimate(in_real_ball.any(0)),
+        recall=share_estimate(in_generated_ball.any(1)),
+        density=mean_estimate(in_real_ball.sum(0) / neighbours),
+        coverage=share_estimate(in_real_ball.any(1)),
     )
 
 

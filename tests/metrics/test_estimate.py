@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from context_module.errors import DataError, NonFiniteError
-from context_module.metrics import Estimate, average, bootstrap, bootstrap_indices, mean_estimate
+from context_module.metrics import Estimate, average, bootstrap, bootstrap_indices, mean_estimate, share_estimate
 
 
 def normal(*shape, seed=0):
@@ -138,3 +138,19 @@ def test_refuses_a_statistic_that_is_not_finite():
         mean_estimate(values)
     with pytest.raises(NonFiniteError, match="the statistic is not finite"):
         bootstrap(torch.mean, values)
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"), [(5, 10, 0.2366, 0.7634), (0, 10, 0.0, 0.2775), (100, 100, 0.9630, 1.0)]
+)
+def test_a_share_has_wilsons_interval(hits, n, low, high):
+    share = share_estimate(torch.arange(n) < hits)
+    assert (share.value, share.samples) == (hits / n, n)
+    assert (share.low, share.high) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_shares_that_are_not_defined():
+    with pytest.raises(DataError, match="the share of no items is not defined"):
+        share_estimate(torch.zeros(0))
+    with pytest.raises(ValueError, match="level must be between 0 and 1, got 1"):
+        share_estimate(torch.ones(3), level=1)

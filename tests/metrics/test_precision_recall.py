@@ -93,18 +93,15 @@ def test_one_outlier_raises_precision_but_not_density_and_coverage():
 
 def test_interval_is_that_of_a_share():
     real, generated = normal(300, 2), normal(300, 2, seed=1) + 1
-    share = precision_recall(real, generated, resamples=500).precision
+    share = precision_recall(real, generated).precision
     expected = 1.96 * math.sqrt(share.value * (1 - share.value) / 300)
-    assert share.high - share.value == pytest.approx(expected, rel=0.15)
+    assert (share.high - share.low) / 2 == pytest.approx(expected, rel=0.2)
     assert share.samples == 300
 
 
-def test_images_are_flattened_and_the_seed_decides():
-    a, b, state = normal(20, 3, 2, 2), normal(25, 3, 2, 2, seed=1), torch.get_rng_state()
-    result = precision_recall(a, b, seed=3)
-    assert result == precision_recall(a.flatten(1), b.flatten(1), seed=3)
-    assert result != precision_recall(a, b, seed=4)
-    assert torch.equal(torch.get_rng_state(), state)
+def test_images_are_flattened():
+    a, b = normal(20, 3, 2, 2), normal(25, 3, 2, 2, seed=1)
+    assert precision_recall(a, b) == precision_recall(a.flatten(1), b.flatten(1))
 
 
 def test_refuses_what_it_cannot_compare():

@@ -38,7 +38,7 @@ def test_nvae(pretrained):
 
 @pytest.mark.parametrize("options", [["--objective", "latent"], ["--objective", "pixel", "--score_samples", "0"]])
 def test_its_base_is_finetuned(options, pretrained, here, check, tmp_path):
-    argv = ["--base_checkpoint", pretrained[0], "--samples_per_context", "20", "--score_samples", "4", *QUICK]
+    argv = ["--base_checkpoint", pretrained[0], "--samples_per_context", "20", "--score_samples", "10", *QUICK]
     out = check.succeeded(here("finetune.py", "--output_dir", "out", *argv, *options))
     assert ("| quad1+size |" in out) == ("latent" in options)
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())

@@ -35,7 +35,7 @@ def test_killed_and_run_again(command, run, check, tmp_path):
     assert (folder / "table.md").read_text().strip().endswith(out.split("\n\n")[0].splitlines()[-1])
     with (folder / "table.csv").open() as file:
         rows = {(row["method"], row["score"]): row for row in csv.DictReader(file)}
-    assert set(method for method, _ in rows) == {"base", "CM (frozen)"}
+    assert {method for method, _ in rows} == {"base", "CM (frozen)"}
     for score in ("concept", "composition", "reconstruction"):
         assert float(rows["CM (frozen)", score]["mean"]) > 0
         assert rows["CM (frozen)", score]["seeds"] == "1"

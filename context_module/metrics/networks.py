@@ -1,0 +1,157 @@
+"""The small convolutional network that tells concepts and factors from images, and its short training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
+from tqdm.auto import tqdm
+
+from context_module.data.base import ContextDataset, LabelledDataset
+from context_module.data.loader import mixed_context_loader
+from context_module.errors import ShapeError
+
+__all__ = ["ConvNet", "train_network"]
+
+_WIDTHS, _FEATURES = (32, 64, 128), 128
+_LARGEST = 32  # pixels a side that the convolutions see
+_LEARNING_RATE = 3e-3
+_BATCH = 256
+
+
+class ConvNet(nn.Module):
+    """Reads numbers off images: three strided convolutions, which also see where they are, and a hidden layer.
+
+    Images of more than 32 pixels a side are averaged down first, so that training costs the same at any resolution.
+
+    Args:
+        image_shape: (C, H, W).
+        outputs: how many numbers.
+        pool: keep of every feature map only its maximum, so that a part of the image is recognised in any place.
+        dropout: share of a layer's feature maps that is left out in training.
+
+    Attributes:
+        image_shape: as given.
+    """
+
+    coordinates: Tensor
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], outputs: int, *, pool: bool = False, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        channels, height, width = image_shape
+        self._size = min(height, _LARGEST), min(width, _LARGEST)
+        across, down = (torch.linspace(-1, 1, side) for side in self._size[::-1])
+        self.register_buffer("coordinates", torch.stack(torch.meshgrid(across, down, indexing="xy")))
+        layers: list[nn.Module] = []
+        for narrow, wide in zip((channels + 2, *_WIDTHS), _WIDTHS, strict=False):
+            convolution = nn.Conv2d(narrow, wide, 3, stride=2, padding=1)
+            layers += [convolution, nn.BatchNorm2d(wide), nn.ReLU(), nn.Dropout2d(dropout)]
+        cells = 1 if pool else math.prod(-(-side // 2 ** len(_WIDTHS)) for side in self._size)
+        layers += [nn.AdaptiveMaxPool2d(1)] if pool else []
+        self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(_WIDTHS[-1] * cells, _FEATURES), nn.ReLU())
+        self.head = nn.Linear(_FEATURES, outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The numbers (B, outputs) of a batch of images (B, C, H, W) in [0, 1]; differentiable."""
+        return self.head(self._hidden(images))
+
+    def read(self, images: Tensor) -> Tensor:
+        """As `forward`, of any number of images on any device, without gradients; on the CPU.
+
+        Raises:
+            ShapeError: for images of another shape, dtype or range.
+        """
+        return self._in_batches(self, images)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Activations of the hidden layer (n, 128), otherwise as `read`: a space to compare sets of images in."""
+        return self._in_batches(self._hidden, images)
+
+    def _hidden(self, images: Tensor) -> Tensor:
+        pixels = F.adaptive_avg_pool2d(images, self._size) * 2 - 1
+        return self.trunk(torch.cat([pixels, self.coordinates.expand(len(images), -1, -1, -1)], 1))
+
+    @torch.no_grad()
+    def _in_batches(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        if tuple(images.shape[1:]) != self.image_shape or not images.is_floating_point():
+            raise ShapeError(
+                f"expected float images of shape (n, {', '.join(map(str, self.image_shape))}), those of the training, "
+                f"got {images.dtype} {tuple(images.shape)}"
+            )
+        if len(images) and not (images.min() >= 0 and images.max() <= 1):  # also for NaN
+            raise ShapeError(f"images must lie in [0, 1], got values from {images.min():g} to {images.max():g}")
+        device = self.head.weight.device
+        return torch.cat([function(batch.float().to(device)).cpu() for batch in images.split(_BATCH)])
+
+
+Network = TypeVar("Network", bound=ConvNet)
+
+
+def train_network(
+    make: Callable[[], Network],
+    data: ContextDataset,
+    targets: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int,
+    device: str | torch.device | None,
+    progress: bool,
+) -> Network:
+    """Make a network and train it on batches that mix the contexts in equal shares.
+
+    The same seed gives the same network on one device; the global random state stays as it is.
+
+    Args:
+        make: makes the network, from torch's global random state.
+        data: images.
+        targets: (N, ...), per image.
+        loss: of the network's outputs and the targets of a batch.
+        steps, batch_size: of the training.
+        seed: of initial weights and batches.
+        device: to train on and leave the network on; by default torch's own default.
+        progress: show a progress bar.
+
+    Returns:
+        the network in eval mode, without gradients.
+
+    Raises:
+        ValueError: for fewer than one step.
+        DataError: for a batch size below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    device = torch.get_default_device() if device is None else torch.device(device)
+    loader = mixed_context_loader(_Targeted(data, targets), batch_size, seed, num_steps=steps)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        network = make().to(device).train()
+        optimizer = torch.optim.AdamW(network.parameters())
+        schedule = OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps)
+        for batch in tqdm(loader, desc=f"training {type(network).__name__}", unit="step", disable=not progress):
+            optimizer.zero_grad()
+            loss(network(batch["x"].to(device)), batch["target"].to(device)).backward()
+            optimizer.step()
+            schedule.step()
+    return network.eval().requires_grad_(False)
+
+
+class _Targeted(LabelledDataset):
+    """The images of a data set with a target each."""
+
+    def __init__(self, data: ContextDataset, targets: Tensor) -> None:
+        self.concepts, self.context_names, self.labels = data.concepts, data.context_names, data.labels
+        self._data, self._targets = data, targets
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        items = self._data.__getitems__(indices)
+        return [{"x": item["x"], "target": self._targets[i]} for item, i in zip(items, indices, strict=True)]
