@@ -12,7 +12,8 @@ from context_module.config import ContextModuleConfig
 from context_module.contexts import Concepts
 from context_module.errors import ContextModuleError
 from context_module.module import ContextModule
-from context_module.wrap import Abduction, ContextualDecoder, ContextualOutput, wrap_decoder
+from context_module.outputs import Abduction, ContextualOutput
+from context_module.wrap import ContextualDecoder, wrap_decoder
 
 __all__ = [
     "Abduction",

@@ -13,7 +13,8 @@ from context_module.errors import ShapeError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from context_module.wrap import Abduction, ContextualDecoder
+    from context_module.outputs import Abduction
+    from context_module.wrap import ContextualDecoder
 
 __all__ = ["contexts_on_one_noise", "labelled_grid"]
 

@@ -68,8 +68,9 @@ class PixelObjective(nn.Module):
         if self.matching:
             latents = torch.stack([out.latent, self.model.sample_latent(batch["mask"])]).flatten(2).float()
             spread, center = torch.std_mean(latents[0].detach(), dim=0)
+            real, generated = (latents - center) / spread.clamp_min(1e-4)
             directions = _directions(torch.ones_like(center), self.projections)
-            distance = _distance(*(latents - center) / spread.clamp_min(1e-4), batch["mask"], directions)
+            distance = _distance(real, generated, batch["mask"], directions)
             losses["loss"] = out.loss + self.matching * distance
             losses["matching"] = distance.expand_as(out.loss)
         return losses

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,51 +21,10 @@ from context_module.draws import draw_normal
 from context_module.errors import CheckpointError, ShapeError
 from context_module.files import load_strictly
 from context_module.module import ContextModule
+from context_module.outputs import Abduction, ContextualOutput
 from context_module.posterior import PosteriorHeads, standard_normal_kl
 
-__all__ = ["Abduction", "ContextualDecoder", "ContextualOutput", "evaluating", "wrap_decoder"]
-
-
-@dataclass
-class ContextualOutput:
-    """What one forward pass says of a batch; all losses per sample, (B,), float32, in nats.
-
-    Attributes:
-        loss: neg_log_likelihood + beta * kl_noise + kl_base.
-        neg_log_likelihood: -log p(x | decoder input, deeper latents), summed over channels and pixels.
-        kl_noise: KL(q(z | x, context) || N(0, I)).
-        kl_base: KL of the base's latents: of the decoder input, for a module with latent noise before a base with a
-            probabilistic encoder, and of the deeper ones, if there are any.
-        latent: the decoder input (B, *latent_shape).
-        decoding: the base's decoding, for its mean, samples and density.
-    """
-
-    loss: Tensor
-    neg_log_likelihood: Tensor
-    kl_noise: Tensor
-    kl_base: Tensor
-    latent: Tensor
-    decoding: Decoding
-
-    @property
-    def reconstruction(self) -> Tensor:
-        """(B, C, H, W) in [0, 1], the likelihood's mean."""
-        return self.decoding.mean
-
-
-@dataclass
-class Abduction:
-    """All the noise behind given images: what stays the same in their counterfactuals.
-
-    Attributes:
-        noise: (B, (K+F) w_z), of the context module.
-        latent: (B, *latent_shape), standardised noise of the decoder input; None for a module without latent noise.
-        residuals: standardised noise of the base's deeper latents; empty for one-level bases.
-    """
-
-    noise: Tensor
-    latent: Tensor | None = None
-    residuals: tuple[Tensor, ...] = ()
+__all__ = ["ContextualDecoder", "evaluating", "wrap_decoder"]
 
 
 class ContextualDecoder(nn.Module):

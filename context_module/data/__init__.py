@@ -10,7 +10,8 @@ from context_module.data.morpho_mnist import morpho_mnist
 from context_module.data.pendulum import pendulum, shift_environments
 from context_module.data.quad import quad
 from context_module.data.registry import available_data, load_data, parse_options
-from context_module.data.simulator import Simulator, simulate
+from context_module.data.simulated import simulate
+from context_module.data.simulator import Simulator
 
 __all__ = [
     "ArrayContextDataset",

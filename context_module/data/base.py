@@ -15,12 +15,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from context_module.contexts import OBSERVATIONAL, Concepts
+from context_module.data.simulator import Simulator
 from context_module.errors import DataError, ShapeError
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
-
-    from context_module.data.simulator import Simulator
 
 __all__ = ["ArrayContextDataset", "ContextData", "ContextDataset", "LabelledDataset", "MappedImages"]
 

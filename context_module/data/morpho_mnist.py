@@ -20,7 +20,8 @@ from torch import Tensor
 from context_module.contexts import Concepts
 from context_module.data.base import ContextData
 from context_module.data.mnist import Digits, load_mnist
-from context_module.data.simulator import Simulator, simulate
+from context_module.data.simulated import simulate
+from context_module.data.simulator import Simulator
 from context_module.errors import DataError, ShapeError
 
 __all__ = ["CONCEPTS", "PAIRS", "STRENGTHS", "MorphoMNISTSimulator", "morpho_mnist"]

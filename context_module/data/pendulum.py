@@ -17,7 +17,8 @@ from torch import Tensor
 
 from context_module.contexts import OBSERVATIONAL, Concepts
 from context_module.data.base import ArrayContextDataset, ContextData
-from context_module.data.simulator import Simulator, simulate
+from context_module.data.simulated import simulate
+from context_module.data.simulator import Simulator
 from context_module.errors import DataError, ShapeError
 
 __all__ = [

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from context_module.contexts import Concepts
 from context_module.data.base import ContextData
-from context_module.data.simulator import Simulator, simulate
+from context_module.data.simulated import simulate
+from context_module.data.simulator import Simulator
 from context_module.errors import DataError, ShapeError
 
 __all__ = [

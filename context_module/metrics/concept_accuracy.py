@@ -18,7 +18,7 @@ from context_module.metrics.networks import ConvNet, train_network
 
 __all__ = ["ConceptAccuracy", "ConceptClassifier", "concept_accuracy", "train_concept_classifier"]
 
-_ABSENCE = 0.01  # weight of the loss that calls concepts absent
+_YES_OR_NO = 0.1  # weight of the loss that asks for each concept by itself
 
 
 class ConceptClassifier(ConvNet):
@@ -77,7 +77,7 @@ def train_concept_classifier(
     Independent yes-or-no questions would not do: trained on single interventions they learn that one concept rules out
     the others, and fail on pairs. So each image is assigned to one of the K + 1 contexts instead, and the K logits
     beside a fixed zero for ``obs`` become log ratios of densities. Where contexts do not overlap these ratios are not
-    determined off the data; a faint yes-or-no loss settles them.
+    determined off the data; a yes-or-no loss of little weight settles them.
 
     Args:
         data: images of ``obs`` and of every single concept, of no other context; with a thousand or more each.
@@ -133,7 +133,7 @@ def _loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Of logits and float masks (B, K) with at most one intervention each."""
     ratios = F.pad(logits, (1, 0))  # that of obs to itself is zero
     context = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).sum(1).long()
-    return F.cross_entropy(ratios, context) + _ABSENCE * F.binary_cross_entropy_with_logits(logits, mask)
+    return F.cross_entropy(ratios, context) + _YES_OR_NO * F.binary_cross_entropy_with_logits(logits, mask)
 
 
 def _check_contexts(data: ContextDataset) -> None:

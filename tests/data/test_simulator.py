@@ -127,7 +127,7 @@ def test_cached_images_are_the_same_bits_and_are_rendered_once(tmp_path):
 
 
 def test_a_chunk_of_images_is_rendered_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("context_module.data.simulator._CHUNK", 4)
+    monkeypatch.setattr("context_module.data.simulated._CHUNK", 4)
     assert torch.equal(images(made(cache_dir=tmp_path).train), images(made().train))
 
 
