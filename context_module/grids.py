@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["contexts_on_one_noise", "labelled_grid"]
 
-_GAP, _TEXT = 2, 13
+_GAP, _TEXT, _EDGE = 2, 13, "#d9d9d9"
 
 
 def labelled_grid(rows: Mapping[str, Tensor], min_size: int = 64) -> Image:
@@ -56,7 +56,10 @@ def labelled_grid(rows: Mapping[str, Tensor], min_size: int = 64) -> Image:
         pixels = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte()
         for column, image in enumerate(pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()):
             picture = Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.NEAREST)
-            grid.paste(picture, (margin + column * cell_width, top))
+            left = margin + column * cell_width
+            # a grey edge, seen beside black and white pictures alike
+            draw.rectangle((left, top, left + cell_width - 1, top + cell_height - 1), fill=_EDGE)
+            grid.paste(picture, (left, top))
     return grid
 
 

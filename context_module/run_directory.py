@@ -15,7 +15,7 @@ from context_module.files import read_json, write_atomically, write_json
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["RunDirectory"]
+__all__ = ["RunDirectory", "read_metrics"]
 
 _OURS = (
     "checkpoint-*",
@@ -25,6 +25,7 @@ _OURS = (
     "arguments.json",
     "result.json",
     "composition.md",
+    "evaluation",
 )
 _STATE = {"step", "best_step", "best_loss", "failures", "seed", "train_batch_size", "num_processes"}
 
@@ -139,6 +140,12 @@ class RunDirectory:
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, but for one cut off by a crash; none if there is no such file."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines() if Path(path).is_file() else []
+    return [json.loads(line) for line in lines if _logged_step(line) < float("inf")]
 
 
 def _logged_step(line: str) -> float:

@@ -81,10 +81,10 @@ class FinetuneArguments(TrainingArguments):
 
 def load_base(args: FinetuneArguments) -> DecoderAdapter:
     """The pretrained base."""
-    checkpoint = args.base_checkpoint or SHIPPED.get(args.base)
+    adapter, checkpoint = get_adapter(args.base), args.base_checkpoint or SHIPPED.get(args.base)
     if checkpoint is None:
         raise ValueError(f"no base ships for --base {args.base}: give --base_checkpoint")
-    return get_adapter(args.base).load(Path(checkpoint).resolve())
+    return adapter.load(Path(checkpoint).resolve())
 
 
 def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:

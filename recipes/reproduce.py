@@ -150,9 +150,13 @@ def runs_of_seed(args: ReproduceArguments, folder: Path, seed: int) -> dict[str,
     paths = {
         method: folder / method.replace(" ", "-").replace("(", "").strip(")") / f"seed-{seed}" for method in METHODS
     }
-    common = {"base": "lightweight", "data": DATA[args.table], "data_options": args.data_options or None, "seed": seed}
-    if args.budget == "paper":
-        common["cache_dir"] = folder / "cache"
+    common = {
+        "base": "lightweight",
+        "data": DATA[args.table],
+        "data_options": args.data_options or None,
+        "seed": seed,
+        "cache_dir": folder / "cache",  # rendered once for all runs
+    }
 
     def train(recipe: str, path: Path, kind: str, **options: Any) -> Command:
         options = {**common, **budget["data"], **budget["training"], **budget[kind], **options}

@@ -38,7 +38,15 @@ def test_every_recipe_command_parses(document, recipe, arguments, monkeypatch):
 
 
 def test_there_are_commands_of_every_kind():
-    assert {recipe for _, recipe, _ in commands()} == {"pretrain", "finetune", "compose", "benchmark"}
+    assert {recipe for _, recipe, _ in commands()} == {
+        "benchmark",
+        "compose",
+        "evaluate",
+        "finetune",
+        "pretrain",
+        "preview",
+        "reproduce",
+    }
 
 
 def test_the_library_in_ten_lines(tmp_path, monkeypatch):
@@ -53,5 +61,8 @@ def test_the_library_in_ten_lines(tmp_path, monkeypatch):
 
 
 def test_pictures_the_readme_shows_exist():
-    for link in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r'!\[[^\]]*\]\(([^)]+)\)|<img src="([^"]+)"', text)
+    assert len(links) >= 2
+    for link in map("".join, links):
         assert (ROOT / link).is_file(), link

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from context_module.errors import CheckpointError, OutputExistsError
-from context_module.run_directory import RunDirectory
+from context_module.run_directory import RunDirectory, read_metrics
 
 
 def make_checkpoint(path, step):
@@ -139,3 +139,9 @@ def test_overwriting_leaves_files_that_others_name_so_too(tmp_path):
         "config.json",
         "model.safetensors",
     ]
+
+
+def test_metrics_are_read_but_for_a_line_cut_off(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.0}]
+    assert read_metrics(tmp_path / "nowhere.jsonl") == []

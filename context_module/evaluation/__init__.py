@@ -1,0 +1,7 @@
+"""One way to score a model, used by every recipe: `evaluate` and the tables of what it finds."""
+
+from context_module.evaluation.result import ContextScores, Evaluation
+from context_module.evaluation.scoring import METRICS, evaluate
+from context_module.evaluation.tables import composition_table, summary_table
+
+__all__ = ["METRICS", "ContextScores", "Evaluation", "composition_table", "evaluate", "summary_table"]

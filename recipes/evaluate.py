@@ -1,0 +1,232 @@
+"""Evaluate a model on images it was never trained on, and write a report: tables with intervals, pictures, curves.
+
+    python recipes/evaluate.py --model outputs/finetune
+    python recipes/evaluate.py --model outputs/base --metrics sliced_wasserstein reconstruction
+
+The model is a folder of recipes/finetune.py, or of recipes/pretrain.py: a base alone, whose samples are its answer in
+every context. The data is what it was trained on, unless flags say otherwise. ``report.json`` holds every figure with
+its interval, ``report.html`` is one file to look at, send and print.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from context_module import ContextualDecoder
+from context_module.adapters.base import DecoderAdapter, get_adapter
+from context_module.arguments import argument, parse_arguments, run_recipe
+from context_module.checkpoints import CONFIG_NAME, fingerprint
+from context_module.contexts import OBSERVATIONAL
+from context_module.data import ArrayContextDataset, ContextData
+from context_module.data.arguments import DataArguments
+from context_module.data.base import ContextDataset
+from context_module.errors import CheckpointError, DataError, OutputExistsError
+from context_module.evaluation import METRICS, Evaluation, evaluate, summary_table
+from context_module.figures import edge_map, training_curves
+from context_module.files import CONFIG_FILE, read_json, write_atomically, write_json
+from context_module.grids import contexts_on_one_noise
+from context_module.report import render_report
+from context_module.run_directory import read_metrics
+
+PICTURED = 8  # images per picture of a context
+
+
+@dataclass(kw_only=True)
+class EvaluateArguments:
+    """The flags of this recipe."""
+
+    model: str = argument(help="folder written by recipes/finetune.py, or a base's, by recipes/pretrain.py")
+    output_dir: str | None = argument(None, help="where the report goes; default: evaluation/ in the model's folder")
+    samples: int = argument(1000, help="images compared per context, real and generated alike")
+    metrics: list[str] = argument([], help=f"some of {', '.join(METRICS)}; default: all that apply")
+    projections: int = argument(200, help="random directions of the sliced Wasserstein distance")
+    seed: int | None = argument(None, help="of generated images and metrics; default: the training's")
+    base: str | None = argument(None, help="family of the base; default: the training's")
+    base_checkpoint: str | None = argument(None, help="the base, if it is not where it was in training")
+    data: str | None = argument(None, help="as in training, as all further flags: see recipes/finetune.py --help")
+    data_options: list[str] | None = argument(None, help="default: the training's")
+    samples_per_context: int | None = argument(None, help="default: the training's")
+    skip_corrupt: bool | None = argument(None, help="default: the training's")
+    cache_dir: str | None = argument(None, help="default: the training's")
+    data_seed: int | None = argument(None, help="of data and the validation split; default: the training's")
+    val_fraction: float | None = argument(None, help="share kept for validation; default: the training's")
+
+
+def settings(args: EvaluateArguments) -> dict[str, Any]:
+    """How the model was trained, as far as it is recorded; flags that name data win."""
+    recorded = Path(args.model) / "arguments.json"
+    run = read_json(recorded) if recorded.is_file() else {}
+    of_data = {field.name: field.name for field in fields(DataArguments)} | {"seed": "data_seed"}
+    of_data |= {"val_fraction": "val_fraction"}
+    if args.data not in (None, run.get("data")):  # what is recorded is about other data
+        run = {name: value for name, value in run.items() if name not in (*of_data, "contexts")}
+    given = {name: getattr(args, flag) for name, flag in of_data.items()}
+    return run | {name: value for name, value in given.items() if value is not None}
+
+
+def load_model(args: EvaluateArguments, run: Mapping[str, Any]) -> ContextualDecoder | DecoderAdapter:
+    """The wrapped base in the folder, or the base in it."""
+    folder = Path(args.model)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; expected one written by recipes/finetune.py or pretrain.py")
+    family = args.base or run.get("base")
+    if (folder / CONFIG_NAME).exists():
+        base = get_adapter(family or "nvae").load(args.base_checkpoint) if args.base_checkpoint else None
+        return ContextualDecoder.from_pretrained(folder, base=base)
+    if not (folder / CONFIG_FILE).exists():
+        raise CheckpointError(
+            f"{folder} holds no model: neither {CONFIG_NAME} (of recipes/finetune.py) nor {CONFIG_FILE} (of "
+            "recipes/pretrain.py); has its training ended?"
+        )
+    if family is None:
+        raise CheckpointError(f"{folder} does not say which family its base is of: give --base")
+    return get_adapter(family).load(folder).eval()
+
+
+def load_real(args: EvaluateArguments, run: Mapping[str, Any], image_shape: tuple[int, int, int]) -> ContextData:
+    """The data of the training, with images to score on that it did not see."""
+    if args.data is None and "data" not in run:
+        raise DataError(f"{args.model} does not say which data it was trained on: give --data")
+    flags = DataArguments(**{field.name: run[field.name] for field in fields(DataArguments) if field.name in run})
+    channels, resolution, _ = image_shape
+    enough = 2 * args.samples  # half of them to be compared, half for the floor
+    return flags.load(resolution=resolution, channels=channels, held_out_samples=enough, test_samples=enough)
+
+
+def with_validation(data: ContextData, run: Mapping[str, Any]) -> ContextData:
+    """Data without a test part: what its training kept for validation, and never trained on, takes that place."""
+    # numbers in place of images, to learn which of them the training's split kept
+    numbers: ContextDataset = ArrayContextDataset(
+        torch.zeros(len(data.train), 1, 1, 1, dtype=torch.uint8),
+        *(data.train.labels, data.train.context_names, data.train.concepts),
+        *(torch.arange(len(data.train), dtype=torch.float64)[:, None], ["number"]),
+    )
+    groups = [numbers.pooled() if run.get("pooled") else numbers]
+    if trained_on := run.get("contexts"):  # a base that learned from these alone
+        others = [context for context in data.train.context_names if context not in trained_on]
+        groups = [numbers.only(contexts) for contexts in (trained_on, others) if contexts]
+    kept = [group.split(run.get("val_fraction", 0.05), seed=run.get("seed", 0))[0].factors for group in groups]
+    seen = torch.cat([part.flatten().long() for part in kept if part is not None])
+    unseen = torch.ones(len(data.train), dtype=torch.bool)
+    unseen[seen] = False
+    train, test = (data.train.subset(part.nonzero().flatten()) for part in (~unseen, unseen))
+    return replace(data, train=train, test=test)
+
+
+def pictures(
+    model: ContextualDecoder | DecoderAdapter, data: ContextData, scored: Evaluation, pooled: bool
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Real and generated images of every context."""
+    shown = {}
+    generator = torch.Generator().manual_seed(scored.seed)
+    for context in (*data.train.context_names, *(data.held_out.context_names if data.held_out else ())):
+        if context not in scored.contexts:
+            continue
+        part = data.held_out if scored.contexts[context].held_out else data.test
+        assert part is not None
+        real = part.select(context, min(PICTURED, 2 * scored.samples))
+        if isinstance(model, ContextualDecoder):
+            do = OBSERVATIONAL if pooled else context
+            generated = model.generate(len(real), do=do, generator=generator)
+        else:
+            latent = model.sample_latent(len(real), generator)
+            with torch.no_grad():
+                generated = model.decode(latent, generator=generator).mean
+        shown[context] = (real, generated.cpu())
+    return shown
+
+
+def counterfactuals(model: ContextualDecoder, data: ContextData) -> dict[str, Tensor]:
+    """Real observational images, then what they become under every intervention."""
+    assert data.test is not None
+    real = data.test.select(OBSERVATIONAL)[:PICTURED]
+    contexts = [*data.train.context_names, *(data.held_out.context_names if data.held_out else ())]
+    abduction = model.abduct(real.to(model.base.device), OBSERVATIONAL)
+    return {"real": real, **contexts_on_one_noise(model, contexts, abduction=abduction)}
+
+
+def report(
+    args: EvaluateArguments,
+    run: Mapping[str, Any],
+    model: ContextualDecoder | DecoderAdapter,
+    data: ContextData,
+    scored: Evaluation,
+    facts: dict[str, str],
+) -> str:
+    """The report as HTML."""
+    pooled = bool(run.get("pooled"))
+    name = Path(args.model).resolve().name
+    lead = "A base alone: samples of its prior are its answer in every context."
+    edges, strips = None, None
+    if isinstance(model, ContextualDecoder):
+        lead = "A context module in front of a pretrained base, on images that it was never trained on."
+        norms = model.module.intervention.effect_norms()
+        edges = None if pooled else edge_map(norms, list(model.concepts), data.graph)
+        strips = None if pooled else counterfactuals(model, data)
+    return render_report(
+        f"Evaluation of {name}",
+        scored,
+        lead=lead,
+        facts=facts,
+        pictures=pictures(model, data, scored, pooled),
+        counterfactuals=strips,
+        edges=edges,
+        true_edges=data.graph,
+        curves=training_curves(read_metrics(Path(args.model) / "metrics.jsonl")),
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(EvaluateArguments, description=__doc__.splitlines()[0], argv=argv)
+    output = Path(args.output_dir) if args.output_dir else Path(args.model) / "evaluation"
+    if output.exists() and not output.is_dir():
+        raise OutputExistsError(f"the output directory {output} is a file: give another --output_dir")
+    run = settings(args)
+    model = load_model(args, run)
+    base = model.base if isinstance(model, ContextualDecoder) else model
+    data = load_real(args, run, base.image_shape)
+    source = "test images, never trained on"
+    if data.test is None:
+        data = with_validation(data, run)
+        source = "the validation split of the training, as the data has no test part"
+    scored = evaluate(
+        model,
+        data,
+        samples=args.samples,
+        metrics=args.metrics or None,
+        pooled=bool(run.get("pooled")),
+        projections=args.projections,
+        seed=run.get("seed", 0) if args.seed is None else args.seed,
+    )
+    facts = {
+        "model": args.model,
+        "concepts": ", ".join(data.concepts),
+        "base": f"{base.name}, images {'x'.join(map(str, base.image_shape))}, fingerprint {fingerprint(base)}",
+        "data": " ".join([run["data"], *run.get("data_options", ())]),
+        "real images of training contexts": source,
+        "images per context": f"{args.samples} real, {args.samples} generated, {args.samples} more real for the floor",
+        "seed": str(scored.seed),
+        "versions": f"context-module {importlib.metadata.version('context-module')}, torch {torch.__version__}",
+        "command": f"python recipes/evaluate.py {shlex.join(sys.argv[1:] if argv is None else argv)}",
+    }
+    html = report(args, run, model, data, scored, facts)
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "report.json", {"evaluated": facts, **scored.to_dict()})
+    write_atomically(output / "report.html", lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    print(summary_table(scored))
+    for metric, reason in scored.skipped.items():
+        print(f"{metric} was not measured: {reason}")
+    print(f"\n{output / 'report.html'}\n{output / 'report.json'}")
+
+
+if __name__ == "__main__":
+    run_recipe(main)

@@ -1,0 +1,56 @@
+"""Look at data before training on it: a picture with a row of images for every context and held-out composition.
+
+python recipes/preview.py --data quad
+python recipes/preview.py --data photos/ --resolution 64 --n 12 --output photos.png
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from context_module.arguments import argument, parse_arguments, run_recipe
+from context_module.data import ContextData
+from context_module.data.arguments import DataArguments
+from context_module.errors import DataError
+from context_module.files import write_atomically
+from context_module.grids import labelled_grid
+
+
+@dataclass(kw_only=True)
+class PreviewArguments(DataArguments):
+    """The flags of this recipe."""
+
+    samples_per_context: int | None = argument(None, help="images made per context (generated data); default: --n")
+    resolution: int | None = argument(None, help="height and width of the images; default: the data's own")
+    n: int = argument(8, help="images per context; fewer where a context has fewer")
+    output: str = argument("preview.png", help="the picture")
+
+
+def load(args: PreviewArguments) -> ContextData:
+    """The data; of data that is made here, no more than is shown."""
+    if args.samples_per_context is None:
+        try:
+            return args.load(resolution=args.resolution, samples_per_context=args.n, held_out_samples=args.n)
+        except DataError:  # data that is not made here takes no such number; anything else is raised again
+            pass
+    return args.load(resolution=args.resolution, held_out_samples=args.n)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(PreviewArguments, description=__doc__.splitlines()[0], argv=argv)
+    if args.n < 1:
+        raise ValueError(f"--n must be at least 1, got {args.n}")
+    data = load(args)
+    rows = {}
+    for part in filter(None, (data.train, data.held_out)):
+        for label, context in enumerate(part.context_names):
+            found = int((part.labels == label).sum())
+            rows[context] = part.select(context, min(args.n, found))
+    grid = labelled_grid(rows)
+    write_atomically(args.output, lambda temporary: grid.save(temporary, format="PNG"))
+    channels, height, width = data.train.image_shape
+    print(f"{args.output}: {len(rows)} contexts of {channels}x{height}x{width} images: {', '.join(rows)}")
+
+
+if __name__ == "__main__":
+    run_recipe(main)
