@@ -98,7 +98,7 @@ def flags(**values: Any) -> list[str]:
 # trained with its base is matched to that base's embeddings in the end, base frozen, where the budget has a "matched".
 SMOKE = {
     "data": {"samples_per_context": 60},
-    "training": {"train_batch_size": 28, "validation_steps": 4, "checkpointing_steps": 4},
+    "training": {"train_batch_size": 28, "validation_steps": 4, "checkpointing_steps": 1},
     "base": {"max_train_steps": 4},
     "pooled": {"max_train_steps": 4},
     "frozen": {"max_train_steps": 8},

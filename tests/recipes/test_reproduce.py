@@ -24,11 +24,12 @@ def test_killed_and_run_again(command, run, check, tmp_path):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+    unfinished = not (pooled / "result.json").exists()  # nearly always: three of its four steps are left
     assert not (pooled / "evaluation").exists()
 
     out = check.succeeded(run("reproduce.py", *argv, cwd=tmp_path))
     log = (pooled / "log.txt").read_text()
-    assert log.count("pretrain.py --output_dir") == 2
+    assert log.count("pretrain.py --output_dir") == 1 + unfinished
     assert json.loads((pooled / "result.json").read_text())["steps"] == 4
     folder = tmp_path / FOLDER
     assert "| CM (frozen) | " in out
