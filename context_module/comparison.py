@@ -119,8 +119,8 @@ class Comparison:
         panels[0].set_yticks(range(len(methods)), methods)
         panels[0].invert_yaxis()
         if self.published:
-            panels[-1].plot([], [], "d", color="#d1495b", label="paper")
-            panels[-1].legend(fontsize=8, frameon=False, loc="lower right")
+            mark = panels[0].plot([], [], "d", color="#d1495b", label="paper")
+            figure.legend(handles=mark, loc="outside lower center", fontsize=8, frameon=False)
         return figure
 
     def _best(self, key: str) -> str | None:

@@ -22,6 +22,7 @@ from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.config import Composition, Form
 from context_module.data import ContextData
 from context_module.encodings import encode_dataset
+from context_module.errors import ConceptError
 from context_module.evaluation import composition_table, evaluate
 from context_module.grids import contexts_on_one_noise, labelled_grid
 from context_module.metrics.estimate import MIN_SAMPLES
@@ -87,22 +88,38 @@ def load_base(args: FinetuneArguments) -> DecoderAdapter:
     return adapter.load(Path(checkpoint).resolve())
 
 
+def data_for(args: FinetuneArguments, base: DecoderAdapter) -> ContextData:
+    """The data at the base's size."""
+    channels, resolution, _ = base.image_shape
+    return args.load(resolution=resolution, channels=channels)
+
+
+def trained_before(args: FinetuneArguments, folder: str) -> tuple[ContextualDecoder, ContextData]:
+    """A module to go on from, and data of its concepts."""
+    model = ContextualDecoder.from_pretrained(folder, base=load_base(args) if args.base_checkpoint else None)
+    data = data_for(args, model.base)
+    if model.concepts != data.concepts:
+        raise ConceptError(
+            f"{folder} has the concepts {', '.join(model.concepts)}, the data {', '.join(data.concepts)}: "
+            "train it on data of its own concepts, in the same order"
+        )
+    return model, data
+
+
 def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
-    """The model to train, and the data at its base's size."""
+    """The model to train, and its data."""
     if args.train_mode != "frozen" and args.objective == "latent":
         raise ValueError(f"--train_mode {args.train_mode} trains the base through its decoder: use --objective pixel")
     if args.train_mode == "end_to_end":
+        if args.module or args.base_checkpoint:
+            raise ValueError("--train_mode end_to_end starts from scratch: leave out --module and --base_checkpoint")
         data = args.load()
         base = get_adapter(args.base).fresh(data.train.image_shape)
+    elif args.module:
+        return trained_before(args, args.module)
     else:
-        model = ContextualDecoder.from_pretrained(args.module) if args.module else None
-        base = model.base if model else load_base(args)
-        channels, resolution, _ = base.image_shape
-        data = args.load(resolution=resolution, channels=channels)
-        if model:
-            if model.concepts != data.concepts:
-                raise ValueError(f"{args.module} has the concepts {', '.join(model.concepts)}, not the data's")
-            return model, data
+        base = load_base(args)
+        data = data_for(args, base)
     model = wrap_decoder(
         base,
         data.concepts,

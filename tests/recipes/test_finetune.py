@@ -311,6 +311,11 @@ def test_the_base_trains_along(here, check, tmp_path):
     assert ContextualDecoder.from_pretrained(tmp_path / "tuned").generate(2, do="size").shape == (2, 3, 64, 64)
 
 
+def test_a_module_of_other_concepts(here, check, trained, photos):
+    message = check.failed(here("finetune.py", "--module", trained[0], "--data", photos, "--output_dir", "new"))
+    assert "has the concepts quad1, quad2, quad3, quad4, size, orientation, the data a, b: train it on" in message
+
+
 def test_pooled_trains_the_observational_setting_alone(here, check, tmp_path):
     """No gradient reaches the interventional weights; the images lie in memory-mapped files meanwhile."""
     options = ["--pooled", "--output_dir", "out", "--cache_dir", "cache", *QUICK[:-2], "--score_samples", "0"]
@@ -329,6 +334,10 @@ def test_pooled_trains_the_observational_setting_alone(here, check, tmp_path):
             "--train_mode finetune trains the base through its decoder: use --objective pixel",
         ),
         (["--train_mode", "end_to_end", "--objective", "pixel"], "a 'nvae' base cannot be made from scratch here"),
+        (
+            ["--train_mode", "end_to_end", "--objective", "pixel", "--module", "out"],
+            "--train_mode end_to_end starts from scratch: leave out --module and --base_checkpoint",
+        ),
         (["--module", "nowhere"], "'nowhere' is neither a local folder nor a Hub repository"),
     ],
 )
