@@ -121,7 +121,15 @@ CPU = {
     "evaluation": {"samples": 1000},
 }
 EPOCH = 7 * 35_000 // 512  # steps, of 70% of 50,000 images of each context
-PAPERS_MODULE = {"form": "reduced", "reference": True, "free_blocks": 0, "inversion_width": 0, "objective": "pixel"}
+PAPERS_MODULE = {
+    "objective": "pixel",
+    "reference": True,
+    "form": "reduced",
+    "noise_width": 32,
+    "concept_width": 8,
+    "free_blocks": 0,
+    "inversion_width": 0,
+}
 PAPER = {
     "data": {"samples_per_context": 50_000, "val_fraction": 0.3},
     "training": {
@@ -139,7 +147,7 @@ PAPER = {
     "frozen": PAPERS_MODULE,
     "finetune": PAPERS_MODULE,
     "joint": PAPERS_MODULE,
-    "evaluation": {"samples": 5000, "projections": 50},
+    "evaluation": {"samples": 1280, "projections": 50},
 }
 BUDGETS: dict[str, dict[str, dict[str, Any]]] = {"smoke": SMOKE, "cpu": CPU, "paper": PAPER}
 

@@ -1,13 +1,19 @@
 """recipes/reproduce.py as a user runs it: killed half-way, run again, and its table."""
 
 import csv
+import importlib.util
 import json
 import os
 import signal
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from context_module.arguments import parse_arguments
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 SMOKE = ["--table", "quad_dependent", "--budget", "smoke", "--output_dir", "out", "--jobs", "2"]
 FOLDER = "out/quad_dependent-smoke"
 
@@ -71,3 +77,37 @@ def test_a_failed_run_is_named_and_the_table_is_written(here, check, tmp_path):
 )
 def test_errors(argv, message, here, check):
     assert message in check.failed(here("reproduce.py", *argv))
+
+
+def load(name, monkeypatch):
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, script)  # where dataclasses look annotations up
+    spec.loader.exec_module(script)
+    return script
+
+
+@pytest.mark.parametrize("table", ["quad", "quad_dependent", "mnist"])
+@pytest.mark.parametrize("budget", ["smoke", "cpu", "paper"])
+def test_every_budget_calls_recipes_as_they_are(table, budget, monkeypatch, tmp_path):
+    reproduce = load("reproduce", monkeypatch)
+    arguments = {
+        name: getattr(load(name, monkeypatch), f"{name.capitalize()}Arguments")
+        for name in ("pretrain", "finetune", "evaluate")
+    }
+    args = reproduce.ReproduceArguments(table=table, budget=budget, data_options=["resolution=28"])
+    runs = reproduce.runs_of_seed(args, tmp_path, 3)
+    assert tuple(runs) == reproduce.METHODS
+    names = {run.name for run in runs.values()}
+    for run in runs.values():
+        assert set(run.needs) <= names
+        for command in run.commands:
+            script, *words = command.argv
+            parsed = parse_arguments(arguments[Path(script).stem], description="", argv=words)
+            assert str(command.result).startswith(str(run.folder))
+            if command.resumable:
+                assert (parsed.seed, parsed.data_options) == (3, ["resolution=28"])
+                assert command.result == Path(parsed.output_dir) / "result.json"
+    trained = parse_arguments(arguments["finetune"], description="", argv=runs["CM (frozen)"].commands[0].argv[1:])
+    assert trained.reference == (budget == "paper")
+    assert (trained.max_train_steps > 40_000) == (budget == "paper")
