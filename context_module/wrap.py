@@ -360,10 +360,11 @@ def wrap_decoder(base: object, concepts: Iterable[str], **options: Any) -> Conte
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a block of code, then the mode it had: generating must not move batch-norm statistics."""
-    training = model.training
+    """Eval mode for a block of code, then every part its own: generating must not move batch-norm statistics."""
+    modes = {part: part.training for part in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for part, training in modes.items():
+            part.training = training

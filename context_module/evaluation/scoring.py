@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from context_module.adapters.base import DecoderAdapter
@@ -18,7 +16,7 @@ from context_module.evaluation.generated import base_images, model_images, real_
 from context_module.evaluation.result import ContextScores, Evaluation
 from context_module.evaluation.whole import WHOLE_METRICS, inapplicable, whole_scores
 from context_module.metrics.concept_accuracy import train_concept_classifier
-from context_module.wrap import ContextualDecoder
+from context_module.wrap import ContextualDecoder, evaluating
 
 __all__ = ["METRICS", "evaluate"]
 
@@ -92,7 +90,7 @@ def evaluate(
     wholes: dict[str, Any] = {}
     scored = parts if by_context else {}
     with (
-        _eval_mode(model),
+        evaluating(model),
         tqdm(total=len(scored) + len(whole), desc="evaluating", unit="part", disable=not progress) as bar,
     ):
         generator = torch.Generator().manual_seed(seed)
@@ -140,15 +138,3 @@ def _refuse(skipped: dict[str, str], metrics: Iterable[str] | None) -> None:
     """What was asked for by name is not passed over."""
     if metrics is not None and skipped:
         raise DataError("; ".join(f"{metric} cannot be measured: {reason}" for metric, reason in skipped.items()))
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a block of code, then every part the mode it had: an adapter and its net may differ."""
-    modes = {part: part.training for part in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training

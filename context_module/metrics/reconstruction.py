@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -74,10 +73,7 @@ def reconstruction_bits(
         model = base = adapt(model)
         masks = torch.zeros(len(images), 0)
     nats = []
-    with ExitStack() as stack:
-        # innermost parts first, so that each gets its own mode back: an adapter may be in training mode, its net not
-        for part in reversed(list(model.modules())):
-            stack.enter_context(evaluating(part))
+    with evaluating(model):
         for x, mask in zip(_batches(images, batch_size), masks.split(batch_size), strict=True):
             base.check_images(x)
             x = x.to(base.device)
