@@ -19,32 +19,19 @@ __all__ = ["LatentObjective", "PixelObjective"]
 class PixelObjective(nn.Module):
     """The ELBO in pixel space: -log p(x | e) + beta KL(q(z | x, m) || N(0, I)) + KL of the base's deeper latents.
 
-    With `matching` it is joined by the distance between the decoder inputs of images and as many generated ones, as in
-    `LatentObjective`.
-
     Args:
         model: the wrapped base.
         beta: weight of the noise's KL.
         warmup_share: share of the training over which beta rises linearly from zero, so that the noise learns to carry
             the image before it is asked to be cheap.
-        matching: weight of the matching term.
         frozen_share: share of the training in which an unfrozen base stands still (the paper's fine-tuning: 0.2).
-        projections: random directions of the matching term.
     """
 
     def __init__(
-        self,
-        model: ContextualDecoder,
-        *,
-        beta: float = 1.0,
-        warmup_share: float = 0.3,
-        matching: float = 0.0,
-        frozen_share: float = 0.0,
-        projections: int = 64,
+        self, model: ContextualDecoder, *, beta: float = 1.0, warmup_share: float = 0.3, frozen_share: float = 0.0
     ) -> None:
         super().__init__()
-        self.model, self.beta, self.warmup_share = model, beta, warmup_share
-        self.matching, self.frozen_share, self.projections = matching, frozen_share, projections
+        self.model, self.beta, self.warmup_share, self.frozen_share = model, beta, warmup_share, frozen_share
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         """Losses of one batch.
@@ -59,21 +46,12 @@ class PixelObjective(nn.Module):
         beta, still = _warm(self, self.beta, progress), self.training and progress < self.frozen_share
         with self.model.frozen_base() if still else nullcontext():
             out = self.model(batch["x"], batch["mask"], beta=beta)
-        losses = {
+        return {
             "loss": out.loss,
             "neg_log_likelihood": out.neg_log_likelihood,
             "kl_noise": out.kl_noise,
             "kl_base": out.kl_base,
         }
-        if self.matching:
-            latents = torch.stack([out.latent, self.model.sample_latent(batch["mask"])]).flatten(2).float()
-            spread, center = torch.std_mean(latents[0].detach(), dim=0)
-            real, generated = (latents - center) / spread.clamp_min(1e-4)
-            directions = _directions(torch.ones_like(center), self.projections)
-            distance = _distance(real, generated, batch["mask"], directions)
-            losses["loss"] = out.loss + self.matching * distance
-            losses["matching"] = distance.expand_as(out.loss)
-        return losses
 
 
 class LatentObjective(nn.Module):
@@ -148,8 +126,7 @@ class LatentObjective(nn.Module):
             0.5 * ((target - predicted) / scale).square() + scale.log() + 0.5 * math.log(2 * math.pi)
         ).sum(1)
         generated = self._standardised(module(torch.randn_like(posterior.mean), mask).flatten(1).float())
-        # dimensions the base does not use are all noise and would drown the others
-        directions = _directions(self.signal, self.projections)
+        directions = self._directions()
         distance = _distance(target, generated + scale * torch.randn_like(generated), mask, directions)
         loss = neg_log_likelihood + _warm(self, self.beta, progress) * kl_noise + self.matching * distance
         loss = loss + self.sparsity * module.intervention.effect_norms().sum()
@@ -163,10 +140,10 @@ class LatentObjective(nn.Module):
     def _standardised(self, latent: Tensor) -> Tensor:
         return (latent - self.center) / self.spread
 
-
-def _directions(weight: Tensor, projections: int) -> Tensor:
-    """Random unit vectors (D, projections), their coordinates drawn with standard deviations `weight` (D,)."""
-    return F.normalize(torch.randn(len(weight), projections, device=weight.device) * weight[:, None], dim=0)
+    def _directions(self) -> Tensor:
+        """Random unit vectors (D, projections): those that the base uses, lest the others' noise drown them."""
+        directions = torch.randn(len(self.signal), self.projections, device=self.signal.device)
+        return F.normalize(directions * self.signal[:, None], dim=0)
 
 
 def _distance(real: Tensor, generated: Tensor, mask: Tensor, directions: Tensor) -> Tensor:

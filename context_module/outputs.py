@@ -21,7 +21,6 @@ class ContextualOutput:
         kl_noise: KL(q(z | x, context) || N(0, I)).
         kl_base: KL of the base's latents: of the decoder input, for a module with latent noise before a base with a
             probabilistic encoder, and of the deeper ones, if there are any.
-        latent: the decoder input (B, *latent_shape).
         decoding: the base's decoding, for its mean, samples and density.
     """
 
@@ -29,7 +28,6 @@ class ContextualOutput:
     neg_log_likelihood: Tensor
     kl_noise: Tensor
     kl_base: Tensor
-    latent: Tensor
     decoding: Decoding
 
     @property

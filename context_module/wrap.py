@@ -119,7 +119,7 @@ class ContextualDecoder(nn.Module):
         kl_noise, kl_base = standard_normal_kl(posterior), kl_latent + decoding.kl
         neg_log_likelihood = -decoding.log_prob(x)
         loss = neg_log_likelihood + beta * kl_noise + kl_base
-        return ContextualOutput(loss, neg_log_likelihood, kl_noise, kl_base, latent, decoding)
+        return ContextualOutput(loss, neg_log_likelihood, kl_noise, kl_base, decoding)
 
     def posterior(self, x: Tensor, contexts: ContextsLike | None = None) -> Normal:
         """q(z | x, context), a `torch.distributions.Normal` over the noise (B, (K+F) w_z).
@@ -129,11 +129,6 @@ class ContextualDecoder(nn.Module):
         self.base.check_images(x)
         mask = self._mask(OBSERVATIONAL if contexts is None else contexts, len(x))
         return self.posterior_heads(self._encode(x).features, mask)
-
-    def sample_latent(self, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Decoder inputs (B, *latent_shape) from fresh noise, one per row of the bool mask (B, K); differentiable."""
-        noise = self.module.sample_noise(len(mask), 1.0, generator)
-        return self._draw_latent(self._latent_mean(noise, mask), 1.0, generator)
 
     @torch.no_grad()
     def generate(

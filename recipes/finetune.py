@@ -70,10 +70,7 @@ class FinetuneArguments(TrainingArguments):
         None, help="decoder inputs are Gaussian around the module's; default: with the latent objective"
     )
     beta: float | None = argument(None, help="weight of the noise's KL; default: 0.2 for latent, 1 for pixel")
-    matching: float | None = argument(
-        None,
-        help="weight of matching generated to encoded embeddings, per context; default: 300 for latent, 0 for pixel",
-    )
+    matching: float = argument(300.0, help="latent: weight of matching generated to encoded embeddings, per context")
     sparsity: float = argument(1.0, help="latent: weight of the norms of the learned edges between concepts")
     score_samples: int = argument(
         1000, help="images per composition in the table, at most half of its own; 0: no table"
@@ -154,16 +151,18 @@ def main(argv: list[str] | None = None) -> None:
         score_samples = min(score_samples, int(data.held_out.labels.bincount().min()) // 2)
 
     model.base.to(accelerator.device)
-    given = {name: getattr(args, name) for name in ("beta", "matching") if getattr(args, name) is not None}
+    beta = {} if args.beta is None else {"beta": args.beta}
     objective: LatentObjective | PixelObjective
     if args.objective == "latent":
         train_data, val_data = (
             encode_dataset(model.base, part, progress=accelerator.is_main_process) for part in (train_data, val_data)
         )
-        objective = LatentObjective(model, train_data, start=not args.module, sparsity=args.sparsity, **given)
+        objective = LatentObjective(
+            model, train_data, start=not args.module, matching=args.matching, sparsity=args.sparsity, **beta
+        )
     else:
         frozen_share = args.frozen_share if args.train_mode == "finetune" else 0.0
-        objective = PixelObjective(model, frozen_share=frozen_share, **given)
+        objective = PixelObjective(model, frozen_share=frozen_share, **beta)
     trainer = Trainer(
         accelerator,
         args,
