@@ -26,11 +26,11 @@ from context_module.adapters.base import DecoderAdapter, get_adapter
 from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.checkpoints import CONFIG_NAME, fingerprint
 from context_module.contexts import OBSERVATIONAL
-from context_module.data import ArrayContextDataset, ContextData
+from context_module.data import ContextData
 from context_module.data.arguments import DataArguments
-from context_module.data.base import ContextDataset
 from context_module.errors import CheckpointError, DataError, OutputExistsError
 from context_module.evaluation import METRICS, Evaluation, evaluate, summary_table
+from context_module.evaluation.generated import base_images, model_images
 from context_module.figures import edge_map, training_curves
 from context_module.files import CONFIG_FILE, read_json, write_atomically, write_json
 from context_module.grids import contexts_on_one_noise
@@ -65,8 +65,8 @@ def settings(args: EvaluateArguments) -> dict[str, Any]:
     """How the model was trained, as far as it is recorded; flags that name data win."""
     recorded = Path(args.model) / "arguments.json"
     run = read_json(recorded) if recorded.is_file() else {}
-    of_data = {field.name: field.name for field in fields(DataArguments)} | {"seed": "data_seed"}
-    of_data |= {"val_fraction": "val_fraction"}
+    of_data = {name: name for name in (*(field.name for field in fields(DataArguments)), "val_fraction")}
+    of_data["seed"] = "data_seed"
     if args.data not in (None, run.get("data")):  # what is recorded is about other data
         run = {name: value for name, value in run.items() if name not in (*of_data, "contexts")}
     given = {name: getattr(args, flag) for name, flag in of_data.items()}
@@ -104,22 +104,17 @@ def load_real(args: EvaluateArguments, run: Mapping[str, Any], image_shape: tupl
 
 def with_validation(data: ContextData, run: Mapping[str, Any]) -> ContextData:
     """Data without a test part: what its training kept for validation, and never trained on, takes that place."""
-    # numbers in place of images, to learn which of them the training's split kept
-    numbers: ContextDataset = ArrayContextDataset(
-        torch.zeros(len(data.train), 1, 1, 1, dtype=torch.uint8),
-        *(data.train.labels, data.train.context_names, data.train.concepts),
-        *(torch.arange(len(data.train), dtype=torch.float64)[:, None], ["number"]),
-    )
-    groups = [numbers.pooled() if run.get("pooled") else numbers]
-    if trained_on := run.get("contexts"):  # a base that learned from these alone
-        others = [context for context in data.train.context_names if context not in trained_on]
-        groups = [numbers.only(contexts) for contexts in (trained_on, others) if contexts]
-    kept = [group.split(run.get("val_fraction", 0.05), seed=run.get("seed", 0))[0].factors for group in groups]
-    seen = torch.cat([part.flatten().long() for part in kept if part is not None])
-    unseen = torch.ones(len(data.train), dtype=torch.bool)
-    unseen[seen] = False
-    train, test = (data.train.subset(part.nonzero().flatten()) for part in (~unseen, unseen))
-    return replace(data, train=train, test=test)
+    images = data.train.pooled() if run.get("pooled") else data.train
+    learned = run.get("contexts") or images.context_names  # the training split these; the others are split here
+    train, test = [], []
+    for contexts in (learned, [context for context in images.context_names if context not in learned]):
+        if contexts:
+            numbers = torch.tensor([context in contexts for context in images.context_names])[images.labels].nonzero()
+            split = images.only(contexts).split_indices(run.get("val_fraction", 0.05), seed=run.get("seed", 0))
+            for part, indices in zip((train, test), split, strict=True):
+                part.append(numbers.flatten()[indices])
+    seen, unseen = (data.train.subset(torch.cat(part).sort().values) for part in (train, test))
+    return replace(data, train=seen, test=unseen)
 
 
 def pictures(
@@ -135,13 +130,10 @@ def pictures(
         assert part is not None
         real = part.select(context, min(PICTURED, 2 * scored.samples))
         if isinstance(model, ContextualDecoder):
-            do = OBSERVATIONAL if pooled else context
-            generated = model.generate(len(real), do=do, generator=generator)
+            generated = model_images(model, len(real), context, generator, len(real), pooled=pooled)
         else:
-            latent = model.sample_latent(len(real), generator)
-            with torch.no_grad():
-                generated = model.decode(latent, generator=generator).mean
-        shown[context] = (real, generated.cpu())
+            generated = base_images(model, len(real), generator, len(real))
+        shown[context] = (real, generated)
     return shown
 
 

@@ -123,10 +123,8 @@ class ContextDataset(LabelledDataset, ABC):
             ConceptError: for an unknown concept.
             DataError: for a context that is not in this data set, or more images than it has.
         """
-        name = self.concepts.name(context)
-        if name not in self.context_names:
-            raise DataError(f"no images of context {name!r}; contexts here: {', '.join(self.context_names)}")
-        found = (self.labels == self.context_names.index(name)).nonzero().flatten()
+        label = self._label_of(context)
+        name, found = self.context_names[label], (self.labels == label).nonzero().flatten()
         if n is not None and not 0 < n <= len(found):
             raise DataError(f"cannot select {n} images of context {name!r}: expected 1 to {len(found)}")
         return self.read(self._rows[found[:n]])
@@ -150,13 +148,13 @@ class ContextDataset(LabelledDataset, ABC):
             ConceptError: for an unknown concept.
             DataError: for a context that is not in this data set.
         """
-        names = [self.concepts.name(context) for context in contexts]
-        if unknown := [name for name in names if name not in self.context_names]:
-            raise DataError(f"no images of context {unknown[0]!r}; contexts here: {', '.join(self.context_names)}")
+        chosen = [self._label_of(context) for context in contexts]
         order = torch.full((len(self.context_names),), -1)
-        order[[self.context_names.index(name) for name in names]] = torch.arange(len(names))
+        order[chosen] = torch.arange(len(chosen))
         kept = (order[self.labels] >= 0).nonzero().flatten()
-        return self._relabelled(names, order[self.labels[kept]], self._rows[kept])
+        return self._relabelled(
+            [self.context_names[label] for label in chosen], order[self.labels[kept]], self._rows[kept]
+        )
 
     def pooled(self) -> Self:
         """A view of all images as observational ones: what a model learns from that is not told of contexts."""
@@ -175,6 +173,11 @@ class ContextDataset(LabelledDataset, ABC):
         Raises:
             DataError: for a fraction outside (0, 1), or a context of one image: each side gets at least one.
         """
+        train, val = self.split_indices(val_fraction, seed)
+        return self.subset(train), self.subset(val)
+
+    def split_indices(self, val_fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """The numbers of the images on either side of `split`, int64, ascending; errors as there."""
         if not 0 < val_fraction < 1:
             raise DataError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
         train, val = [], []
@@ -186,7 +189,13 @@ class ContextDataset(LabelledDataset, ABC):
             shuffled = found[np.random.default_rng([seed, label]).permutation(len(found))]
             val.append(shuffled[:n_val])
             train.append(shuffled[n_val:])
-        return self.subset(torch.cat(train).sort().values), self.subset(torch.cat(val).sort().values)
+        return torch.cat(train).sort().values, torch.cat(val).sort().values
+
+    def _label_of(self, context: str | Iterable[str]) -> int:
+        name = self.concepts.name(context)
+        if name not in self.context_names:
+            raise DataError(f"no images of context {name!r}; contexts here: {', '.join(self.context_names)}")
+        return self.context_names.index(name)
 
     def _check_labels(self) -> None:
         if self.labels.ndim != 1 or (

@@ -125,3 +125,10 @@ def test_factors_that_do_not_fit():
         ArrayContextDataset(
             torch.zeros(2, 1, 2, 2, dtype=torch.uint8), [0, 0], ["obs"], ["a"], torch.zeros(2, 3), ["f"]
         )
+
+
+def test_the_numbers_of_a_split_are_those_of_its_views():
+    data = dataset()
+    for indices, view in zip(data.split_indices(0.3, seed=1), data.split(0.3, seed=1), strict=True):
+        assert torch.equal(data.factors[indices], view.factors)
+        assert indices.tolist() == sorted(indices.tolist())
