@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from context_module.draws import draw_normal
-from context_module.errors import CheckpointError, ContextModuleError, ShapeError
+from context_module.errors import CheckpointError, ContextModuleError, LoraError, ShapeError
 
 __all__ = [
     "DecoderAdapter",
@@ -151,6 +151,13 @@ class DecoderAdapter(nn.Module, ABC):
         """Write the base so that `load` reads it. Families that do not write this cannot train with a module."""
         raise CheckpointError(f"a {self.name!r} base cannot be saved by this library")
 
+    def decoder_parts(self) -> list[nn.Module]:
+        """The submodules that `decode` runs and `encode` does not: LoRA adapts layers in them."""
+        raise LoraError(
+            f"a {self.name!r} base does not say which of its parts decode, so it takes no LoRA: write "
+            f"{type(self).__name__}.decoder_parts"
+        )
+
     @abstractmethod
     def encode(self, x: Tensor) -> Encoding:
         """Encode images (B, C, H, W) with values in [0, 1]."""
@@ -212,6 +219,7 @@ _BUILT_IN = {
     "nvae": "context_module.adapters.nvae.adapter:NVAEAdapter",
     "lightweight": "context_module.adapters.lightweight:LightweightAdapter",
     "modules": "context_module.adapters.modules:ModulesAdapter",
+    "diffusers": "context_module.adapters.diffusers:DiffusersAdapter",
 }
 _GROUP = "context_module.adapters"
 _registered: dict[str, type[DecoderAdapter]] = {}

@@ -150,6 +150,9 @@ class LightweightAdapter(DecoderAdapter):
     def save(self, directory: str | Path) -> None:
         self.net.save_pretrained(directory)
 
+    def decoder_parts(self) -> list[nn.Module]:
+        return [self.net.decoder]
+
     def encode(self, x: Tensor) -> Encoding:
         return Encoding(*self.net.encode(x))
 

@@ -56,6 +56,9 @@ class ModulesAdapter(DecoderAdapter):
             if tuple(logits.shape[1:]) != tuple(image_shape):
                 raise ShapeError(f"the decoder gives images of shape {tuple(logits.shape[1:])}, not {image_shape}")
 
+    def decoder_parts(self) -> list[nn.Module]:
+        return [self.decoder]
+
     def encode(self, x: Tensor) -> Encoding:
         embedding = self.latent.normalise(self.encoder(x))
         return Encoding(features=embedding.flatten(1), mean=embedding)

@@ -2,7 +2,8 @@
 
     accelerate launch recipes/pretrain.py --base nvae --data quad --resolution 32 --output_dir outputs/base
 
-The result is a folder for ``recipes/finetune.py --base_checkpoint``: config.json and model.safetensors.
+The result is a folder for ``recipes/finetune.py --base_checkpoint``: config.json and the weights, in
+safetensors.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.base import DecoderAdapter, adapt
-from context_module.adapters.lightweight import LightweightAdapter, LightweightObjective, LightweightVAE
-from context_module.adapters.nvae import NVAE, NVAEConfig, NVAEObjective
+from context_module.adapters.base import DecoderAdapter
+from context_module.adapters.diffusers import AutoencoderKLObjective, DiffusersAdapter
+from context_module.adapters.lightweight import LightweightAdapter, LightweightObjective
+from context_module.adapters.nvae import NVAE, NVAEAdapter, NVAEConfig, NVAEObjective
 from context_module.arguments import argument, parse_arguments, run_recipe
+from context_module.data.base import ContextDataset
 from context_module.grids import labelled_grid
 from context_module.run_directory import RunDirectory
 from context_module.training import Trainer, make_accelerator
@@ -28,12 +31,12 @@ from context_module.training_arguments import TrainingArguments
 class PretrainArguments(TrainingArguments):
     """The flags of this recipe."""
 
-    base: Literal["nvae", "lightweight"] = argument("nvae", help="family of the base")
+    base: Literal["nvae", "lightweight", "diffusers"] = argument("nvae", help="family of the base")
     resolution: int | None = argument(None, help="height and width of the images; default: the data's own")
     contexts: list[str] = argument([], help="training contexts to learn from, their labels unused; default: all")
     learning_rate: float = argument(1e-2, help="peak learning rate; it falls to 1%% along a cosine")
     max_grad_norm: float = argument(200.0, help="gradients are clipped to this norm")
-    beta: float = argument(1.0, help="lightweight: weight of the KL")
+    beta: float = argument(1.0, help="lightweight, diffusers: weight of the KL")
     channels: int = argument(16, help="nvae: channels at the images' size; doubled by every halving of it")
     num_scales: int = argument(2, help="nvae: resolutions that hold latents")
     groups_per_scale: int = argument(1, help="nvae: latent groups of every scale")
@@ -45,11 +48,14 @@ class PretrainArguments(TrainingArguments):
     spectral_weight: float = argument(1e-2, help="nvae: weight of the spectral and batch-norm regularisers")
 
 
-def build(args: PretrainArguments, image_shape: tuple[int, int, int]) -> tuple[NVAE | LightweightVAE, nn.Module]:
-    """The network and its objective."""
+def build(args: PretrainArguments, image_shape: tuple[int, int, int]) -> tuple[DecoderAdapter, nn.Module]:
+    """The base and its objective."""
     if args.base == "lightweight":
-        net = LightweightAdapter.fresh(image_shape).net
-        return net, LightweightObjective(net, args.beta)
+        lightweight = LightweightAdapter.fresh(image_shape)
+        return lightweight, LightweightObjective(lightweight.net, args.beta)
+    if args.base == "diffusers":
+        autoencoder = DiffusersAdapter.fresh(image_shape)
+        return autoencoder, AutoencoderKLObjective(autoencoder, args.beta)
     channels, height, width = image_shape
     if height != width:
         raise ValueError(f"an NVAE takes square images, got {height}x{width}: set --resolution")
@@ -71,7 +77,12 @@ def build(args: PretrainArguments, image_shape: tuple[int, int, int]) -> tuple[N
         ops=args.ops,
     )
     net = NVAE(config)
-    return net, NVAEObjective(net, args.spectral_weight)
+    return NVAEAdapter(net), NVAEObjective(net, args.spectral_weight)
+
+
+def few(data: ContextDataset, n: int) -> Tensor:
+    """The first n images of every context, in one tensor."""
+    return torch.cat([data.select(context)[:n] for context in data.context_names])
 
 
 @torch.no_grad()
@@ -93,9 +104,8 @@ def main(argv: list[str] | None = None) -> None:
     data = args.load(resolution=args.resolution)
     images = data.train.only(args.contexts) if args.contexts else data.train
     train_data, val_data = images.split(args.val_fraction, seed=args.seed)
-    net, objective = build(args, data.train.image_shape)
-    base = adapt(net)
-    examples = torch.cat([val_data.select(context)[:2] for context in val_data.context_names])
+    base, objective = build(args, data.train.image_shape)
+    examples = few(val_data, 2)
     trainer = Trainer(
         accelerator,
         args,
@@ -103,14 +113,17 @@ def main(argv: list[str] | None = None) -> None:
         objective,
         train_data,
         val_data,
-        optimizer=torch.optim.Adamax if args.base == "nvae" else torch.optim.Adam,
+        optimizer=torch.optim.Adam if args.base == "lightweight" else torch.optim.Adamax,
         preview=lambda: labelled_grid(preview(base, examples)),
     )
     result = trainer.train()
     if accelerator.is_main_process:
-        net.eval().save_pretrained(run.path)
+        base.eval()
+        if isinstance(base, DiffusersAdapter):
+            base.calibrate(few(val_data, 50))
+        base.save(run.path)
         run.finish(dataclasses.asdict(result))
-        parameters = sum(parameter.numel() for parameter in net.parameters())
+        parameters = sum(parameter.numel() for parameter in base.parameters())
         print(
             f"{run.path}: {args.base} with {parameters:,d} parameters, best validation loss {result.loss:.1f} nats "
             f"per image at step {result.best_step} of {result.steps}, {result.seconds:.0f} s"

@@ -50,8 +50,21 @@ def tiny_nvae():
     return NVAE(config)
 
 
+def tiny_autoencoder_kl():
+    from diffusers import AutoencoderKL  # seconds, for the tests that need it
+
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    sizes = {"block_out_channels": (4, 8), "norm_num_groups": 2, "latent_channels": 2, "sample_size": 8}
+    return AutoencoderKL(**blocks, **sizes, scaling_factor=0.5, shift_factor=0.1)
+
+
 # name of the family -> what a user passes as the base; a new family gets all generic tests by a row here
-TINY_BASES = {"lightweight": lambda: LightweightVAE("conv3"), "modules": tiny_modules, "nvae": tiny_nvae}
+TINY_BASES = {
+    "diffusers": tiny_autoencoder_kl,
+    "lightweight": lambda: LightweightVAE("conv3"),
+    "modules": tiny_modules,
+    "nvae": tiny_nvae,
+}
 
 
 @pytest.fixture

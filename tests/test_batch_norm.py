@@ -104,7 +104,8 @@ def test_a_wrapped_base_is_still_the_same_base(family, base, make_base, tmp_path
     before, print_before = state(model), fingerprint(model.base)
     count = readjust_batch_norm(model, lambda: model.generate(4, temperature=0.7), steps=3)
     names = changed(model, before)
-    assert count == len({name.rpartition(".")[0] for name in names}) > 0
+    assert count == len({name.rpartition(".")[0] for name in names})
+    assert (count > 0) == (family != "diffusers")  # group norms have no statistics
     assert all(name.endswith(STATISTICS) for name in names)
     assert not any("encoder" in name for name in names)
     assert fingerprint(model.base) == print_before

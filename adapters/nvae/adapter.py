@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, LatentSpec
+from context_module.adapters.nvae.layers import EncoderCombiner
 from context_module.adapters.nvae.network import NVAE
 from context_module.errors import CheckpointError
 
@@ -59,6 +60,14 @@ class NVAEAdapter(DecoderAdapter):
 
     def save(self, directory: str | Path) -> None:
         self.net.save_pretrained(directory)
+
+    def decoder_parts(self) -> list[nn.Module]:
+        """All that `encode` does not run: the decoder, and in it the posteriors of the deeper latents."""
+        net = self.net
+        parts = [net.dec_tower, net.dec_sampler, net.post_process, net.image_conditional]
+        parts += [layer for layer in net.enc_tower if isinstance(layer, EncoderCombiner)]
+        parts += [*net.enc_sampler[1:], *net.nf_cells[net.config.num_flows :]]
+        return [*parts, net.stem_decoder] if net.config.is_single_group else parts
 
     def encode(self, x: Tensor) -> Encoding:
         self.check_images(x)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from context_module import ContextualDecoder
 from context_module.adapters.base import get_adapter
 
 QUICK = ["--max_train_steps", "3", "--train_batch_size", "14", "--validation_steps", "2", "--logging_steps", "1"]
@@ -53,9 +54,24 @@ def test_lightweight(here, check, tmp_path):
     assert torch.isfinite(base.decode(base.sample_latent(2)).mean).all()
 
 
+def test_diffusers(here, check, tmp_path):
+    argv = ["--resolution", "8", "--samples_per_context", "20", *QUICK]
+    out = check.succeeded(here("pretrain.py", "--base", "diffusers", "--output_dir", "base", *argv))
+    assert "base: diffusers with" in out
+    base = get_adapter("diffusers").load(tmp_path / "base")
+    assert base.image_shape == (3, 8, 8)
+    assert base.latent.scale != 1  # calibrated
+    argv = ["--base", "diffusers", "--base_checkpoint", "base", "--samples_per_context", "20", *QUICK]
+    check.succeeded(here("finetune.py", "--output_dir", "module", "--score_samples", "0", *argv))
+    again = ContextualDecoder.from_pretrained(tmp_path / "module")
+    assert again.base.source == str(tmp_path / "base")
+    assert again.generate(2, do="quad1").shape == (2, 3, 8, 8)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (["--base", "diffusers", "--resolution", "10"], "sides that divide by 4, got 10x10: set --resolution"),
         (
             ["--base", "lightweight", "--resolution", "16"],
             "no lightweight architecture for images of shape (3, 16, 16)",

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from context_module import wrap_decoder
 from context_module.adapters import adapt, get_adapter
-from context_module.adapters.nvae import NVAE, NVAEAdapter
+from context_module.adapters.nvae import NVAE, NVAEAdapter, NVAEConfig
 from context_module.errors import CheckpointError, ShapeError
+from context_module.lora import decoder_layers
 
 MakeNet = Callable[..., NVAE]
 
@@ -97,3 +100,24 @@ def test_images_are_checked(make_net: MakeNet) -> None:
         adapter.encode(torch.rand(2, 1, 8, 8))
     with pytest.raises(ShapeError, match="range"):
         adapter.encode(torch.rand(2, 3, 8, 8) * 255)
+
+
+def test_lora_adapts_what_decodes_in_one_group_and_with_flows():
+    channels = {"latent_channels": 2, "encoder_channels": 4, "decoder_channels": 4}
+    cells = {"preprocess_cells": 1, "postprocess_cells": 1, "encoder_cells": 1, "decoder_cells": 1}
+    options = {"image_size": 8, "likelihood": "bernoulli", "ops": "res_mbconv", **channels, **cells}
+    single = adapt(NVAE(NVAEConfig(num_scales=1, groups_per_scale=1, **options)))
+    assert "net.stem_decoder" in decoder_layers(single)
+    flows = adapt(NVAE(NVAEConfig(num_scales=2, groups_per_scale=1, num_flows=1, **options)).eval())
+    names = decoder_layers(flows)
+    assert any(name.startswith("net.nf_cells.1.") for name in names)
+    assert not any(name.startswith("net.nf_cells.0.") for name in names)
+    model = wrap_decoder(flows, ["a"], noise_width=4, concept_width=3).add_lora()
+    for name, parameter in model.base.named_parameters():
+        if ".lora_" in name:
+            nn.init.normal_(parameter, std=0.2)
+    # masks outlast LoRA: no value of the latent at a pixel depends on a later pixel
+    z = torch.randn(1, 2, 4, 4, requires_grad=True)
+    model.base.net.nf_cells[1].cell1(z)[0, :, 1, 1].sum().backward()
+    assert (z.grad[0, :, 2:] == 0).all()
+    assert (z.grad[0, :, 0] != 0).any()
