@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from context_module.decoder_directions import decoder_directions
 from context_module.encodings import EncodedDataset
+from context_module.graph import acyclicity
+from context_module.interaction import interaction
 from context_module.posterior import standard_normal_kl
 from context_module.wrap import ContextualDecoder
 
-__all__ = ["LatentObjective", "PixelObjective"]
+__all__ = ["EmbeddingObjective", "LatentObjective", "PixelObjective"]
 
 
 class PixelObjective(nn.Module):
@@ -54,27 +57,16 @@ class PixelObjective(nn.Module):
         }
 
 
-class LatentObjective(nn.Module):
-    """The same ELBO with the base's own embedding in the image's place, and generated matched to encoded embeddings.
-
-    Encodings are computed once (`context_module.encodings`): the base does not run in training. Three terms:
-
-    - the ELBO of the embedding under N(e, scale^2), e the module's output, with beta before the noise's KL;
-    - matching: the squared sliced Wasserstein distance, context by context, between the batch's embeddings and as many
-      generated from N(0, I) noise. The ELBO alone leaves a gap between the noise that `generate` draws and the noise
-      that images have, and does not show it. Each process and accumulation pass matches its own share of a batch;
-    - sparsity: the sum of the norms of the intervention layer's edges. Single contexts tell an effect along an edge
-      and one straight through the inversion only weakly apart; fewer edges compose better.
+class EmbeddingObjective(nn.Module):
+    """What objectives on encodings share: targets, standardised by the encodings, and the distance to generated ones.
 
     Args:
         model: a wrapped base with ``latent_noise=True``.
         encodings: those of the training images.
-        start: start the module from the encodings' mean and spread; not for one that is trained already.
-        beta, warmup_share: as for `PixelObjective`.
-        matching, sparsity: weights of these terms.
         posterior_share: the embedding modelled is the posterior's mean plus this share of its noise. With none,
             details that the decoder never sees would be modelled; with all, the noise would drown the image.
-        projections: random directions of the matching term.
+        projections: random directions of the distance.
+        others: decoder inputs to tell from the encodings, if those the module starts from differ in ways of their own.
 
     Raises:
         ValueError: for a model without latent noise.
@@ -82,7 +74,77 @@ class LatentObjective(nn.Module):
 
     center: Tensor
     spread: Tensor
-    signal: Tensor
+    directions: Tensor
+
+    def __init__(
+        self,
+        model: ContextualDecoder,
+        encodings: EncodedDataset,
+        posterior_share: float,
+        projections: int,
+        others: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if not model.config.latent_noise:
+            raise ValueError("the latent objective models the decoder input: wrap the base with latent_noise=True")
+        self.model, self.posterior_share, self.projections = model, posterior_share, projections
+        center, signal, noise = encodings.moments()
+        # dimensions the base does not use keep their tiny signal beside their noise, instead of being blown up
+        spread = (signal + posterior_share**2 * noise).sqrt().clamp_min(1e-4)
+        device = model.module.inversion.linear.weight.device
+        self.register_buffer("center", center.to(device), persistent=False)
+        self.register_buffer("spread", spread.to(device), persistent=False)
+        directions = decoder_directions(model.base, encodings, others=others)
+        self.register_buffer("directions", directions.to(device), persistent=False)
+
+    def _target(self, batch: dict[str, Tensor]) -> Tensor:
+        """The embeddings to model, standardised (B, D)."""
+        noise_std = (0.5 * batch["log_var"].flatten(1)).exp() * self.posterior_share
+        return self._standardised(batch["mean"].flatten(1) + noise_std * torch.randn_like(noise_std))
+
+    def _standardised(self, latent: Tensor) -> Tensor:
+        return (latent - self.center) / self.spread
+
+    def _directions(self) -> Tensor:
+        """Random directions (D, projections) of standardised embeddings, as pictures show them."""
+        weights = torch.randn(self.directions.shape[1], self.projections, device=self.directions.device)
+        return self.spread[:, None] * (self.directions @ weights)
+
+    def _distance(self, real: Tensor, generated: Tensor, mask: Tensor) -> Tensor:
+        """Squared sliced Wasserstein distance (B, D) to (B, D) within each context, averaged over the samples."""
+        directions = self._directions()
+        real, generated = real @ directions, generated @ directions
+        mask = F.pad(mask, (0, 1))  # without concepts there is one context, too
+        rows = [(mask == context).all(dim=1) for context in mask.unique(dim=0)]
+        gaps = [(real[row].sort(0).values - generated[row].sort(0).values).square().mean(1).sum() for row in rows]
+        return torch.stack(gaps).sum() / len(real)
+
+
+class LatentObjective(EmbeddingObjective):
+    """The same ELBO with the base's own embedding in the image's place, and generated matched to encoded embeddings.
+
+    Encodings are computed once (`context_module.encodings`): the base does not run in training. Five terms:
+
+    - the ELBO of the embedding under N(e, scale^2), e the module's output, with beta before the noise's KL;
+    - matching: the squared sliced Wasserstein distance, context by context, between the batch's embeddings and as many
+      generated from N(0, I) noise. The ELBO alone leaves a gap between the noise that `generate` draws and the noise
+      that images have, and does not show it. Each process and accumulation pass matches its own share of a batch;
+    - interaction: how far the decoder input is from additive in its blocks (`context_module.interaction`), which is
+      what carries over to compositions;
+    - sparsity: the sum of the norms of the intervention layer's edges;
+    - acyclicity: zero if these edges make up an acyclic graph (`context_module.graph.acyclicity`).
+
+    Args:
+        model: a wrapped base with ``latent_noise=True``.
+        encodings: those of the training images.
+        start: start the module from the encodings' mean and spread; not for one that is trained already.
+        beta, warmup_share: as for `PixelObjective`.
+        matching, interaction, sparsity, acyclicity: weights of these terms; all but the first are left out if zero.
+        posterior_share, projections: as for `EmbeddingObjective`.
+
+    Raises:
+        ValueError: for a model without latent noise.
+    """
 
     def __init__(
         self,
@@ -90,33 +152,25 @@ class LatentObjective(nn.Module):
         encodings: EncodedDataset,
         *,
         start: bool = True,
-        beta: float = 0.2,
+        beta: float = 1.5,
         warmup_share: float = 0.3,
         matching: float = 300.0,
-        sparsity: float = 1.0,
+        interaction: float = 30.0,
+        sparsity: float = 0.1,
+        acyclicity: float = 0.0,
         posterior_share: float = 0.3,
         projections: int = 64,
     ) -> None:
-        super().__init__()
-        if not model.config.latent_noise:
-            raise ValueError("the latent objective models the decoder input: wrap the base with latent_noise=True")
-        self.model, self.beta, self.warmup_share = model, beta, warmup_share
-        self.matching, self.sparsity = matching, sparsity
-        self.posterior_share, self.projections = posterior_share, projections
-        mean, variance = encodings.mean.flatten(1), encodings.log_var.flatten(1).exp().mean(0)
-        # dimensions the base does not use keep their tiny signal beside their noise, instead of being blown up
-        spread = (mean.var(0) + posterior_share**2 * variance).sqrt().clamp_min(1e-4)
-        device = model.module.inversion.linear.weight.device
-        self.register_buffer("center", mean.mean(0).to(device), persistent=False)
-        self.register_buffer("spread", spread.to(device), persistent=False)
-        self.register_buffer("signal", (mean.std(0) / spread).to(device), persistent=False)
+        super().__init__(model, encodings, posterior_share, projections)
+        self.beta, self.warmup_share = beta, warmup_share
+        self.matching, self.interaction = matching, interaction
+        self.sparsity, self.acyclicity = sparsity, acyclicity
         if start:
             model.module.fit_latents(self.center, self.spread)
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         """Losses of one batch of an `EncodedDataset`; arguments and result as for `PixelObjective`."""
-        mask, noise_std = batch["mask"], (0.5 * batch["log_var"].flatten(1)).exp() * self.posterior_share
-        target = self._standardised(batch["mean"].flatten(1) + noise_std * torch.randn_like(noise_std))
+        mask, target = batch["mask"], self._target(batch)
         posterior = self.model.posterior_heads(batch["features"], mask)
         kl_noise = standard_normal_kl(posterior)
         module = self.model.module
@@ -126,32 +180,28 @@ class LatentObjective(nn.Module):
             0.5 * ((target - predicted) / scale).square() + scale.log() + 0.5 * math.log(2 * math.pi)
         ).sum(1)
         generated = self._standardised(module(torch.randn_like(posterior.mean), mask).flatten(1).float())
-        directions = self._directions()
-        distance = _distance(target, generated + scale * torch.randn_like(generated), mask, directions)
+        distance = self._distance(target, generated + scale * torch.randn_like(generated), mask)
         loss = neg_log_likelihood + _warm(self, self.beta, progress) * kl_noise + self.matching * distance
-        loss = loss + self.sparsity * module.intervention.effect_norms().sum()
+        shaping = self._shaping_terms(math.ceil(len(mask) / 4))
+        loss = loss + sum(getattr(self, name) * value for name, value in shaping.items())
         return {
             "loss": loss,
             "neg_log_likelihood": neg_log_likelihood,
             "kl_noise": kl_noise,
             "matching": distance.expand_as(loss),
+            **{name: value.expand_as(loss) for name, value in shaping.items()},
         }
 
-    def _standardised(self, latent: Tensor) -> Tensor:
-        return (latent - self.center) / self.spread
-
-    def _directions(self) -> Tensor:
-        """Random unit vectors (D, projections): those that the base uses, lest the others' noise drown them."""
-        directions = torch.randn(len(self.signal), self.projections, device=self.signal.device)
-        return F.normalize(directions * self.signal[:, None], dim=0)
-
-
-def _distance(real: Tensor, generated: Tensor, mask: Tensor, directions: Tensor) -> Tensor:
-    """Squared sliced Wasserstein distance (B, D) to (B, D) within each context, averaged over the samples."""
-    real, generated = real @ directions, generated @ directions
-    rows = [(mask == context).all(dim=1) for context in mask.unique(dim=0)]
-    gaps = [(real[row].sort(0).values - generated[row].sort(0).values).square().mean(1).sum() for row in rows]
-    return torch.stack(gaps).sum() / len(real)
+    def _shaping_terms(self, samples: int) -> dict[str, Tensor]:
+        """The terms of the module alone that have a weight, without it."""
+        norms, terms = self.model.module.intervention.effect_norms(), {}
+        if self.interaction:
+            terms["interaction"] = interaction(self.model.module, samples, self.directions)
+        if self.sparsity:
+            terms["sparsity"] = norms.sum()
+        if self.acyclicity:
+            terms["acyclicity"] = acyclicity(norms)
+        return terms
 
 
 def _warm(objective: PixelObjective | LatentObjective, beta: float, progress: float) -> float:

@@ -11,7 +11,7 @@ import math
 import pickle
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +92,7 @@ class Trainer:
         optimizer: makes the optimiser from parameters and ``lr``.
         after_step: called after every optimiser step, e.g. to project weights.
         preview: draws a picture of the model as it is; called at every validation.
+        monitor: measures more of the model as it is, for the log; called at every validation.
     """
 
     def __init__(
@@ -106,10 +107,11 @@ class Trainer:
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         after_step: Callable[[], None] | None = None,
         preview: Callable[[], Image] | None = None,
+        monitor: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         self.accelerator, self.args, self.run = accelerator, args, run
         self.train_data, self.val_data = train_data, val_data
-        self.after_step, self.preview = after_step, preview
+        self.after_step, self.preview, self.monitor = after_step, preview, monitor
         self.bare = objective
         _check_batch(train_data, args.train_batch_size)
         parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
@@ -254,7 +256,8 @@ class Trainer:
             raise NonFiniteError(
                 f"the validation loss at step {self.step} is {loss} (terms: {terms}); {self._what_is_kept()}"
             )
-        self._log(**{f"val_{name}": value for name, value in means.items()})
+        monitored = self.monitor() if self.monitor is not None and accelerator.is_main_process else {}
+        self._log(**{f"val_{name}": value for name, value in means.items()}, **monitored)
         self.objective.train()
         improved = loss < self.best_loss - args.early_stopping_threshold * abs(loss)
         self.failures = 0 if improved else self.failures + 1

@@ -1,0 +1,72 @@
+"""Directions of a base's latent space as its pictures show them: a linear sketch of the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from context_module.adapters.base import DecoderAdapter
+from context_module.encodings import EncodedDataset
+
+__all__ = ["decoder_directions"]
+
+PICTURES = 2048  # decoded to fit the sketch
+WIDTH = 256  # random directions of the pictures that it keeps
+_BATCH = 128
+_RIDGE = 1e-3  # of the mean diagonal: more latents than pictures have a least-norm fit
+
+
+@torch.no_grad()
+def decoder_directions(
+    base: DecoderAdapter, encodings: EncodedDataset, *, others: Tensor | None = None, seed: int = 0
+) -> Tensor:
+    """A matrix (D, P) whose random combinations are directions of the latent space, as far as pictures show them.
+
+    A sliced distance between pictures projects them on random directions u. As far as the decoder is linear, that is
+    to project decoder inputs on J^T u, with J the decoder's mean Jacobian: the coefficients of a linear regression of
+    the pictures' projections on the latents, drawn from the base's posterior as the decoder was trained on (or near
+    the embedding, for a deterministic encoder). So distances in the latent space weigh what pictures show, and leave
+    out dimensions that the decoder ignores.
+
+    Args:
+        base: its decoder runs on about two thousand latents.
+        encodings: of the training images.
+        others: further decoder inputs (n, *latent_shape) that distances are to tell from these: what pictures of the
+            training images never show, they may.
+        seed: of the latents and directions.
+
+    Returns:
+        float32, on the CPU; ``encodings @ (matrix @ torch.randn(P, n))`` has a mean variance of one. The latents are
+        those that the module makes, normalised and flattened.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(encodings), generator=generator)[:PICTURES].sort().values
+    embeddings, latents, projected, spread = [], [], [], encodings.moments()[1].sqrt()
+
+    def drawn() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in map(encodings.batch, rows.split(_BATCH)):
+            mean, deviation = batch["mean"], (0.5 * batch["log_var"]).exp()
+            if not deviation.any():  # deterministic: a tenth of the embeddings' own spread
+                deviation = 0.1 * spread.view_as(mean[0])
+            yield mean, mean + deviation * torch.randn(mean.shape, generator=generator)
+        for latent in () if others is None else others.cpu().split(_BATCH):
+            yield latent, latent
+
+    sketch = None
+    for mean, latent in drawn():
+        decoded = base.decode(latent.to(base.device, base.dtype), temperature=0.0, generator=generator)
+        pictures = decoded.mean.float().cpu().flatten(1)
+        if sketch is None:
+            sketch = torch.randn(pictures.shape[1], WIDTH, generator=generator)
+        embeddings.append(mean.flatten(1))
+        latents.append(latent.flatten(1))
+        projected.append(pictures @ sketch)
+    x, y = torch.cat(latents), torch.cat(projected)
+    x, y = x - x.mean(0), y - y.mean(0)
+    gram = x @ x.T if len(x) < x.shape[1] else x.T @ x  # the smaller of the two
+    gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
+    directions = x.T @ torch.linalg.solve(gram, y) if len(x) < x.shape[1] else torch.linalg.solve(gram, x.T @ y)
+    seen = torch.cat(embeddings) @ directions
+    return directions / seen.var(0).sum().sqrt().clamp_min(1e-12)

@@ -1,0 +1,166 @@
+"""The learned causal graph among concepts: how strong each edge is, and how far it is from the true one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from context_module.errors import ConceptError, ShapeError
+
+if TYPE_CHECKING:
+    import networkx
+
+    from context_module.module import ContextModule
+
+__all__ = ["CausalGraph", "Edge", "acyclicity", "learned_graph"]
+
+Edge = tuple[str, str]  # cause, effect
+_NEGLIGIBLE = 0.01  # of standard deviations
+
+
+@dataclass(frozen=True, eq=False)
+class CausalGraph:
+    """A weighted directed graph of concepts.
+
+    Where a method takes a `threshold`, an edge counts if it is at least this share, in [0, 1], of the strongest one;
+    below a strength of 0.01 it never does: the strongest may be nothing itself.
+
+    Attributes:
+        concepts: the K names.
+        strengths: (K, K), float, 0 or more; entry [i, j] is how strongly concept j acts on concept i, in standard
+            deviations of what it acts on. The diagonal is not read.
+
+    Raises:
+        ShapeError: for strengths of another shape.
+    """
+
+    concepts: tuple[str, ...]
+    strengths: Tensor
+
+    def __post_init__(self) -> None:
+        size = len(self.concepts)
+        if tuple(self.strengths.shape) != (size, size):
+            raise ShapeError(f"strengths must have shape ({size}, {size}), got {tuple(self.strengths.shape)}")
+
+    def edges(self, threshold: float = 0.2) -> tuple[Edge, ...]:
+        """(cause, effect) pairs, the strongest first; none if no concept acts on another.
+
+        Raises:
+            ValueError: for a threshold outside [0, 1].
+        """
+        return tuple(edge for edge, _ in self._weighted(threshold))
+
+    def to_networkx(self, threshold: float = 0.2) -> networkx.DiGraph:
+        """The graph with all K concepts as nodes, and its edges with their ``strength``.
+
+        Raises:
+            ImportError: if networkx is not installed; torch depends on it.
+        """
+        try:
+            import networkx
+        except ModuleNotFoundError as error:
+            if error.name != "networkx":
+                raise
+            raise ImportError(
+                "this needs networkx, which torch depends on and is missing here: pip install networkx"
+            ) from None
+        graph = networkx.DiGraph()
+        graph.add_nodes_from(self.concepts)
+        graph.add_weighted_edges_from(
+            ((*edge, strength) for edge, strength in self._weighted(threshold)), weight="strength"
+        )
+        return graph
+
+    def differences(self, true_edges: Iterable[Edge], threshold: float = 0.2) -> dict[str, tuple[Edge, ...]]:
+        """What separates this graph from the true one.
+
+        Args:
+            true_edges: (cause, effect) pairs.
+            threshold: see the class.
+
+        Returns:
+            The edges ``missing`` here, those that are ``extra`` here, and those that are ``reversed`` here, as they
+            are in truth; an edge counts as one of these only.
+
+        Raises:
+            ConceptError: for an edge between unknown concepts.
+        """
+        true, learned = dict.fromkeys(true_edges), self.edges(threshold)
+        if unknown := sorted({name for edge in true for name in edge} - set(self.concepts)):
+            raise ConceptError(
+                f"unknown concepts in the true edges: {', '.join(unknown)}; the graph's are {', '.join(self.concepts)}"
+            )
+        reverse = [edge for edge in true if edge not in learned and edge[::-1] in learned and edge[::-1] not in true]
+        missing = [edge for edge in true if edge not in learned and edge not in reverse]
+        extra = [edge for edge in learned if edge not in true and edge[::-1] not in reverse]
+        return {"missing": tuple(missing), "extra": tuple(extra), "reversed": tuple(reverse)}
+
+    def structural_hamming_distance(self, true_edges: Iterable[Edge], threshold: float = 0.2) -> int:
+        """The number of edges to add, to take away or to turn round to reach the true graph; see `differences`."""
+        return sum(map(len, self.differences(true_edges, threshold).values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``strengths`` has a row for each effect and a column for each cause."""
+        return {"concepts": list(self.concepts), "strengths": self.strengths.tolist()}
+
+    def _weighted(self, threshold: float) -> list[tuple[Edge, float]]:
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is a share of the strongest edge: it must lie in [0, 1], got {threshold}")
+        strengths, names = self.strengths.tolist(), self.concepts
+        found = [
+            ((cause, effect), strengths[i][j])
+            for i, effect in enumerate(names)
+            for j, cause in enumerate(names)
+            if i != j and strengths[i][j] >= _NEGLIGIBLE
+        ]
+        found.sort(key=lambda item: -item[1])
+        return [item for item in found if item[1] >= threshold * found[0][1]]
+
+
+@torch.no_grad()
+def learned_graph(module: ContextModule, samples: int = 1000, seed: int = 0) -> CausalGraph:
+    """The graph that a context module has learned, by what its edges do to the decoder inputs.
+
+    The strength of j -> i is the root mean square change of the module's decoder inputs, over observational noise and
+    but for its mean, when the block A_ij alone is set to zero, in standard deviations of these decoder inputs (both
+    root sums over the latent's elements). Unlike the norm of A_ij it does not depend on the scale of concept values.
+
+    Args:
+        module: in eval mode; its weights stay as they are.
+        samples: draws of noise; each possible edge takes one pass of so many.
+        seed: of the noise.
+
+    Raises:
+        ValueError: for fewer than two samples.
+    """
+    if samples < 2:
+        raise ValueError(f"a graph's strengths are standard deviations: samples must be at least 2, got {samples}")
+    config, effects = module.config, module.intervention.effects
+    size, width = len(config.concepts), config.concept_width
+    noise = module.sample_noise(samples, generator=torch.Generator().manual_seed(seed))
+    mask = torch.zeros(samples, size, dtype=torch.bool, device=noise.device)
+    whole = module(noise, mask).float()
+    variances = torch.zeros(size, size)
+    for i in range(size):
+        for j in range(size):
+            if i != j:
+                cut = effects.clone()
+                cut[j * width : (j + 1) * width, i * width : (i + 1) * width] = 0  # A is stored transposed
+                change = whole - functional_call(module, {"intervention.effects": cut}, (noise, mask)).float()
+                variances[i, j] = change.var(0, correction=0).sum()
+    total = whole.var(0, correction=0).sum().cpu().clamp_min(torch.finfo(torch.float32).tiny)
+    return CausalGraph(tuple(config.concepts), (variances / total).sqrt())
+
+
+def acyclicity(norms: Tensor) -> Tensor:
+    """tr exp(N * N) - K of the norms N (K, K) of edges: zero for an acyclic graph, more for stronger cycles.
+
+    Source: Zheng, Aragam, Ravikumar and Xing, 'DAGs with NO TEARS' (NeurIPS 2018).
+    """
+    with torch.autocast(norms.device.type, enabled=False):  # its matrix products are not for half precision
+        return torch.matrix_exp(norms.float().square()).trace() - len(norms)

@@ -1,0 +1,318 @@
+"""The learned graph, the graph that is given, and the penalty on cycles."""
+
+import json
+import math
+import sys
+
+import networkx
+import pytest
+import torch
+
+from context_module import ContextModule, ContextModuleConfig, adapt, wrap_decoder
+from context_module.data import ArrayContextDataset
+from context_module.encodings import encode_dataset
+from context_module.errors import ConceptError, ShapeError
+from context_module.graph import CausalGraph, acyclicity, learned_graph
+from context_module.objectives import LatentObjective
+
+NEEDED = {"concepts": ("a", "b", "c"), "latent_shape": (6,), "num_features": 4}
+FORMS = ("structural", "reduced")
+# strongest first: c -> a, a -> b, c -> b
+GRAPH = CausalGraph(("a", "b", "c"), torch.tensor([[9.0, 0.0, 0.5], [0.2, 9.0, 0.1], [0.05, 0.0, 9.0]]))
+
+
+def make_module(**options):
+    torch.manual_seed(0)
+    return ContextModule(ContextModuleConfig(**NEEDED, noise_width=4, concept_width=2, **options)).eval()
+
+
+def set_edges(module, *edges):
+    """Leave the effects along these edges alone."""
+    names, width = module.config.concepts, module.config.concept_width
+    effects = torch.zeros(3 * width, 3 * width)
+    for cause, effect in edges:
+        i, j = width * names.index(effect), width * names.index(cause)
+        effects[j : j + width, i : i + width] = torch.tensor([[1.0, -0.5], [0.5, 1.0]])
+    module.intervention.effects.data.copy_(effects)
+    return module
+
+
+def observational(module, n):
+    return module.sample_noise(n, generator=torch.Generator().manual_seed(0)), torch.zeros(n, 3, dtype=torch.bool)
+
+
+# --- strengths
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_strength_is_what_an_edge_does_to_the_decoder_inputs(form):
+    """A chain a -> b -> c by hand; in the structural form what a does to b goes on to c."""
+    module = set_edges(make_module(form=form, free_blocks=1), ("a", "b"), ("b", "c"))
+    noise, mask = observational(module, 400)
+    exogenous, out = module.exogenous(noise, mask), module(noise, mask)
+    block = torch.tensor([[1.0, -0.5], [0.5, 1.0]])
+    to_b, to_c = exogenous[:, 0] @ block, exogenous[:, 1] @ block
+    weight = module.inversion.linear.weight
+    further = to_b @ block if form == "structural" else torch.zeros_like(to_b)
+    by_hand = {
+        (1, 0): to_b @ weight[:, 2:4].T + further @ weight[:, 4:6].T,
+        (2, 1): (to_c + further) @ weight[:, 4:6].T,
+    }
+    expected = torch.zeros(3, 3)
+    for entry, change in by_hand.items():
+        expected[entry] = (change.var(0).sum() / out.var(0).sum()).sqrt()
+    torch.testing.assert_close(learned_graph(module, 400).strengths, expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_strengths_do_not_depend_on_the_scale_of_concept_values(form):
+    module = make_module(form=form)
+    module.intervention.effects.data.normal_()
+    strengths, norms = learned_graph(module).strengths, module.intervention.effect_norms()
+    assert (strengths > 0).sum() == 6
+    scale = torch.tensor([1.0, 1.0, 50.0, 50.0, 0.1, 0.1])
+    module.embedding.register_forward_hook(lambda _, args, out: out * scale.view(3, 1, 2))
+    with torch.no_grad():
+        module.intervention.effects.mul_(scale / scale[:, None])
+        module.inversion.linear.weight.div_(scale)
+    torch.testing.assert_close(learned_graph(module).strengths, strengths, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(module.intervention.effect_norms(), norms, rtol=0.5)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_asking_for_the_graph_changes_nothing(make_base, reference):
+    options = {"form": "reduced", "reference": True} if reference else {"inversion_width": 8, "free_blocks": 1}
+    model = wrap_decoder(make_base("modules"), ["a", "b"], noise_width=4, concept_width=2, **options).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(1)
+    first, drawn = model.graph(samples=50, seed=3), torch.rand(1)
+    torch.manual_seed(1)
+    assert drawn == torch.rand(1)
+    assert model.module.training
+    calls = []
+
+    def fails(module, args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    hook = model.module.inversion.register_forward_pre_hook(fails)
+    with pytest.raises(KeyboardInterrupt):
+        model.graph(samples=50)
+    hook.remove()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert isinstance(model.module.intervention.effects, torch.nn.Parameter)
+    assert not first.strengths.requires_grad
+    assert torch.equal(model.graph(samples=50, seed=3).strengths, first.strengths)
+    assert not torch.equal(model.graph(samples=50, seed=4).strengths, first.strengths)
+
+
+def test_decoder_inputs_that_never_change():
+    module = make_module()
+    torch.nn.init.zeros_(module.inversion.linear.weight)
+    assert learned_graph(module).edges(0) == ()
+
+
+def test_no_concepts_no_graph(make_base):
+    graph = wrap_decoder(make_base("modules"), [], free_blocks=1).graph()
+    assert (graph.edges(), graph.strengths.shape) == ((), (0, 0))
+
+
+def test_one_sample_has_no_deviation():
+    with pytest.raises(ValueError, match="samples must be at least 2, got 1"):
+        learned_graph(make_module(), samples=1)
+
+
+# --- edges
+
+
+def test_edges_are_those_near_the_strongest_strongest_first():
+    assert GRAPH.edges() == (("c", "a"), ("a", "b"), ("c", "b"))  # a fifth of the strongest counts
+    assert GRAPH.edges(0.3) == (("c", "a"), ("a", "b"))
+    assert GRAPH.edges(1) == (("c", "a"),)
+    assert GRAPH.edges(0) == (("c", "a"), ("a", "b"), ("c", "b"), ("a", "c"))
+    for threshold in (-0.1, 20, math.nan):
+        with pytest.raises(ValueError, match=r"threshold .* must lie in \[0, 1\], got"):
+            GRAPH.edges(threshold)
+
+
+def test_the_strongest_edge_may_be_nothing():
+    graph = CausalGraph(("a", "b"), torch.tensor([[0.0, 0.009], [0.005, 0.0]]))
+    assert graph.edges() == graph.edges(0) == ()
+    assert graph.structural_hamming_distance([]) == 0
+
+
+def test_strengths_of_another_shape():
+    with pytest.raises(ShapeError, match=r"strengths must have shape \(2, 2\), got \(3, 3\)"):
+        CausalGraph(("a", "b"), torch.zeros(3, 3))
+
+
+def test_as_a_graph_of_networkx():
+    drawn = GRAPH.to_networkx(0.3)
+    assert list(drawn) == ["a", "b", "c"]
+    assert dict(drawn.edges) == {
+        ("c", "a"): {"strength": 0.5},
+        ("a", "b"): {"strength": pytest.approx(0.2)},
+    }
+    assert CausalGraph(("a", "b"), torch.zeros(2, 2)).to_networkx().number_of_nodes() == 2
+
+
+def test_says_how_to_get_networkx(monkeypatch):
+    monkeypatch.setitem(sys.modules, "networkx", None)
+    with pytest.raises(ImportError, match="networkx, which torch depends on .*: pip install networkx"):
+        GRAPH.to_networkx()
+
+
+def test_goes_to_json():
+    content = json.loads(json.dumps(GRAPH.to_dict()))
+    assert content["concepts"] == ["a", "b", "c"]
+    assert content["strengths"][0] == [9.0, 0.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("true", "missing", "extra", "turned"),
+    [
+        ("ca ab cb", "", "", ""),
+        ("ca ab", "", "cb", ""),
+        ("ca ab cb ba", "ba", "", ""),
+        ("ac ab cb", "", "", "ac"),
+        ("ac ca ab cb", "ac", "", ""),
+        ("bc", "", "ca ab", "bc"),
+        ("", "", "ca ab cb", ""),
+    ],
+)
+def test_hamming_distance_counts_a_reversed_edge_once(true, missing, extra, turned):
+    found = GRAPH.differences(map(tuple, true.split()))
+    expected = {"missing": missing, "extra": extra, "reversed": turned}
+    assert found == {kind: tuple(map(tuple, edges.split())) for kind, edges in expected.items()}
+    distance = len(f"{missing} {extra} {turned}".split())
+    assert GRAPH.structural_hamming_distance(map(tuple, true.split())) == distance
+
+
+def test_true_edges_of_other_concepts():
+    with pytest.raises(ConceptError, match="unknown concepts in the true edges: d, e; the graph's are a, b, c"):
+        GRAPH.structural_hamming_distance([("a", "e"), ("d", "b")])
+
+
+# --- a given graph
+
+
+def test_a_given_graph_goes_to_json_and_back():
+    config = ContextModuleConfig(**NEEDED, graph=[["a", "b"], ["c", "b"]])
+    assert config.graph == (("a", "b"), ("c", "b"))
+    assert ContextModuleConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert ContextModuleConfig.from_dict(NEEDED).graph is None  # written before there were any
+    assert ContextModuleConfig(**NEEDED, graph=()).graph == ()
+
+
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        ([("a", "x")], "unknown concept 'x' in the graph's edge a -> x: the concepts are a, b, c"),
+        ([("b", "b")], "the graph has an edge from 'b' to itself"),
+        ([("a", "b"), ("b", "a")], r"the graph has a cycle, (a -> b -> a|b -> a -> b): leave out one of its edges"),
+        (
+            [("a", "b"), ("b", "c"), ("c", "a")],
+            "a cycle, (a -> b -> c -> a|b -> c -> a -> b|c -> a -> b -> c): leave out",
+        ),
+        ([("a", "b", "c")], r"graph must hold \(cause, effect\) pairs of concepts, got \('a', 'b', 'c'\)"),
+        (["ab"], r"graph must hold \(cause, effect\) pairs of concepts, got 'ab'"),
+    ],
+)
+def test_impossible_graphs(graph, message):
+    with pytest.raises(ConceptError, match=message):
+        ContextModuleConfig(**NEEDED, graph=graph)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_acts_along_an_edge_that_is_not_given(form):
+    module = make_module(form=form, graph=(("a", "b"), ("b", "c")))
+    layer = module.intervention
+    layer.effects.data.normal_()
+    exogenous, mask = torch.randn(8, 6), torch.rand(8, 3) < 0.5
+    layer(exogenous, mask).square().sum().backward()
+    for parameter in (layer.effects, layer.interventional_effects):
+        if parameter is not None:
+            blocks = parameter.grad.unflatten(1, (3, 2)).unflatten(0, (3, 2)).abs().sum((1, 3))
+            assert {(j, i) for j, i in blocks.nonzero().tolist()} == {(0, 1), (1, 2)}  # cause, effect
+    assert (layer.effect_norms() > 1e-3).nonzero().tolist() == [[1, 0], [2, 1]]  # effect, cause
+    assert set(learned_graph(module).edges(0)) == {("a", "b"), ("b", "c")}
+
+
+def test_the_structural_form_is_exact_on_a_given_graph():
+    module = make_module(graph=(("a", "b"), ("b", "c"), ("a", "c")))
+    layer = module.intervention
+    layer.effects.data.normal_()
+    layer.bias.data.normal_()
+    exogenous, mask = torch.randn(8, 6), torch.rand(8, 3) < 0.5
+    concepts = layer(exogenous, mask)
+    uncut = 1 - mask.repeat_interleave(2, 1).float()
+    fixed_point = exogenous + layer.bias + uncut * (concepts @ (layer.effects * layer.edge_mask))
+    torch.testing.assert_close(concepts, fixed_point)
+
+
+# --- the penalty on cycles
+
+
+def test_acyclicity_of_known_graphs():
+    chain = torch.tensor([[0.0, 0, 0], [2, 0, 0], [3, 4, 0]])
+    assert acyclicity(chain) == pytest.approx(0, abs=1e-5)
+    loop = torch.tensor([[0.0, 1.1], [0.7, 0]], requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        penalty = acyclicity(loop)
+    assert penalty.item() == pytest.approx(2 * math.cosh(1.1 * 0.7) - 2, rel=1e-5)
+    penalty.backward()
+    assert loop.grad[0, 1].item() == pytest.approx(2 * 0.7 * math.sinh(1.1 * 0.7), rel=1e-4)
+    assert acyclicity(torch.zeros(0, 0)) == 0
+
+
+@pytest.fixture
+def objective(make_base):
+    """A latent objective on noise, and a batch of it."""
+
+    def make(**options):
+        base = adapt(make_base("modules"))
+        images = torch.randint(0, 256, (16, *base.image_shape), dtype=torch.uint8)
+        data = ArrayContextDataset(images, torch.arange(2).repeat_interleave(8), ("obs", "a"), ("a", "b"))
+        encodings = encode_dataset(base, data, progress=False)
+        model = wrap_decoder(base, ["a", "b"], noise_width=4, concept_width=2, latent_noise=True)
+        return LatentObjective(model, encodings, **options), encodings.batch(torch.arange(16))
+
+    return make
+
+
+def test_terms_of_the_graph_are_reported_if_they_have_a_weight(objective):
+    losses, batch = objective(acyclicity=5.0, sparsity=0.0, matching=0.0, beta=0.0)
+    layer = losses.model.module.intervention
+    layer.effects.data.normal_()
+    out = losses.eval()(batch)
+    assert "sparsity" not in out
+    assert out["acyclicity"].shape == out["loss"].shape
+    assert out["acyclicity"][0] == acyclicity(layer.effect_norms()) > 0.1
+    torch.testing.assert_close(out["loss"], out["neg_log_likelihood"] + 5 * out["acyclicity"])
+    losses, batch = objective()
+    out = losses.eval()(batch)
+    assert "acyclicity" not in out
+    torch.testing.assert_close(out["sparsity"][0], losses.model.module.intervention.effect_norms().sum())
+
+
+def test_the_penalty_breaks_cycles():
+    module = make_module()
+    effects = module.intervention.effects
+    effects.data.normal_(std=0.7)
+    wanted = effects.detach().clone()
+    optimizer = torch.optim.Adam([effects], lr=0.05)
+
+    def acyclic():
+        graph = CausalGraph(NEEDED["concepts"], module.intervention.effect_norms().detach())
+        return networkx.is_directed_acyclic_graph(graph.to_networkx(0.3))
+
+    assert not acyclic()
+    for _ in range(200):
+        optimizer.zero_grad()
+        norms = module.intervention.effect_norms()
+        ((effects - wanted).square().sum() + 100 * acyclicity(norms)).backward()
+        optimizer.step()
+    assert acyclic()
+    assert module.intervention.effect_norms().max() > 0.5
