@@ -11,6 +11,7 @@ from context_module.adapters.base import adapt
 from context_module.config import ContextModuleConfig
 from context_module.contexts import Concepts
 from context_module.errors import ContextModuleError
+from context_module.interventions import Value
 from context_module.module import ContextModule
 from context_module.outputs import Abduction, ContextualOutput
 from context_module.wrap import ContextualDecoder, wrap_decoder
@@ -23,6 +24,7 @@ __all__ = [
     "ContextModuleError",
     "ContextualDecoder",
     "ContextualOutput",
+    "Value",
     "adapt",
     "wrap_decoder",
 ]

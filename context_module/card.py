@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from context_module.adapters.base import DecoderAdapter
 from context_module.config import ContextModuleConfig
+from context_module.lora import LoraSettings
 
 __all__ = ["model_card"]
 
 
-def model_card(base: DecoderAdapter, config: ContextModuleConfig, num_saved: int) -> str:
+def model_card(
+    base: DecoderAdapter, config: ContextModuleConfig, num_saved: int, lora: LoraSettings | None = None
+) -> str:
     """A README.md in the Hub's format: what the module controls, which base it needs, how to load it.
 
     Args:
         base: the base it was trained on.
         config: of the module.
         num_saved: values in the saved tensors.
+        lora: of LoRA on the base's decoder, if there is any.
     """
-    concepts = "\n".join(f"- `{name}`" for name in config.concepts)
-    joint = " and ".join(f"`{name}`" for name in config.concepts[:2])
+    saved = "context module and posterior heads" if lora is None else "context module, posterior heads and LoRA"
+    adapted = "" if lora is None else f"\n| LoRA | rank {lora.rank}, on {len(lora.target_modules)} decoder layers |"
+    concepts = "\n".join(f"- `{name}`" for name in config.concepts) or "- none: add concept packs to it"
+    joint = " and ".join(f"`{name}`" for name in config.concepts[:2]) or "no intervention"
     return f"""---
 library_name: context-module
 tags: [context-module, causal-representation-learning, {base.name}]
@@ -32,10 +38,10 @@ It goes in front of the decoder of a pretrained generative model and controls th
 | | |
 |---|---|
 | base | {base.source or "given by the caller"} ({base.name}, images {"x".join(map(str, base.image_shape))}) |
-| tensors saved | {num_saved:,d} values: context module and posterior heads; the base is not in this folder |
+| tensors saved | {num_saved:,d} values: {saved}; the base is not in this folder |
 | widths | noise {config.noise_width}, concept {config.concept_width}, depth {config.depth} |
 | free blocks | {config.free_blocks} |
-| intervention layer | {config.form} |
+| intervention layer | {config.form} |{adapted}
 
 ```python
 from context_module import ContextualDecoder

@@ -10,14 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from context_module.adapters.base import DecoderAdapter, adapt, get_adapter
 from context_module.errors import CheckpointError
 from context_module.files import load_tensors, read_json, save_tensors, write_atomically, write_json
+from context_module.lora import without_lora
 
 __all__ = [
     "BASE_FOLDER",
     "CARD_NAME",
     "CONFIG_NAME",
     "WEIGHTS_NAME",
+    "base_of",
     "fingerprint",
     "load_adapter",
     "save_adapter",
@@ -39,10 +42,12 @@ def fingerprint(base: nn.Module) -> str:
     """A hash of a base's weights: names, shapes and up to 4,096 evenly spaced values of each tensor.
 
     Values are rounded to bfloat16, so a base is the same in float32 and in bfloat16. Batch-norm statistics do not
-    count: they may be readjusted for sampling (`context_module.batch_norm`).
+    count: they may be readjusted for sampling (`context_module.batch_norm`). Nor does LoRA.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(base.state_dict().items()):
+    with without_lora(base):
+        tensors = base.state_dict()
+    for name, tensor in sorted(tensors.items()):
         if name.rpartition(".")[2] in _STATISTICS:
             continue
         values = tensor.detach().flatten()
@@ -92,6 +97,28 @@ def load_adapter(
     if not directory.exists():
         directory = _download(str(path), revision=revision, token=token, local_files_only=local_files_only)
     return read_json(directory / CONFIG_NAME), load_tensors(directory / WEIGHTS_NAME), directory
+
+
+def base_of(config: Mapping[str, Any], directory: Path, base: object = None) -> DecoderAdapter:
+    """The base of a saved module: `base`, or without it the one that the configuration names.
+
+    Raises:
+        CheckpointError: if it names none, or if the weights are not those that the module was trained on.
+    """
+    where = config.get("base_name_or_path")
+    if base is None:
+        if not where:
+            raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
+        base = get_adapter(config["base_adapter"]).load(directory / where if where == BASE_FOLDER else where)
+    adapter = adapt(base)
+    found = fingerprint(adapter)
+    if found != config["base_fingerprint"]:
+        raise CheckpointError(
+            f"{directory} was trained on another base: its {config['base_adapter']!r} base "
+            f"({where or 'no path recorded'}) has fingerprint {config['base_fingerprint']}, the {adapter.name!r} base "
+            f"given has {found}. Pass the base it was trained on"
+        )
+    return adapter
 
 
 def upload_adapter(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal, get_args
 
 from context_module.contexts import Concepts
@@ -21,7 +22,7 @@ class ContextModuleConfig:
     """Widths, form and concepts of a context module and of the posterior heads that go with it.
 
     Attributes:
-        concepts: names of the K concepts, in order.
+        concepts: names of the K concepts, in order; none for a module of free blocks alone, to add concept packs to.
         latent_shape: shape of the base's decoder input, without the batch.
         num_features: width of the base's encoder features, read by the posterior heads.
         noise_width: w_z, width of each noise block.
@@ -30,6 +31,8 @@ class ContextModuleConfig:
         free_blocks: F, noise blocks that no context intervenes on; they hold what no concept explains.
         form: the intervention layer: ``structural`` (effects travel along the learned graph, joint interventions
             compose) or ``reduced`` (the paper's: total effects are added).
+        graph: (cause, effect) pairs of concepts, without cycles: the edges that the intervention layer may learn;
+            None: any.
         composition: for the reduced form and joint interventions: ``do`` cuts every edge into an intervened concept,
             ``published`` keeps those that come from intervened concepts, as the paper's code does.
         inversion_width: hidden width of a residual MLP after the concept inversion's linear map; 0: no MLP.
@@ -41,6 +44,8 @@ class ContextModuleConfig:
 
     Raises:
         ValueError: for a width, depth, form or composition out of range; names the field and what is accepted.
+        ConceptError: for unusable names, neither concepts nor free blocks, or a graph with a cycle or of other
+            concepts.
     """
 
     concepts: tuple[str, ...]
@@ -51,15 +56,18 @@ class ContextModuleConfig:
     depth: int = 2
     free_blocks: int = 0
     form: Form = "structural"
+    graph: tuple[tuple[str, str], ...] | None = None
     composition: Composition = "do"
     inversion_width: int = 0
     reference: bool = False
     latent_noise: bool = False
-    posterior_width: int = 256
+    posterior_width: int = 512
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "concepts", tuple(Concepts(self.concepts)))
         object.__setattr__(self, "latent_shape", tuple(self.latent_shape))
+        if self.graph is not None:
+            object.__setattr__(self, "graph", _checked_graph(self.graph, self.concepts))
         for name, least in {
             "num_features": 1,
             "noise_width": 1,
@@ -72,6 +80,10 @@ class ContextModuleConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+        if not self.num_blocks:
+            raise ConceptError(
+                "no concepts given: name at least one concept that can be intervened on, or ask for free_blocks"
+            )
         if not self.latent_shape or not all(isinstance(size, int) and size > 0 for size in self.latent_shape):
             raise ValueError(f"latent_shape must hold positive integers, got {self.latent_shape!r}")
         for name, accepted in {"form": get_args(Form), "composition": get_args(Composition)}.items():
@@ -123,3 +135,28 @@ class ContextModuleConfig:
             return cls(**content)
         except (TypeError, ValueError, ConceptError) as error:
             raise CheckpointError(f"the module's configuration cannot be used: {error}") from error
+
+
+def _checked_graph(graph: Iterable[Any], concepts: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """The (cause, effect) pairs as tuples; ConceptError unless they make up an acyclic graph of these concepts."""
+    edges: list[tuple[str, str]] = []
+    causes: dict[str, list[str]] = {name: [] for name in concepts}
+    for edge in graph:
+        if isinstance(edge, str) or len(edge) != 2:
+            raise ConceptError(f"graph must hold (cause, effect) pairs of concepts, got {edge!r}")
+        cause, effect = edge
+        if unknown := [name for name in (cause, effect) if name not in concepts]:
+            raise ConceptError(
+                f"unknown concept {unknown[0]!r} in the graph's edge {cause} -> {effect}: "
+                f"the concepts are {', '.join(concepts)}"
+            )
+        if cause == effect:
+            raise ConceptError(f"the graph has an edge from {cause!r} to itself: a concept is no cause of itself")
+        edges.append((cause, effect))
+        causes[effect].append(cause)
+    try:
+        TopologicalSorter(causes).prepare()
+    except CycleError as error:
+        cycle = " -> ".join(error.args[1])
+        raise ConceptError(f"the graph has a cycle, {cycle}: leave out one of its edges") from None
+    return tuple(edges)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,16 +23,14 @@ class Concepts(Sequence[str]):
     """The K named concepts of a model, in a fixed order; turns context names into intervention masks and back.
 
     Raises:
-        ConceptError: for an empty list, an empty or repeated name, or a name that could not be told from a context
-            (``obs``, or one that holds ``+``, a slash or white space).
+        ConceptError: for an empty or repeated name, or a name that could not be told from a context (``obs``, or one
+            that holds ``+``, a slash or white space).
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         if isinstance(names, str):
             raise ConceptError(f"concepts must be a list of names, got the single string {names!r}: write [{names!r}]")
         self.names = tuple(names)
-        if not self.names:
-            raise ConceptError("no concepts given: name at least one concept that can be intervened on")
         for name in self.names:
             if not isinstance(name, str) or not name or name == OBSERVATIONAL or set(name) & set("+/\\ \t\n"):
                 raise ConceptError(
@@ -83,9 +81,9 @@ class Concepts(Sequence[str]):
             if word not in self.names:
                 close = difflib.get_close_matches(str(word), self.names, n=1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
-                whole = f" in context {context!r}" if context != word else ""
+                whole = f" in context {context!r}" if len(words) > 1 else ""
                 raise ConceptError(
-                    f"unknown concept {word!r}{whole}; known concepts: {', '.join(self.names)} "
+                    f"unknown concept {word!r}{whole}; known concepts: {', '.join(self.names) or 'none'} "
                     f"(and {OBSERVATIONAL!r} for no intervention).{hint}"
                 )
         if len(set(words)) != len(words):
@@ -109,13 +107,21 @@ class Concepts(Sequence[str]):
             bool tensor (B, K), true where a concept is intervened on; on the mask's own device, or the CPU for names.
 
         Raises:
-            ConceptError: for unknown names.
+            ConceptError: for unknown names, and for strengths or values: no image is seen in half a context.
             ShapeError: for a mask of the wrong shape or dtype, or a count of names other than B.
         """
+        if isinstance(contexts, Mapping):
+            raise ConceptError(
+                f"strengths and values are for generate(do=...); images are seen in contexts, got {contexts!r}: name "
+                "the concepts that were intervened on"
+            )
         if isinstance(contexts, Tensor):
             mask = contexts
             if mask.dtype != torch.bool:
-                raise ShapeError(f"an intervention mask must be torch.bool, got {mask.dtype}: use mask.bool()")
+                strengths = "; strengths are for generate(do=...)" if mask.is_floating_point() else ""
+                raise ShapeError(
+                    f"an intervention mask must be torch.bool, got {mask.dtype}: use mask.bool(){strengths}"
+                )
             if mask.ndim not in (1, 2) or mask.shape[-1] != len(self):
                 raise ShapeError(
                     f"an intervention mask must have shape (batch, {len(self)}) for the concepts "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-__all__ = ["draw_normal", "draw_uniform"]
+__all__ = ["derived_generator", "draw_normal", "draw_uniform"]
 
 
 def draw_normal(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -21,6 +22,16 @@ def draw_normal(like: Tensor, generator: torch.Generator | None = None) -> Tenso
 def draw_uniform(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Uniform noise in [0, 1), otherwise as `draw_normal`."""
     return _draw(torch.rand, like, generator)
+
+
+def derived_generator(generator: torch.Generator | None, name: str) -> torch.Generator:
+    """A generator for draws that must not shift others: made from `name` and the state of the given one, which stays.
+
+    Without a generator it is made from the default one. It draws on the CPU.
+    """
+    state = (torch.default_generator if generator is None else generator).get_state()
+    digest = hashlib.sha256(state.numpy().tobytes() + name.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
 
 
 def _draw(function: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -5,6 +5,7 @@ __all__ = [
     "ConceptError",
     "ContextModuleError",
     "DataError",
+    "LoraError",
     "NonFiniteError",
     "OutputExistsError",
     "ShapeError",
@@ -29,6 +30,10 @@ class DataError(ContextModuleError, ValueError):
 
 class CheckpointError(ContextModuleError, RuntimeError):
     """A file that is truncated, foreign, unsafe or made for another base."""
+
+
+class LoraError(ContextModuleError, ValueError):
+    """A base that LoRA cannot be added to, or LoRA where it must not be."""
 
 
 class NonFiniteError(ContextModuleError, ArithmeticError):

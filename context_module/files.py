@@ -23,6 +23,7 @@ __all__ = [
     "load_strictly",
     "load_tensors",
     "read_json",
+    "read_metadata",
     "save_tensors",
     "write_atomically",
     "write_json",
@@ -63,10 +64,11 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def save_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, from any device."""
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, from any device; `metadata` goes into its header."""
     owned = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: safetensors.torch.save_file(owned, temporary, metadata={"format": "pt"}))
+    header = {"format": "pt", **(metadata or {})}
+    write_atomically(path, lambda temporary: safetensors.torch.save_file(owned, temporary, metadata=header))
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -74,6 +76,16 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     path = _existing(path, _OURS)
     try:
         return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file ({error}): truncated or foreign") from None
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata in the header of a safetensors file; errors as for `load_tensors`."""
+    path = _existing(path, "a safetensors file")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file ({error}): truncated or foreign") from None
 

@@ -13,6 +13,7 @@ from context_module.errors import ShapeError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from context_module.interventions import Do
     from context_module.outputs import Abduction
     from context_module.wrap import ContextualDecoder
 
@@ -65,7 +66,7 @@ def labelled_grid(rows: Mapping[str, Tensor], min_size: int = 64) -> Image:
 
 def contexts_on_one_noise(
     model: ContextualDecoder,
-    contexts: Iterable[str],
+    contexts: Iterable[str] | Mapping[str, Do],
     *,
     n: int = 8,
     abduction: Abduction | None = None,
@@ -78,7 +79,7 @@ def contexts_on_one_noise(
 
     Args:
         model: the wrapped base.
-        contexts: names of the contexts, a row each.
+        contexts: names of the contexts, a row each; or label -> what `ContextualDecoder.generate` takes for `do`.
         n: images per row, from fresh noise.
         abduction: the noise behind given images, instead of fresh noise.
         temperature: as for `ContextualDecoder.generate`.
@@ -90,9 +91,10 @@ def contexts_on_one_noise(
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     noise = abduction or model.module.sample_noise(n, temperature, torch.Generator().manual_seed(seed))
+    rows = contexts if isinstance(contexts, Mapping) else {context: context for context in contexts}
     return {
-        context: model.generate(
-            noise=noise, do=context, temperature=temperature, generator=torch.Generator().manual_seed(seed + 1)
+        label: model.generate(
+            noise=noise, do=do, temperature=temperature, generator=torch.Generator().manual_seed(seed + 1)
         )
-        for context in contexts
+        for label, do in rows.items()
     }

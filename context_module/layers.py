@@ -40,7 +40,9 @@ class EmbeddingLayer(nn.Module):
     """Noise to exogenous values, block by block: h_j = GELU(W_j z_j + b_j), then depth - 1 layers per block.
 
     An intervention on concept j swaps block j's first weight and bias for its interventional ones, which start as a
-    copy of the observational ones. Blocks never mix (but for the dense observational weight with ``reference=True``).
+    copy of the observational ones; one of strength m interpolates between the two pre-activations. Blocks never mix
+    (but for the dense observational weight with ``reference=True``, which any intervention cuts: it is multiplied by
+    the product of 1 - m over the concepts, so that everything here is linear in each strength).
     """
 
     off_diagonal: Tensor
@@ -63,13 +65,13 @@ class EmbeddingLayer(nn.Module):
         )
 
     def forward(self, noise: Tensor, mask: Tensor) -> Tensor:
-        """Noise (B, (K+F) w_z) and mask (B, K) to exogenous values (K+F, B, w_c)."""
+        """Noise (B, (K+F) w_z) and mask (B, K), bool or strengths, to exogenous values (K+F, B, w_c)."""
         num_concepts = mask.shape[1]
         blocks = noise.unflatten(1, (-1, self.config.noise_width)).transpose(0, 1)
         hidden = self.observational(blocks)
         if self.dense is not None:
             dense = noise @ (self.dense * self.off_diagonal)
-            dense = dense * ~mask.any(dim=1, keepdim=True)
+            dense = dense * (1 - mask.to(dense.dtype)).prod(dim=1, keepdim=True)
             hidden = hidden + dense.unflatten(1, (-1, self.config.noise_width)).transpose(0, 1)
         # lerp with a weight of 0 or 1 is an exact selection, and twice as fast as where, forward and backward
         intervened = mask.t()[..., None].to(hidden.dtype)
@@ -99,37 +101,38 @@ class InterventionLayer(nn.Module):
       mechanisms but the intervened ones are shared by all contexts.
     - ``reduced`` (the paper): c_i = eps_i + b_i + [i not in S] (sum_{j not in S} A_ij eps_j + sum_{j in S} B_ij
       eps_j); with ``composition="published"`` the factor [i not in S] stands before the A term alone.
+
+    An intervention of strength m_j in [0, 1] counts as j in S with weight m_j and as j not in S with weight 1 - m_j.
+    With a ``graph``, blocks of A and B outside it are zero.
     """
 
-    off_diagonal: Tensor
+    edge_mask: Tensor
 
     def __init__(self, config: ContextModuleConfig) -> None:
         super().__init__()
         self.config = config
         size = len(config.concepts) * config.concept_width
-        spread = 0.1 / math.sqrt(size)  # small: the concepts start out nearly independent
+        spread = 0.1 / math.sqrt(max(1, size))  # small: the concepts start out nearly independent
         # A transposed: effects[j w_c + s, i w_c + t] is the effect of concept j's s-th value on concept i's t-th
         self.effects = nn.Parameter(torch.randn(size, size) * spread)
         self.interventional_effects = (
             nn.Parameter(torch.randn(size, size) * spread) if config.form == "reduced" else None
         )
         self.bias = nn.Parameter(torch.zeros(size))
-        self.register_buffer(
-            "off_diagonal", _off_diagonal(len(config.concepts), config.concept_width), persistent=False
-        )
+        self.register_buffer("edge_mask", _edge_mask(config), persistent=False)
 
     def forward(self, exogenous: Tensor, mask: Tensor) -> Tensor:
-        """Exogenous values (B, K w_c) and mask (B, K) to concept values (B, K w_c)."""
+        """Exogenous values (B, K w_c) and mask (B, K), bool or strengths, to concept values (B, K w_c)."""
         forced = mask.repeat_interleave(self.config.concept_width, dim=1).to(exogenous.dtype)
         uncut = 1 - forced
-        effects = self.effects * self.off_diagonal
+        effects = self.effects * self.edge_mask
         own = exogenous + self.bias
         if self.interventional_effects is None:
             concepts = exogenous
             for _ in self.config.concepts:
                 concepts = torch.addcmul(own, uncut, concepts @ effects)
             return concepts
-        interventional = self.interventional_effects * self.off_diagonal
+        interventional = self.interventional_effects * self.edge_mask
         observed, forced = (exogenous * uncut) @ effects, exogenous * forced
         if self.config.composition == "do":
             return torch.addcmul(own, uncut, torch.addmm(observed, forced, interventional))
@@ -137,8 +140,8 @@ class InterventionLayer(nn.Module):
 
     def effect_norms(self) -> Tensor:
         """(K, K), the strength of each learned edge: entry [i, j] is the Frobenius norm of A_ij, concept j's on i."""
-        size = len(self.config.concepts)
-        blocks = (self.effects * self.off_diagonal).unflatten(1, (size, -1)).unflatten(0, (size, -1))
+        shape = (len(self.config.concepts), self.config.concept_width)
+        blocks = (self.effects * self.edge_mask).unflatten(1, shape).unflatten(0, shape)
         return (blocks.square().sum((1, 3)) + 1e-12).sqrt().t()  # the root of zero has no gradient
 
     @torch.no_grad()
@@ -188,3 +191,13 @@ class ConceptInversionLayer(nn.Module):
 def _off_diagonal(num_blocks: int, width: int) -> Tensor:
     """(size, size) with zeros in the diagonal blocks and ones elsewhere."""
     return torch.kron(1 - torch.eye(num_blocks), torch.ones(width, width))
+
+
+def _edge_mask(config: ContextModuleConfig) -> Tensor:
+    """(K w_c, K w_c), laid out as `effects`, causes in rows: ones in the blocks of edges that may be learned."""
+    if config.graph is None:
+        return _off_diagonal(len(config.concepts), config.concept_width)
+    allowed = torch.zeros(len(config.concepts), len(config.concepts))
+    for cause, effect in config.graph:
+        allowed[config.concepts.index(cause), config.concepts.index(effect)] = 1
+    return torch.kron(allowed, torch.ones(config.concept_width, config.concept_width))

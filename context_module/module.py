@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from context_module.config import ContextModuleConfig
 from context_module.draws import draw_normal
 from context_module.errors import ShapeError
+from context_module.interventions import check_strengths
 from context_module.layers import ConceptInversionLayer, EmbeddingLayer, InterventionLayer
 
 __all__ = ["ContextModule"]
@@ -16,7 +19,8 @@ __all__ = ["ContextModule"]
 class ContextModule(nn.Module):
     """Embedding, intervention and concept-inversion layer in sequence (CLeaR 2026); see `context_module.layers`.
 
-    One batch mixes contexts freely, with any number of simultaneous interventions per sample.
+    One batch mixes contexts freely, with any number of simultaneous interventions per sample, each of its own
+    strength: a mask holds truth values, or numbers from 0, the observational mechanism, to 1, the interventional one.
     """
 
     def __init__(self, config: ContextModuleConfig) -> None:
@@ -32,25 +36,38 @@ class ContextModule(nn.Module):
         self._check(noise, mask)
         return self.embedding(noise, mask).transpose(0, 1)
 
-    def concepts(self, noise: Tensor, mask: Tensor) -> Tensor:
-        """Concept values (B, K+F, w_c); the free blocks, last, are their exogenous values."""
+    def concepts(self, noise: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Concept values (B, K+F, w_c); the free blocks, last, are their exogenous values. Arguments as for `forward`.
+
+        A fixed concept has no causes, and its effects travel on.
+        """
         exogenous = self.exogenous(noise, mask)
         num_concepts = mask.shape[1]
+        values = {self.config.concepts.index(name): value for name, value in (fixed or {}).items()}
+        if values:
+            mask, exogenous = mask.clone(), exogenous.clone()
+            bias = self.intervention.bias.unflatten(0, (num_concepts, -1))
+            for column, value in values.items():
+                mask[:, column], exogenous[:, column] = 1, value - bias[column]
         concepts = self.intervention(exogenous[:, :num_concepts].flatten(1), mask)
-        concepts = concepts.unflatten(1, (num_concepts, -1))
+        concepts = concepts.unflatten(1, (num_concepts, self.config.concept_width))
+        for column, value in values.items():  # exactly; and the published composition leaves some causes
+            concepts[:, column] = value
         return torch.cat([concepts, exogenous[:, num_concepts:]], dim=1) if self.config.free_blocks else concepts
 
-    def forward(self, noise: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, noise: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:
         """Decoder inputs (B, *latent_shape), normalised; their means, with ``latent_noise=True``.
 
         Args:
             noise: (B, (K+F) w_z), float.
-            mask: bool (B, K), true where a concept is intervened on.
+            mask: (B, K), bool, true where a concept is intervened on; or float, the strengths, in [0, 1].
+            fixed: concept values (B, w_c) by name, to set concepts to instead: do(C_j = c).
 
         Raises:
-            ShapeError: if either has another shape, or the mask another dtype.
+            ShapeError: if noise or mask has another shape, or the mask another dtype.
+            ConceptError: for a strength outside [0, 1].
         """
-        return self.inversion(self.concepts(noise, mask).flatten(1))
+        return self.inversion(self.concepts(noise, mask, fixed).flatten(1))
 
     @property
     def scale(self) -> Tensor | float:
@@ -78,11 +95,14 @@ class ContextModule(nn.Module):
                 f"noise must have shape (batch, {config.noise_size}): {config.num_blocks} blocks of width "
                 f"{config.noise_width}; got {tuple(noise.shape)}"
             )
-        if mask.dtype != torch.bool or tuple(mask.shape) != (len(noise), len(config.concepts)):
+        strengths = mask.is_floating_point()
+        if not (strengths or mask.dtype == torch.bool) or tuple(mask.shape) != (len(noise), len(config.concepts)):
             raise ShapeError(
-                f"the intervention mask must be torch.bool of shape ({len(noise)}, {len(config.concepts)}), "
-                f"got {mask.dtype} of shape {tuple(mask.shape)}"
+                f"the intervention mask (or strengths, as floats) must be torch.bool of shape ({len(noise)}, "
+                f"{len(config.concepts)}), got {mask.dtype} of shape {tuple(mask.shape)}"
             )
+        if strengths:
+            check_strengths(mask, config.concepts)
 
     def extra_repr(self) -> str:
         config = self.config

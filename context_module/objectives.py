@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from context_module.contexts import OBSERVATIONAL
 from context_module.decoder_directions import decoder_directions
 from context_module.encodings import EncodedDataset
 from context_module.graph import acyclicity
@@ -163,7 +164,9 @@ class LatentObjective(EmbeddingObjective):
     ) -> None:
         super().__init__(model, encodings, posterior_share, projections)
         self.beta, self.warmup_share = beta, warmup_share
-        self.matching, self.interaction = matching, interaction
+        # without interventions to learn from, nothing is known of interventional values
+        self.matching = matching
+        self.interaction = interaction if set(encodings.context_names) - {OBSERVATIONAL} else 0.0
         self.sparsity, self.acyclicity = sparsity, acyclicity
         if start:
             model.module.fit_latents(self.center, self.spread)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,87 +12,82 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, adapt, get_adapter
+from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, adapt
 from context_module.card import model_card
-from context_module.checkpoints import BASE_FOLDER, fingerprint, load_adapter, save_adapter, upload_adapter
+from context_module.checkpoints import BASE_FOLDER, base_of, fingerprint, load_adapter, save_adapter, upload_adapter
 from context_module.config import ContextModuleConfig
 from context_module.contexts import OBSERVATIONAL, Concepts, ContextsLike
 from context_module.draws import draw_normal
 from context_module.errors import CheckpointError, ShapeError
 from context_module.files import load_strictly
+from context_module.graph import CausalGraph, learned_graph
+from context_module.interventions import Do, parse_interventions
+from context_module.lora import LoraSettings, is_lora, remove_lora, without_lora
 from context_module.module import ContextModule
 from context_module.outputs import Abduction, ContextualOutput
+from context_module.packs import ConceptPack, ConceptPacks
 from context_module.posterior import PosteriorHeads, standard_normal_kl
+from context_module.train_modes import WrappedBase
+from context_module.value_maps import ValueMaps
 
 __all__ = ["ContextualDecoder", "evaluating", "wrap_decoder"]
 
 
-class ContextualDecoder(nn.Module):
+class ContextualDecoder(WrappedBase):
     """A base with a context module in front of its decoder.
 
     The base is frozen: no gradients, and eval mode whatever `train` is told, so its weights and buffers stay as they
-    are, bit for bit, unless `unfreeze_base` lets it train along. Build one with `wrap_decoder` or `from_pretrained`.
+    are, bit for bit, unless `unfreeze_base` lets it train along; `add_lora` adapts its decoder and leaves them alone.
+    Build one with `wrap_decoder` or `from_pretrained`.
 
     Attributes:
         base: the `DecoderAdapter` that shows the base.
         module: the `ContextModule`.
         posterior_heads: q(z | x, context) on the base's encoder features.
-        base_trains: whether the base is unfrozen.
-        owns_base: whether the base is saved with the module, as it is no longer the one it came from.
+        packs: the concept packs that were added; see `add_concept`.
+        value_maps: for concepts that can be set to a value, from values to concept values; see `fit_values`.
+        base_trains, owns_base, lora: see `WrappedBase`.
     """
 
     def __init__(self, base: DecoderAdapter, config: ContextModuleConfig) -> None:
-        super().__init__()
         if tuple(config.latent_shape) != tuple(base.latent.shape) or config.num_features != base.num_features:
             raise ShapeError(
                 f"the module is made for decoder inputs of shape {config.latent_shape} and {config.num_features} "
                 f"encoder features; the base {base.name!r} has {tuple(base.latent.shape)} and {base.num_features}"
             )
+        super().__init__(base)
         self.config = config
-        self.base = base.requires_grad_(False)
-        self.base_trains = self.owns_base = False
         self.module = ContextModule(config)
         self.posterior_heads = PosteriorHeads(config)
+        self.value_maps = ValueMaps({})
+        self.packs = ConceptPacks(config.concepts)
         self.module.to(base.device)
         self.posterior_heads.to(base.device)
         self.train(self.training)
 
     @property
     def concepts(self) -> Concepts:
-        return Concepts(self.config.concepts)
+        """The K concepts of the module, then the P of concept packs."""
+        return self.packs.concepts
 
-    def train(self, mode: bool = True) -> ContextualDecoder:
-        """Set training mode for the module and the heads; a frozen base stays in eval mode (its batch norms too)."""
-        super().train(mode)
-        self.base.train(mode and self.base_trains)
-        return self
+    def add_concept(self, pack: str | Path | ConceptPack) -> None:
+        """Add a concept that was trained alone, beside others, to generate with (`recipes/train_concept.py`).
 
-    def unfreeze_base(self) -> ContextualDecoder:
-        """Let the base train with the module; both are saved together from now on.
+        What the model does without it stays the same, bit for bit. It is not saved with the model: it is a file of its
+        own.
+
+        Args:
+            pack: a file, or what `ConceptPack.load` read from one.
 
         Raises:
-            ValueError: for a base that its adapter cannot save.
+            CheckpointError: for a file that is missing, damaged or foreign, or that was trained on another base or
+                module.
+            ConceptError: for a concept that there is already.
         """
-        if type(self.base).save is DecoderAdapter.save:
-            raise ValueError(f"a {self.base.name!r} base cannot be saved, so it cannot train: keep it frozen")
-        self.owns_base = True
-        self._let_base_train(True)
-        return self
-
-    @contextmanager
-    def frozen_base(self) -> Iterator[None]:
-        """The base as if frozen for a block of code: no gradients reach it, its batch norms stand still."""
-        trained = self.base_trains
-        self._let_base_train(False)
-        try:
-            yield
-        finally:
-            self._let_base_train(trained)
-
-    def _let_base_train(self, trains: bool) -> None:
-        self.base.requires_grad_(trains)
-        self.base_trains = trains
-        self.base.train(self.training and trains)
+        name = f"the concept pack {pack.config.concept!r}" if isinstance(pack, ConceptPack) else str(pack)
+        pack = pack if isinstance(pack, ConceptPack) else ConceptPack.load(pack)
+        self.packs.add(pack, self.config.latent_shape, (fingerprint(self.base), fingerprint(self.module)), name)
+        pack.to(self.module.inversion.linear.weight)
 
     def forward(
         self, x: Tensor, contexts: ContextsLike, *, beta: float = 1.0, generator: torch.Generator | None = None
@@ -136,7 +131,7 @@ class ContextualDecoder(nn.Module):
         n: int | None = None,
         *,
         noise: Tensor | Abduction | None = None,
-        do: str | Iterable[str] | Tensor | None = None,
+        do: Do = None,
         temperature: float = 1.0,
         sample: bool = False,
         generator: torch.Generator | None = None,
@@ -146,8 +141,11 @@ class ContextualDecoder(nn.Module):
         Args:
             n: number of images, with fresh noise; or give `noise`.
             noise: the noise itself (n, (K+F) w_z), or what `abduct` returned: the same images under another `do`.
-            do: the concepts to intervene on, jointly: ``"size"``, ``"quad1+size"``, ``("quad1", "size")``, or a bool
-                mask (n, K) with a row per image; None for the observational context.
+            do: the concepts to intervene on, jointly: ``"size"``, ``"quad1+size"``, ``("quad1", "size")``; None for
+                the observational context. Or, by name, ``{"quad1": 0.5, "size": Value(0.7)}``: a strength from 0, the
+                concept's observational mechanism, to 1, its interventional one; or the value to set the concept to,
+                for models whose training data carried its values (`fit_values`). Either may be a sequence, one per
+                image. Or a mask with a row per image, (n, K) or (n, K+P), bool or of strengths.
             temperature: standard deviation of fresh noise, and factor on that of the base's deeper latents.
             sample: draw from the likelihood instead of returning its mean.
             generator: makes the result reproducible.
@@ -157,7 +155,8 @@ class ContextualDecoder(nn.Module):
 
         Raises:
             ValueError: unless exactly one of `n` and `noise` is given; for a negative temperature.
-            ConceptError, ShapeError: for unknown concepts; for noise or a mask that does not fit.
+            ConceptError, ShapeError: for unknown concepts; for a strength outside [0, 1]; for a value outside the
+                range of the training data, or of a concept without values; for noise or a mask that does not fit.
         """
         if (n is None) == (noise is None):
             raise ValueError("generate needs either n, the number of images, or noise=..., not both")
@@ -166,19 +165,27 @@ class ContextualDecoder(nn.Module):
         if not temperature >= 0:
             raise ValueError(f"temperature must be 0 or more, got {temperature}")
         abduction = noise if isinstance(noise, Abduction) else Abduction(noise) if noise is not None else None
+        n = len(abduction.noise) if abduction else n or 0
+        interventions = parse_interventions(self.packs.widen(do), self.concepts, n)
+        fixed, pack_noise = self.value_maps(interventions.values), self.packs.sample_noise(n, temperature, generator)
         with evaluating(self):
             if abduction is None:
-                abduction = Abduction(self.module.sample_noise(n or 0, temperature, generator))
-            context = do if isinstance(do, Tensor) else self.concepts.name(OBSERVATIONAL if do is None else do)
-            latent = self._latent_mean(abduction.noise, self._mask(context, len(abduction.noise)))
+                abduction = Abduction(self.module.sample_noise(n, temperature, generator))
+            strengths = interventions.strengths.to(self.module.inversion.linear.weight.device)
+            strengths, of_packs = strengths.split([len(self.config.concepts), len(self.packs)], dim=1)
+            latent = self._latent_mean(abduction.noise, strengths, fixed)
             if abduction.latent is None:
                 latent = self._draw_latent(latent, temperature, generator)
             else:
                 latent = latent + self.module.scale * abduction.latent
+            latent = self.packs(latent, of_packs, pack_noise)
             decoding = self._decode(
                 latent, residuals=abduction.residuals, temperature=temperature, generator=generator
             )
-            return (decoding.sample(generator) if sample else decoding.mean).float()
+            images = (decoding.sample(generator) if sample else decoding.mean).float()
+        if of_packs.any():
+            draw_normal(images.new_empty(1), generator)  # other noise for the packs in the next call
+        return images
 
     @torch.no_grad()
     def abduct(self, x: Tensor, contexts: ContextsLike = OBSERVATIONAL) -> Abduction:
@@ -203,12 +210,23 @@ class ContextualDecoder(nn.Module):
             decoding = self._decode(latent, encoding, temperature=0.0)
         return Abduction(noise, residual, decoding.residuals)
 
+    def graph(self, samples: int = 1000, seed: int = 0) -> CausalGraph:
+        """The learned graph of the module's concepts, by what edges do to decoder inputs; see `learned_graph`."""
+        with evaluating(self):
+            return learned_graph(self.module, samples, seed)
+
     def adapter_state_dict(self) -> dict[str, Tensor]:
-        """The tensors that are saved: module and posterior heads, not the base."""
-        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("base.")}
+        """The tensors that are saved: module, posterior heads, value maps and LoRA, not the base and concept packs."""
+        return {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if not name.startswith(("base.", "packs.")) or (self.lora is not None and is_lora(name))
+        }
 
     def save_pretrained(self, directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None) -> None:
         """Write ``adapter_config.json``, ``adapter_model.safetensors`` and a model card; a base that trained, too.
+
+        Concept packs are files of their own, and are not saved here: a UserWarning says so.
 
         Args:
             directory: created if needed; files of an earlier save are replaced one by one, each atomically.
@@ -221,10 +239,16 @@ class ContextualDecoder(nn.Module):
             "base_fingerprint": fingerprint(self.base),
             "module": self.config.to_dict(),
         }
+        if sizes := self.value_maps.sizes:
+            config["value_maps"] = sizes
+        if self.lora is not None:
+            config["lora"] = self.lora.to_dict()
         tensors = self.adapter_state_dict()
-        card = model_card(self.base, self.config, sum(tensor.numel() for tensor in tensors.values()))
+        self.packs.warn_unsaved()
+        card = model_card(self.base, self.config, sum(tensor.numel() for tensor in tensors.values()), self.lora)
         if self.owns_base:  # first: without the adapter's own files the folder is no module yet
-            self.base.save(Path(directory) / BASE_FOLDER)
+            with without_lora(self.base):
+                self.base.save(Path(directory) / BASE_FOLDER)
         save_adapter(directory, config, tensors, card)
         if push_to_hub:
             upload_adapter(directory, repo_id or Path(directory).resolve().name)
@@ -265,24 +289,19 @@ class ContextualDecoder(nn.Module):
         missing = [key for key in ("base_adapter", "base_fingerprint", "module") if key not in config]
         if missing:
             raise CheckpointError(f"{directory} holds no context module: no {', '.join(missing)} in its configuration")
-        owns_base = config.get("base_name_or_path") == BASE_FOLDER
-        if base is None:
-            if not config.get("base_name_or_path"):
-                raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
-            where = directory / BASE_FOLDER if owns_base else config["base_name_or_path"]
-            base = get_adapter(config["base_adapter"]).load(where)
-        adapter = adapt(base)
-        found = fingerprint(adapter)
-        if found != config["base_fingerprint"]:
-            raise CheckpointError(
-                f"{directory} was trained on another base: its {config['base_adapter']!r} base "
-                f"({config.get('base_name_or_path') or 'no path recorded'}) has fingerprint "
-                f"{config['base_fingerprint']}, the {adapter.name!r} base given has {found}. Pass the base it was "
-                "trained on"
-            )
+        adapter = base_of(config, directory, base)
         model = cls(adapter, ContextModuleConfig.from_dict(config["module"]))
-        load_strictly(model, tensors, directory, model.adapter_state_dict())
-        model.owns_base = owns_base
+        model.owns_base = config.get("base_name_or_path") == BASE_FOLDER
+        model.value_maps = ValueMaps.from_dict(
+            config.get("value_maps", {}), model.concepts, model.config.concept_width
+        ).to(adapter.device)
+        if "lora" in config:
+            model._inject_lora(LoraSettings.from_dict(config["lora"], adapter))
+        try:
+            load_strictly(model, tensors, directory, model.adapter_state_dict())
+        except CheckpointError:
+            remove_lora(adapter)  # the caller's base, as it came
+            raise
         return model.eval()
 
     def trainable_parameters(self) -> tuple[int, int]:
@@ -296,7 +315,8 @@ class ContextualDecoder(nn.Module):
         print(f"trainable params: {trains:,d} || all params: {total:,d} || trainable%: {100 * trains / total:.4f}")
 
     def _mask(self, contexts: ContextsLike, batch_size: int) -> Tensor:
-        return self.concepts.mask(contexts, batch_size).to(self.module.inversion.linear.weight.device)
+        mask = self.packs.own_columns(self.concepts.mask(self.packs.widen(contexts), batch_size))
+        return mask.to(self.module.inversion.linear.weight.device)
 
     def _encode(self, x: Tensor) -> Encoding:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.base_trains):
@@ -305,8 +325,8 @@ class ContextualDecoder(nn.Module):
     def _decode(self, latent: Tensor, encoding: Encoding | None = None, **options: Any) -> Decoding:
         return self.base.decode(latent.to(self.base.dtype), encoding, **options)
 
-    def _latent_mean(self, noise: Tensor, mask: Tensor) -> Tensor:
-        return self.module(noise.to(self.module.inversion.linear.weight.dtype), mask)
+    def _latent_mean(self, noise: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:
+        return self.module(noise.to(self.module.inversion.linear.weight.dtype), mask, fixed)
 
     def _explain_latent(
         self, mean: Tensor, encoding: Encoding, generator: torch.Generator | None
@@ -336,8 +356,8 @@ def wrap_decoder(base: object, concepts: Iterable[str], **options: Any) -> Conte
         base: a `DecoderAdapter`, or anything the registry recognises (our `NVAE`, a `LightweightVAE`, ...).
         concepts: names of the concepts that can be intervened on, in a fixed order.
         options: the other fields of `ContextModuleConfig`: ``noise_width``, ``concept_width``, ``depth``,
-            ``free_blocks``, ``form``, ``composition``, ``inversion_width``, ``reference``, ``latent_noise``,
-            ``posterior_width``.
+            ``free_blocks``, ``form``, ``graph``, ``composition``, ``inversion_width``, ``reference``,
+            ``latent_noise``, ``posterior_width``.
 
     Raises:
         TypeError: if no adapter knows the base, or for an unknown option.

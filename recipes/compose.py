@@ -2,9 +2,12 @@
 
     python recipes/compose.py --model outputs/finetune --do quad1 size
     python recipes/compose.py --model outputs/finetune --do quad1 size --image photo.png
+    python recipes/compose.py --model outputs/finetune --do quad1:0.5 size=0.7
 
-All rows share their noise, so a column shows one image under each intervention. With ``--image``, the first row is
-that image, the second its reconstruction, and the others are its counterfactuals.
+``quad1`` is a full intervention, ``quad1:0.5`` one of half its strength, and ``size=0.7`` sets the concept to a value,
+where the training data had its values. All rows share their noise, so a column shows one image under each
+intervention. With ``--image``, the first row is that image, the second its reconstruction, and the others are its
+counterfactuals.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.data.folders import ImageReader
 from context_module.files import write_atomically
 from context_module.grids import contexts_on_one_noise, labelled_grid
+from context_module.interventions import read_interventions, spell_interventions
 
 
 @dataclass(kw_only=True)
@@ -25,7 +29,8 @@ class ComposeArguments:
     """The flags of this recipe."""
 
     model: str = argument(help="folder written by recipes/finetune.py, or a Hub repository")
-    do: list[str] = argument(help="concepts to intervene on")
+    do: list[str] = argument(help="concepts to intervene on: size, size:0.5 (strength), size=0.7 (value)")
+    concept_pack: list[str] = argument([], help="files of recipes/train_concept.py: further concepts of the model")
     image: str | None = argument(None, help="an image to show counterfactuals of")
     image_context: str = argument("obs", help="the context the image was seen in")
     base: str = argument("nvae", help="family of the base, with --base_checkpoint")
@@ -40,8 +45,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(ComposeArguments, description=__doc__.splitlines()[0], argv=argv)
     base = get_adapter(args.base).load(args.base_checkpoint) if args.base_checkpoint else None
     model = ContextualDecoder.from_pretrained(args.model, base=base)
-    do = "+".join(args.do)
-    contexts = dict.fromkeys(["obs", *model.concepts.parse(do), model.concepts.name(do)])
+    for pack in args.concept_pack:
+        model.add_concept(pack)
+    do = read_interventions(args.do, model.concepts)
+    contexts = {spell_interventions(some): some for some in ({}, *({name: do[name]} for name in do), do)}
     rows, abduction = {}, None
     if args.image:
         x = ImageReader(model.base.image_shape, resize=True)(Path(args.image))[None]

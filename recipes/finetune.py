@@ -4,15 +4,16 @@
     accelerate launch recipes/finetune.py --base nvae --base_checkpoint checkpoint.pt --data photos/ --output_dir out
 
 Without ``--base_checkpoint`` the small NVAE that ships with these recipes is used, on the quad data at its size. The
-base stays as it is unless ``--train_mode`` lets it train along; then the result holds it too. The result is a folder
-for `ContextualDecoder.from_pretrained` and ``recipes/compose.py``; where the data holds compositions (pairs of
-concepts, never trained on), a table says how close the generated ones come.
+base stays as it is unless ``--train_mode`` lets it train along, or LoRA on its decoder; then the result holds that
+too. The result is a folder for `ContextualDecoder.from_pretrained` and ``recipes/compose.py``; where the data holds
+compositions (pairs of concepts, never trained on), a table says how close the generated ones come.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,9 +28,12 @@ from context_module.evaluation import composition_table, evaluate
 from context_module.grids import contexts_on_one_noise, labelled_grid
 from context_module.metrics.estimate import MIN_SAMPLES
 from context_module.objectives import LatentObjective, PixelObjective
+from context_module.prior_gap import prior_gap
 from context_module.run_directory import RunDirectory
+from context_module.train_modes import TrainMode, set_train_mode
 from context_module.training import Trainer, make_accelerator
 from context_module.training_arguments import TrainingArguments
+from context_module.values import fit_values
 
 SHIPPED = {"nvae": Path(__file__).resolve().parent / "pretrained" / "nvae-quad32"}
 
@@ -39,25 +43,33 @@ class FinetuneArguments(TrainingArguments):
     """The flags of this recipe."""
 
     output_dir: str = argument("outputs/finetune", help="where the module, checkpoints, metrics and pictures go")
-    max_train_steps: int = argument(2000, help="optimiser steps")
+    max_train_steps: int = argument(3000, help="optimiser steps")
     train_batch_size: int = argument(448, help="images per optimiser step, over all processes and accumulation steps")
     learning_rate: float = argument(3e-3, help="peak learning rate; it falls to 1%% along a cosine")
     max_grad_norm: float = argument(5.0, help="gradients are clipped to this norm")
     validation_steps: int = argument(500, help="steps between validations, each with a sample grid")
-    base: str = argument("nvae", help="family of the base: nvae, lightweight, or an installed adapter's name")
-    base_checkpoint: str | None = argument(None, help="file or folder of the base; default: the NVAE that ships")
-    train_mode: Literal["frozen", "finetune", "end_to_end"] = argument(
+    base: str = argument("nvae", help="family of the base: nvae, lightweight, diffusers, or an installed adapter's")
+    base_checkpoint: str | None = argument(None, help="file, folder or Hub id; default: the NVAE that ships")
+    train_mode: TrainMode = argument(
         "frozen",
-        help="the base: as it is, unfrozen after --frozen_share of the steps, or from scratch with the module",
+        help="the base: as it is, with LoRA on its decoder, unfrozen after --frozen_share of the steps, or from "
+        "scratch with the module",
     )
+    lora_rank: int | None = argument(None, help="lora: rank of the updates; default: 8, or that of --module")
     frozen_share: float = argument(0.2, help="finetune: share of the steps in which the base stands still")
-    module: str | None = argument(None, help="start from a folder of this recipe: its base, module and widths")
+    module: str | None = argument(None, help="start from a folder of this recipe: its base, module, widths, graph")
+    contexts: list[str] = argument(
+        [], help="training contexts to learn from, their concepts the module's; default: all. obs alone: no concepts"
+    )
     pooled: bool = argument(False, help="do not tell the module of contexts: every image counts as observational")
     noise_width: int = argument(16, help="width of each noise block")
     concept_width: int = argument(16, help="width of each concept block")
     depth: int = argument(2, help="layers from noise to exogenous values")
     free_blocks: int = argument(2, help="noise blocks that no context intervenes on")
-    inversion_width: int = argument(256, help="hidden width of a residual MLP after the linear inversion; 0: none")
+    inversion_width: int = argument(512, help="hidden width of a residual MLP after the linear inversion; 0: none")
+    graph: list[str] = argument(
+        [], help="edges that may be learned, cause:effect, such as quad2:quad1 quad3:quad2; default: all"
+    )
     form: Form = argument("structural", help="the intervention layer: along the graph, or total effects (the paper)")
     composition: Composition = argument("do", help="reduced form: how joint interventions compose")
     reference: bool = argument(
@@ -69,9 +81,16 @@ class FinetuneArguments(TrainingArguments):
     latent_noise: bool | None = argument(
         None, help="decoder inputs are Gaussian around the module's; default: with the latent objective"
     )
-    beta: float | None = argument(None, help="weight of the noise's KL; default: 0.2 for latent, 1 for pixel")
+    beta: float | None = argument(None, help="weight of the noise's KL; default: 1.5 for latent, 1 for pixel")
     matching: float = argument(300.0, help="latent: weight of matching generated to encoded embeddings, per context")
-    sparsity: float = argument(1.0, help="latent: weight of the norms of the learned edges between concepts")
+    interaction: float = argument(
+        30.0, help="latent: weight of keeping decoder inputs additive in the concepts, which is what composes"
+    )
+    sparsity: float = argument(0.1, help="latent: weight of the norms of the learned edges between concepts")
+    acyclicity: float = argument(0.0, help="latent: weight of a penalty on cycles of these edges (NOTEARS)")
+    value_draws: int = argument(
+        128, help="blocks tried per concept with values in the data, where images' mean block shows them badly"
+    )
     score_samples: int = argument(
         1000, help="images per composition in the table, at most half of its own; 0: no table"
     )
@@ -82,13 +101,34 @@ def load_base(args: FinetuneArguments) -> DecoderAdapter:
     adapter, checkpoint = get_adapter(args.base), args.base_checkpoint or SHIPPED.get(args.base)
     if checkpoint is None:
         raise ValueError(f"no base ships for --base {args.base}: give --base_checkpoint")
-    return adapter.load(Path(checkpoint).resolve())
+    local = Path(checkpoint).expanduser()
+    return adapter.load(local.resolve() if local.exists() else checkpoint)  # else the id of a Hub repository
 
 
 def data_for(args: FinetuneArguments, base: DecoderAdapter) -> ContextData:
     """The data at the base's size."""
     channels, resolution, _ = base.image_shape
-    return args.load(resolution=resolution, channels=channels)
+    return chosen(args, args.load(resolution=resolution, channels=channels))
+
+
+def chosen(args: FinetuneArguments, data: ContextData) -> ContextData:
+    """The data of the contexts to learn from."""
+    if not args.contexts:
+        return data
+    known = data.concepts
+    data = data.of_concepts({name for context in args.contexts for name in known.parse(context)})
+    return dataclasses.replace(data, train=data.train.only(args.contexts))
+
+
+def edges_of(words: list[str]) -> tuple[tuple[str, str], ...] | None:
+    """The (cause, effect) pairs of --graph; None without any: all edges may be learned."""
+    edges = []
+    for word in words:
+        cause, separator, effect = word.partition(":")
+        if not separator:
+            raise ConceptError(f"--graph {word}: expected cause:effect, such as quad2:quad1")
+        edges.append((cause, effect))
+    return tuple(edges) or None
 
 
 def trained_before(args: FinetuneArguments, folder: str) -> tuple[ContextualDecoder, ContextData]:
@@ -110,7 +150,7 @@ def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
     if args.train_mode == "end_to_end":
         if args.module or args.base_checkpoint:
             raise ValueError("--train_mode end_to_end starts from scratch: leave out --module and --base_checkpoint")
-        data = args.load()
+        data = chosen(args, args.load())
         base = get_adapter(args.base).fresh(data.train.image_shape)
     elif args.module:
         return trained_before(args, args.module)
@@ -125,6 +165,7 @@ def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
         depth=args.depth,
         free_blocks=args.free_blocks,
         inversion_width=args.inversion_width,
+        graph=edges_of(args.graph),
         form=args.form,
         composition=args.composition,
         reference=args.reference,
@@ -137,12 +178,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(FinetuneArguments, description=__doc__.splitlines()[0], argv=argv)
     run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
     # what a base has beyond its encoder and decoder, such as posterior heads of its own, takes no part
-    accelerator = make_accelerator(args, find_unused_parameters=args.train_mode != "frozen")
+    unused = args.train_mode != "frozen" or bool(args.contexts)  # nor has an edge between no concepts
+    accelerator = make_accelerator(args, find_unused_parameters=unused)
     model, data = build(args)
-    if args.train_mode != "frozen":
-        model.unfreeze_base()
+    frozen_share = set_train_mode(model, args.train_mode, frozen_share=args.frozen_share, rank=args.lora_rank)
     images = data.train.pooled() if args.pooled else data.train
     train_data, val_data = images.split(args.val_fraction, seed=args.seed)
+    train_images = train_data
     if accelerator.is_main_process:
         model.print_trainable_parameters()
     contexts = [*data.train.context_names, *(data.held_out.context_names if data.held_out else ())]
@@ -153,15 +195,26 @@ def main(argv: list[str] | None = None) -> None:
     model.base.to(accelerator.device)
     beta = {} if args.beta is None else {"beta": args.beta}
     objective: LatentObjective | PixelObjective
+    monitor = None
     if args.objective == "latent":
+        # with a cache any one process encodes, with its bar, and the others wait
+        shown = accelerator.is_main_process or args.cache_dir is not None
         train_data, val_data = (
-            encode_dataset(model.base, part, progress=accelerator.is_main_process) for part in (train_data, val_data)
+            encode_dataset(model.base, part, cache_dir=args.cache_dir, progress=shown)
+            for part in (train_data, val_data)
         )
         objective = LatentObjective(
-            model, train_data, start=not args.module, matching=args.matching, sparsity=args.sparsity, **beta
+            model,
+            train_data,
+            start=not args.module,
+            matching=args.matching,
+            interaction=args.interaction,
+            sparsity=args.sparsity,
+            acyclicity=args.acyclicity,
+            **beta,
         )
+        monitor = partial(prior_gap, model, val_data, objective.directions.cpu())
     else:
-        frozen_share = args.frozen_share if args.train_mode == "finetune" else 0.0
         objective = PixelObjective(model, frozen_share=frozen_share, **beta)
     trainer = Trainer(
         accelerator,
@@ -172,11 +225,16 @@ def main(argv: list[str] | None = None) -> None:
         val_data,
         after_step=model.module.intervention.clamp_effects if args.reference else None,
         preview=lambda: labelled_grid(contexts_on_one_noise(model, contexts)),
+        monitor=monitor,
     )
     result = trainer.train()
     if accelerator.is_main_process:
+        errors = fit_values(model, train_images, draws=args.value_draws, seed=args.seed)
         model.eval().save_pretrained(run.path)
         run.finish(dataclasses.asdict(result))
+        if errors and args.value_draws:
+            print("values that can be set, and how far off pictures are on average:", end=" ")
+            print(", ".join(f"{name} {error:.3g}" for name, error in errors.items()))
         print(f"{run.path}: best validation loss {result.loss:.1f} at step {result.best_step} of {result.steps}")
         if data.held_out is not None and score_samples >= MIN_SAMPLES:
             scored = evaluate(

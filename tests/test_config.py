@@ -57,6 +57,7 @@ BAD = [
         "it needs form='reduced', free_blocks=0 and inversion_width=0",
     ),
     ({"concepts": ("a", "a")}, "named more than once: a"),
+    ({"concepts": ()}, "no concepts given: name at least one concept.*or ask for free_blocks"),
 ]
 
 

@@ -22,11 +22,19 @@ def test_is_a_sequence_of_names():
     assert CONCEPTS.training_contexts == ("obs", "quad1", "quad2", "size")
 
 
+def test_no_concepts_have_one_context():
+    none = Concepts([])
+    assert none.training_contexts == ("obs",)
+    assert none.name([]) == "obs"
+    assert none.mask("obs", 3).shape == (3, 0)
+    with pytest.raises(ConceptError, match="unknown concept 'size'; known concepts: none "):
+        none.parse("size")
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
         ("size", r"got the single string 'size': write \['size'\]"),
-        ([], "no concepts given"),
         (["size", ""], "'' cannot name a concept"),
         (["obs"], "'obs' cannot name a concept: expected a non-empty string other than 'obs'"),
         (["a+b"], r"'a\+b' cannot name a concept"),

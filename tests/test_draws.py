@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from context_module.draws import draw_normal, draw_uniform
+from context_module.draws import derived_generator, draw_normal, draw_uniform
 
 
 @pytest.mark.parametrize("draw", [draw_normal, draw_uniform])
@@ -33,3 +33,20 @@ def test_moments():
 def test_draws_where_the_generator_is():
     like = torch.empty(2, 3, device="meta")
     assert draw_normal(like, torch.Generator()).device.type == "meta"  # drawn on the CPU, then moved
+
+
+def test_derived_generators_leave_theirs_alone():
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(name):
+        return torch.randn(3, generator=derived_generator(generator, name)).tolist()
+
+    state, first = generator.get_state(), draw("smile")
+    assert torch.equal(generator.get_state(), state)
+    assert draw("smile") == first != draw("age")
+    assert torch.randn(3, generator=generator).tolist() != first
+    assert draw("smile") != first  # it has moved on
+    generator.manual_seed(0)
+    assert draw("smile") == first
+    torch.manual_seed(0)
+    assert torch.randn(3, generator=derived_generator(None, "smile")).tolist() == first

@@ -15,6 +15,7 @@ from context_module.files import (
     load_strictly,
     load_tensors,
     read_json,
+    read_metadata,
     save_tensors,
     write_atomically,
     write_json,
@@ -52,6 +53,16 @@ def test_tensors(tmp_path):
     assert all(
         torch.equal(loaded[name], tensor) and not loaded[name].requires_grad for name, tensor in tensors.items()
     )
+
+
+def test_metadata(tmp_path):
+    save_tensors(tmp_path / "t.safetensors", {"t": torch.zeros(1)}, {"key": "value"})
+    assert read_metadata(tmp_path / "t.safetensors") == {"format": "pt", "key": "value"}
+    safetensors.torch.save_file({"t": torch.zeros(1)}, tmp_path / "t.safetensors")
+    assert read_metadata(tmp_path / "t.safetensors") == {}
+    (tmp_path / "t.safetensors").write_bytes(b"PNG")
+    with pytest.raises(CheckpointError, match="t.safetensors is not a readable safetensors file"):
+        read_metadata(tmp_path / "t.safetensors")
 
 
 @pytest.mark.parametrize("read", [read_json, load_tensors, lambda path: load_pickled(path, "a folder written")])

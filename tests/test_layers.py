@@ -178,7 +178,7 @@ def paper_intervention(layer, exogenous, mask):
     forced = mask.repeat_interleave(layer.config.concept_width)
     kept = torch.where(forced, torch.zeros_like(layer.effects), layer.effects)  # columns: the concept acted on
     learned = torch.where(forced[:, None], layer.interventional_effects, kept)
-    weight = torch.where(layer.off_diagonal.bool(), learned, torch.eye(len(forced)))
+    weight = torch.where(layer.edge_mask.bool(), learned, torch.eye(len(forced)))
     return exogenous @ weight + layer.bias
 
 

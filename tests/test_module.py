@@ -138,8 +138,23 @@ def test_gradients_reach_every_parameter(form, options):
     for name, parameter in module.named_parameters():
         assert parameter.grad.abs().sum() > 0, name
     assert torch.equal(
-        module.intervention.effects.grad, module.intervention.effects.grad * module.intervention.off_diagonal
+        module.intervention.effects.grad, module.intervention.effects.grad * module.intervention.edge_mask
     )
+
+
+@pytest.mark.parametrize("form", ["structural", "reduced"])
+def test_a_module_of_free_blocks_alone(form):
+    config = ContextModuleConfig(
+        concepts=(), latent_shape=(2, 2, 2), num_features=5, noise_width=4, form=form, free_blocks=2
+    )
+    module = ContextModule(config)
+    noise = module.sample_noise(3, generator=torch.Generator().manual_seed(0))
+    for mask in (torch.zeros(3, 0, dtype=torch.bool), torch.zeros(3, 0)):
+        assert module(noise, mask).shape == (3, 2, 2, 2)
+    assert module.concepts(noise, mask).shape == (3, 2, 8)
+    assert module.intervention.effect_norms().shape == (0, 0)
+    module(noise, mask).sum().backward()
+    assert module.embedding.observational.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -218,7 +233,7 @@ def test_repr_says_widths_and_concepts():
         ((2, 18), torch.zeros(2, 4).bool(), r"torch.bool of shape \(2, 3\), got torch.bool of shape \(2, 4\)"),
         ((2, 18), torch.zeros(1, 3).bool(), r"got torch.bool of shape \(1, 3\)"),
         ((2, 18), torch.zeros(3).bool(), r"got torch.bool of shape \(3,\)"),
-        ((2, 18), torch.zeros(2, 3), r"got torch.float32 of shape \(2, 3\)"),
+        ((2, 18), torch.zeros(2, 3).long(), r"got torch.int64 of shape \(2, 3\)"),
     ],
 )
 def test_refuses_inputs_that_do_not_fit(noise_shape, mask, message):

@@ -102,6 +102,15 @@ def test_latent_terms_add_up(base):
     torch.testing.assert_close(out["loss"], expected)
 
 
+def test_latent_objective_without_concepts(base):
+    observational = make_data(base).of_concepts([])
+    encodings = encode_dataset(base, observational, progress=False)
+    model = wrap_decoder(base, [], noise_width=4, concept_width=2, free_blocks=2, latent_noise=True)
+    out = LatentObjective(model, encodings, sparsity=1.0)(encodings.batch(torch.arange(8)))
+    assert all(value.shape == (8,) and value.isfinite().all() for value in out.values())
+    out["loss"].mean().backward()
+
+
 def test_latent_warm_up_in_training_only(make_base):
     objective, batch = make_latent(make_base("nvae"), beta=2.0, matching=0.0, interaction=0.0, sparsity=0.0)
     for training, progress, beta in [(True, 0.0, 0.0), (True, 0.15, 1.0), (False, 0.0, 2.0)]:

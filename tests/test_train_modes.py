@@ -6,8 +6,11 @@ from torch.distributions import Normal, kl_divergence
 
 from context_module import ContextualDecoder, wrap_decoder
 from context_module.adapters.lightweight import LightweightAdapter
-from context_module.errors import CheckpointError
+from context_module.checkpoints import trainable_state_dict
+from context_module.errors import CheckpointError, LoraError
+from context_module.lora import is_lora
 from context_module.objectives import PixelObjective
+from context_module.train_modes import set_train_mode
 
 SAVED = ("lightweight", "nvae")  # families that can write their base
 
@@ -90,6 +93,92 @@ def test_a_base_that_trained_is_saved_with_the_module(family, make_base, tmp_pat
     again = ContextualDecoder.from_pretrained(tmp_path / "moved")
     again.save_pretrained(tmp_path / "copy")
     assert changed(state(ContextualDecoder.from_pretrained(tmp_path / "copy")), state(model)) == set()
+
+
+# --- the modes by name
+
+
+def trained(model, mode, steps=4, **options):
+    """A short training: (names of the tensors that changed, those of the base after each step)."""
+    share = set_train_mode(model, mode, **options)
+    objective = PixelObjective(model, frozen_share=share).train()
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    x = torch.rand(6, *model.base.image_shape, generator=torch.Generator().manual_seed(2))
+    mask = torch.tensor([[0, 0], [1, 0], [0, 1]] * 2).bool()
+    before, bases = state(model), []
+    for number in range(steps):
+        optimizer.zero_grad()
+        objective({"x": x, "mask": mask}, number / steps)["loss"].mean().backward()
+        optimizer.step()
+        now = state(model)
+        bases.append({name for name in changed({n: before.get(n, now[n]) for n in now}, now) if name[:5] == "base."})
+    return changed({name: before[name] for name in now}, now), bases
+
+
+def parts(model):
+    """Names of the tensors of a model: (in front of the base, the base's own, LoRA's)."""
+    names = state(model)
+    base = {name for name in names if name.startswith("base.")}
+    lora = {name for name in base if is_lora(name)}
+    return set(dict(model.named_parameters())) - base, base - lora, lora
+
+
+def test_frozen_trains_module_and_heads(make_base, family):
+    model = wrapped(make_base(family))
+    assert trained(model, "frozen")[0] == parts(model)[0]
+
+
+def test_lora_trains_module_heads_and_lora(make_base, family):
+    """The base's own weights and its batch norms stand still."""
+    model = wrapped(make_base(family))
+    moved, _ = trained(model, "lora", rank=2)
+    front, _, lora = parts(model)
+    assert model.lora.rank == 2
+    assert lora
+    assert moved == front | lora
+    assert not model.base.training
+
+
+@pytest.mark.parametrize("family", SAVED)
+@pytest.mark.parametrize(("mode", "still"), [("finetune", 2), ("end_to_end", 0)])
+def test_all_train_after_a_share_of_the_steps_or_from_the_first(family, mode, still, make_base):
+    """The base's batch norms too; posterior heads of its own take no part, nor do units that a ReLU keeps shut."""
+    model = wrapped(make_base(family))
+    moved, bases = trained(model, mode, frozen_share=0.5)
+    front, base, _ = parts(model)
+    assert front <= moved
+    assert {name for name in base - moved if ".fc_" not in name and ".se.se." not in name} == set()
+    assert [bool(names) for names in bases] == [number >= still for number in range(4)]
+
+
+def test_modes_follow_each_other(make_base):
+    model = wrapped(make_base("lightweight"))
+    trained(model, "lora", rank=2)
+    front, _, lora = parts(model)
+    assert trained(model, "frozen")[0] == front  # LoRA is kept and stands still
+    assert trained(model, "lora")[0] == front | lora  # and goes on
+    with pytest.raises(LoraError, match="the model has LoRA of rank 2, not 8: leave the rank out to go on with it"):
+        set_train_mode(model, "lora", rank=8)
+    with pytest.raises(LoraError, match=r"fold LoRA into it first \(model.merge_lora\(\)\)"):
+        set_train_mode(model, "finetune")
+    model.merge_lora()
+    assert len(trained(model, "finetune", frozen_share=0.0)[0]) > len(front)
+    assert trained(model, "frozen")[0] == front
+    with pytest.raises(ValueError, match="unknown train mode 'all'; known: frozen, lora, finetune, end_to_end"):
+        set_train_mode(model, "all")
+
+
+def test_lora_outlasts_a_frozen_share(make_base):
+    model = wrapped(make_base("modules")).add_lora()
+    step(model, progress=0.1, frozen_share=0.2)
+    assert all(p.requires_grad for name, p in model.base.named_parameters() if is_lora(name))
+
+
+def test_checkpoints_of_a_training_hold_what_is_saved(family, make_base):
+    """LoRA's weights too, and not those of the base."""
+    model = wrapped(make_base(family)).add_lora()
+    kept = trainable_state_dict(model)
+    assert kept.keys() - {"base.net.prior_ftr0"} == model.adapter_state_dict().keys()
 
 
 def test_a_base_that_cannot_be_saved_cannot_train(make_base):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
 __all__ = ["ArrayContextDataset", "ContextData", "ContextDataset", "LabelledDataset", "MappedImages"]
+
+_FINGERPRINTED = 2_000  # images that a fingerprint looks at
 
 
 class LabelledDataset(Dataset[dict[str, Tensor]]):
@@ -156,6 +159,25 @@ class ContextDataset(LabelledDataset, ABC):
             [self.context_names[label] for label in chosen], order[self.labels[kept]], self._rows[kept]
         )
 
+    def of_concepts(self, concepts: Iterable[str]) -> Self:
+        """A view of the images of contexts that intervene on none but these concepts, which are the view's own.
+
+        Raises:
+            ConceptError: for an unknown concept.
+            DataError: if there is no such context.
+        """
+        kept = self.concepts.parse(concepts)
+        contexts = [name for name in self.context_names if set(self.concepts.parse(name)) <= set(kept)]
+        if not contexts:
+            raise DataError(
+                f"no images of contexts of {', '.join(kept) or 'no concept'} alone; contexts here: "
+                f"{', '.join(self.context_names)}"
+            )
+        view = self.only(contexts)
+        view.concepts = Concepts(kept)
+        view._masks = view.concepts.mask(view.context_names)
+        return view
+
     def pooled(self) -> Self:
         """A view of all images as observational ones: what a model learns from that is not told of contexts."""
         return self._relabelled([OBSERVATIONAL], torch.zeros_like(self.labels), self._rows)
@@ -190,6 +212,20 @@ class ContextDataset(LabelledDataset, ABC):
             val.append(shuffled[:n_val])
             train.append(shuffled[n_val:])
         return torch.cat(train).sort().values, torch.cat(val).sort().values
+
+    def fingerprint(self) -> str:
+        """A hash of the images in order, whatever their contexts; views of others, or in another order, differ.
+
+        It is of their number, shape and rows in the storage, and of the values of up to 2,000 evenly spaced images. In
+        larger data sets it does not see that images between those were replaced, one for one.
+        """
+        digest = hashlib.sha256(f"{len(self)} {tuple(self.image_shape)}".encode())
+        digest.update(self._rows.numpy().tobytes())
+        count = min(len(self), _FINGERPRINTED)
+        spaced = torch.arange(count) * (len(self) - 1) // max(count - 1, 1)
+        for rows in self._rows[spaced].split(64):
+            digest.update(self.read(rows).numpy().tobytes())
+        return digest.hexdigest()[:32]
 
     def _label_of(self, context: str | Iterable[str]) -> int:
         name = self.concepts.name(context)
@@ -303,3 +339,15 @@ class ContextData:
     def concepts(self) -> Concepts:
         """The concepts, the same for all parts."""
         return self.train.concepts
+
+    def of_concepts(self, concepts: Iterable[str]) -> ContextData:
+        """The same data of fewer concepts: the images of contexts that intervene on others are left out."""
+        names = set(self.concepts.parse(concepts))
+
+        def part(images: ContextDataset | None) -> ContextDataset | None:
+            fits = images and any(names.issuperset(self.concepts.parse(context)) for context in images.context_names)
+            return images.of_concepts(names) if images and fits else None
+
+        graph = self.graph and tuple(edge for edge in self.graph if names.issuperset(edge))
+        train = self.train.of_concepts(names)
+        return replace(self, train=train, held_out=part(self.held_out), test=part(self.test), graph=graph)

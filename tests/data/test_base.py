@@ -110,6 +110,27 @@ def test_only_some_contexts():
         data.only(["b"])
 
 
+def test_data_of_some_concepts():
+    data = ContextData(dataset(), dataset().only(["a+b"]), dataset(), graph=(("a", "b"),))
+    some = data.of_concepts(["a"])
+    assert some.concepts == some.test.concepts == ["a"]
+    assert some.train.context_names == ("obs", "a")
+    assert some.train[1]["mask"].tolist() == [True]
+    assert torch.equal(some.train.select("a"), data.train.select("a"))
+    assert (some.held_out, some.graph) == (None, ())
+    none = data.of_concepts([])
+    assert none.train.context_names == ("obs",)
+    assert none.train[0]["mask"].shape == (0,)
+    both = data.of_concepts(["b", "a"])
+    assert both.concepts == ["a", "b"]
+    assert both.held_out.context_names == ("a+b",)
+    assert both.graph == data.graph
+    with pytest.raises(ConceptError, match="unknown concept 'c'"):
+        data.of_concepts(["c"])
+    with pytest.raises(DataError, match="no images of contexts of b alone; contexts here: a"):
+        dataset().only(["a"]).of_concepts(["b"])
+
+
 def test_pooled_images_are_all_observational():
     data = dataset()
     pooled = data.pooled()

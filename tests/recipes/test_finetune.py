@@ -13,7 +13,7 @@ from PIL import Image
 from context_module import ContextualDecoder
 from context_module.files import load_tensors
 
-QUAD = ["--samples_per_context", "40", "--train_batch_size", "28", "--val_fraction", "0.1"]
+QUAD = ["--samples_per_context", "40", "--train_batch_size", "28", "--val_fraction", "0.1", "--value_draws", "0"]
 QUICK = [*QUAD, "--max_train_steps", "6", "--validation_steps", "3", "--logging_steps", "1", "--score_samples", "10"]
 NVAE_CHECKPOINTS = Path(__file__).parents[1] / "fixtures" / "nvae"
 
@@ -233,6 +233,12 @@ def test_compose_one_concept(here, check, trained):
     assert check.succeeded(here("compose.py", "--model", trained[0], "--do", "size")).endswith(": obs, size\n")
 
 
+def test_compose_strengths_and_values(here, check, trained):
+    """The quad data carries the values of its concepts, so the maps were fitted."""
+    out = check.succeeded(here("compose.py", "--model", trained[0], "--do", "size=0.7", "quad1:0.5", "--n", "2"))
+    assert out.endswith(": obs, quad1:0.5, size=0.7, quad1:0.5+size=0.7\n")
+
+
 def test_compose_on_an_image(here, check, trained, photos, tmp_path):
     image = ["--image", photos / "obs" / "0.png", "--output", "new.png"]
     out = check.succeeded(here("compose.py", "--model", trained[0], "--do", "quad1+size", *image))
@@ -267,6 +273,9 @@ def test_unknown_concept_as_a_user_sees_it(run, trained, tmp_path):
     ("argv", "message"),
     [
         (["--do", "size", "size"], "names a concept more than once"),
+        (["--do", "size=big"], "'size=big' needs a number after '='"),
+        (["--do", "size=3"], "'size' cannot be set to 3: the training data has values from 0.2"),
+        (["--do", "size:3"], "the strength of an intervention on 'size' must be in [0, 1]"),
         (["--do", "size", "--n", "0"], "n must be at least 1, got 0"),
         (["--do", "size", "--temperature", "-1"], "temperature must be 0 or more"),
         (["--do", "size", "--image", "missing.png"], "missing.png"),
@@ -309,9 +318,61 @@ def test_the_base_trains_along(here, check, tmp_path):
     assert ContextualDecoder.from_pretrained(tmp_path / "tuned").generate(2, do="size").shape == (2, 3, 64, 64)
 
 
+@pytest.fixture
+def lora(trained):
+    """Flags of a short LoRA phase on pixels, after the latent objective."""
+    options = ["--module", trained[0], "--train_mode", "lora", "--lora_rank", "2", "--objective", "pixel"]
+    return [*options, "--checkpointing_steps", "4", *QUICK[:-2], "--score_samples", "0", "--output_dir", "out"]
+
+
+def test_lora_after_the_latent_objective(here, check, lora, tmp_path):
+    check.succeeded(here("finetune.py", *lora))
+    saved = load_tensors(tmp_path / "out" / "adapter_model.safetensors")
+    assert any(".lora_B." in name and tensor.any() for name, tensor in saved.items())
+    assert not (tmp_path / "out" / "base").exists()
+    model = ContextualDecoder.from_pretrained(tmp_path / "out")
+    assert model.lora.rank == 2
+    assert model.generate(2, do="size+quad1").shape == (2, 3, 32, 32)
+    # from its checkpoint it goes on exactly
+    check.succeeded(here("finetune.py", *lora, "--resume_from_checkpoint", "latest"))
+    again = load_tensors(tmp_path / "out" / "adapter_model.safetensors")
+    assert again.keys() == saved.keys()
+    assert all((again[name] == saved[name]).all() for name in saved)
+    for mode, message in {
+        "lora": "error: the model has LoRA of rank 2, not 3: leave the rank out to go on with it",
+        "finetune": "error: a base with LoRA cannot train: fold LoRA into it first (model.merge_lora())",
+    }.items():
+        argv = ["--module", "out", "--train_mode", mode, "--lora_rank", "3", "--objective", "pixel", *QUICK]
+        assert message in check.failed(here("finetune.py", *argv, "--output_dir", "new"))
+
+
+def test_lora_in_bf16_on_two_processes(run, check, lora, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    lora += ["--mixed_precision", "bf16", "--max_train_steps", "2", "--checkpointing_steps", "2"]
+    check.succeeded(run("finetune.py", *lora, cwd=tmp_path, launcher=launcher, ACCELERATE_USE_CPU="true"))
+    saved = load_tensors(tmp_path / "out" / "adapter_model.safetensors")
+    assert any(".lora_B." in name and tensor.any() for name, tensor in saved.items())
+    kept = load_tensors(tmp_path / "out" / "checkpoint-2" / "weights.safetensors")
+    assert {name for name in kept if ".lora_" in name} == {f"model.{name}" for name in saved if ".lora_" in name}
+    assert not any("base_layer" in name for name in kept)
+
+
 def test_a_module_of_other_concepts(here, check, trained, photos):
     message = check.failed(here("finetune.py", "--module", trained[0], "--data", photos, "--output_dir", "new"))
     assert "has the concepts quad1, quad2, quad3, quad4, size, orientation, the data a, b: train it on" in message
+
+
+def test_a_given_graph_and_no_cycles(here, check, photos, tmp_path):
+    options = ["--data", photos, "--output_dir", "out", "--max_train_steps", "1", "--train_batch_size", "6"]
+    check.succeeded(here("finetune.py", *options, "--graph", "a:b", "--acyclicity", "2"))
+    logged = {name for line in metrics(tmp_path / "out") for name in line}
+    assert {"sparsity", "val_sparsity", "acyclicity", "val_acyclicity"} <= logged
+    model = ContextualDecoder.from_pretrained(tmp_path / "out")
+    assert model.config.graph == (("a", "b"),)
+    assert model.graph().strengths.nonzero().tolist() == [[1, 0]]
+    options = [*options, "--overwrite"]
+    assert "--graph a>b: expected cause:effect" in check.failed(here("finetune.py", *options, "--graph", "a>b"))
+    assert "the graph has a cycle, " in check.failed(here("finetune.py", *options, "--graph", "a:b", "b:a"))
 
 
 def test_pooled_trains_the_observational_setting_alone(here, check, tmp_path):
@@ -319,6 +380,7 @@ def test_pooled_trains_the_observational_setting_alone(here, check, tmp_path):
     options = ["--pooled", "--output_dir", "out", "--cache_dir", "cache", *QUICK[:-2], "--score_samples", "0"]
     check.succeeded(here("finetune.py", *options))
     assert list((tmp_path / "cache").glob("quad-*.npy"))
+    assert len(list((tmp_path / "cache").glob("encodings-*/encodings.npy"))) == 2
     embedding = ContextualDecoder.from_pretrained(tmp_path / "out").module.embedding
     assert (embedding.interventional.bias == 0).all()
     assert (embedding.observational.bias != 0).all()
@@ -331,6 +393,7 @@ def test_pooled_trains_the_observational_setting_alone(here, check, tmp_path):
             ["--train_mode", "finetune"],
             "--train_mode finetune trains the base through its decoder: use --objective pixel",
         ),
+        (["--train_mode", "lora"], "--train_mode lora trains the base through its decoder: use --objective pixel"),
         (["--train_mode", "end_to_end", "--objective", "pixel"], "a 'nvae' base cannot be made from scratch here"),
         (
             ["--train_mode", "end_to_end", "--objective", "pixel", "--module", "out"],

@@ -1,0 +1,81 @@
+"""Train one concept alone on a module that stays as it is: a concept pack, one file to add to it beside others.
+
+    accelerate launch recipes/finetune.py --contexts obs --output_dir outputs/obs
+    accelerate launch recipes/train_concept.py --module outputs/obs --concept size --output_dir outputs/size
+    python recipes/compose.py --model outputs/obs --concept_pack outputs/size/size.safetensors --do size
+
+It learns from the images of the concept's context and no others. Packs that were trained apart compose.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from context_module import ContextualDecoder
+from context_module.adapters.base import get_adapter
+from context_module.arguments import argument, parse_arguments, run_recipe
+from context_module.contexts import OBSERVATIONAL
+from context_module.encodings import encode_dataset
+from context_module.grids import contexts_on_one_noise, labelled_grid
+from context_module.pack_objective import PackObjective, new_pack
+from context_module.run_directory import RunDirectory
+from context_module.training import Trainer, make_accelerator
+from context_module.training_arguments import TrainingArguments
+
+
+@dataclass(kw_only=True)
+class TrainConceptArguments(TrainingArguments):
+    """The flags of this recipe."""
+
+    output_dir: str = argument(help="where CONCEPT.safetensors, checkpoints, metrics and pictures go")
+    module: str = argument(help="folder written by recipes/finetune.py, or a Hub repository: it is left as it is")
+    concept: str = argument(help="the concept's name: that of its context in the data")
+    base: str = argument("nvae", help="family of the base, with --base_checkpoint")
+    base_checkpoint: str | None = argument(None, help="the base, if it is not where it was in training")
+    max_train_steps: int = argument(600, help="optimiser steps")
+    train_batch_size: int = argument(512, help="images per optimiser step, over all processes and accumulation steps")
+    learning_rate: float = argument(3e-3, help="peak learning rate; it falls to 1%% along a cosine")
+    max_grad_norm: float = argument(5.0, help="gradients are clipped to this norm")
+    rank: int = argument(32, help="directions of the decoder input that the concept reads and writes")
+    noise_width: int = argument(16, help="width of the concept's own noise")
+    hidden_width: int = argument(256, help="hidden width of the MLP that says what changes")
+    matching: float = argument(300.0, help="weight of matching generated to encoded embeddings")
+    change: float = argument(0.1, help="weight of the squared change of decoder inputs: the rest is to stay")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(TrainConceptArguments, description=__doc__.splitlines()[0], argv=argv)
+    run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
+    accelerator = make_accelerator(args)
+    base = get_adapter(args.base).load(args.base_checkpoint) if args.base_checkpoint else None
+    model = ContextualDecoder.from_pretrained(args.module, base=base).to(accelerator.device)
+    pack = new_pack(model, args.concept, rank=args.rank, noise_width=args.noise_width, hidden_width=args.hidden_width)
+    model.add_concept(pack)
+    channels, resolution, _ = model.base.image_shape
+    images = args.load(resolution=resolution, channels=channels).train.only([args.concept])
+    shown = accelerator.is_main_process or args.cache_dir is not None
+    train_data, val_data = (
+        encode_dataset(model.base, part, cache_dir=args.cache_dir, progress=shown)
+        for part in images.split(args.val_fraction, seed=args.seed)
+    )
+    trainer = Trainer(
+        accelerator,
+        args,
+        run,
+        PackObjective(model, args.concept, train_data, matching=args.matching, change=args.change),
+        train_data,
+        val_data,
+        after_step=pack.orthonormalise,
+        preview=lambda: labelled_grid(contexts_on_one_noise(model, [OBSERVATIONAL, args.concept])),
+    )
+    result = trainer.train()
+    if accelerator.is_main_process:
+        file = run.path / f"{args.concept}.safetensors"
+        pack.save(file)
+        run.finish(dataclasses.asdict(result))
+        print(f"{file}: best validation loss {result.loss:.1f} at step {result.best_step} of {result.steps}")
+
+
+if __name__ == "__main__":
+    run_recipe(main)
