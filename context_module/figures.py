@@ -1,9 +1,9 @@
-"""Figures of a report: mosaics of images, learned edges, training curves; pyplot and its global state stay out."""
+"""Figures of a report: mosaics of images, learned graphs, training curves; pyplot and its global state stay out."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from context_module.errors import ShapeError
+from context_module.graph import CausalGraph, Edge
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
     from PIL.Image import Image
 
 __all__ = ["DPI", "edge_map", "mosaic", "png", "training_curves"]
@@ -57,45 +59,86 @@ def mosaic(images: Tensor, columns: int, *, min_size: int = 64) -> Image:
     return Image.fromarray((whole * 255).round().byte().numpy())
 
 
-def edge_map(norms: Tensor, concepts: Sequence[str], true_edges: Iterable[tuple[str, str]] | None = None) -> Figure:
-    """The strengths of the learned edges between concepts as a heat map, a column per cause and a row per effect.
+def edge_map(graph: CausalGraph, true_edges: Iterable[Edge] | None = None, threshold: float = 0.2) -> Figure:
+    """A graph of concepts as a drawing and, beside it, as a heat map with a column per cause and a row per effect.
 
     Args:
-        norms: (K, K), entry [i, j] the strength of concept j's effect on concept i, as of
-            `InterventionLayer.effect_norms`; the diagonal is not shown.
-        concepts: the K names.
-        true_edges: (cause, effect) pairs to outline, where the true graph is known.
+        graph: such as `ContextualDecoder.graph` returns.
+        true_edges: (cause, effect) pairs, where the true graph is known: the heat map outlines them; in the drawing
+            missing ones are dashed, and those that are not in truth are red.
+        threshold: of the edges that are drawn, as a share of the strongest.
+
+    Raises:
+        ImportError: if networkx is not installed; torch depends on it.
     """
     import matplotlib
     from matplotlib.figure import Figure
+
+    size = len(graph.concepts)
+    width, height = 1.8 + 0.62 * size, max(2.4, 1.4 + 0.52 * size)
+    true_edges = None if true_edges is None else tuple(true_edges)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(height + 1 + width, height), layout="constrained")
+        drawing, heat_map = figure.subplots(1, 2, width_ratios=(height + 1, width))
+        _draw_graph(drawing, graph, true_edges, threshold)
+        picture = _heat_map(heat_map, graph, true_edges or ())
+        figure.colorbar(picture, ax=heat_map, shrink=0.8, label="strength of the edge").outline.set_visible(False)
+    return figure
+
+
+def _draw_graph(axes: Axes, graph: CausalGraph, true_edges: tuple[Edge, ...] | None, threshold: float) -> None:
+    """Concepts on a circle, their names outside it, arrows as wide as their edges are strong."""
+    drawn = graph.to_networkx(threshold)
+    import networkx
+
+    learned = dict(drawn.edges.items())
+    missing = [edge for edge in true_edges or () if edge not in learned]
+    drawn.add_edges_from(missing)
+    places = networkx.circular_layout(drawn)
+    top = max((data["strength"] for data in learned.values()), default=1.0)
+    networkx.draw_networkx_nodes(drawn, places, ax=axes, node_size=60, node_color=_INK)
+    # bent, so that an edge and its reverse are told apart
+    arrows: Any = {"ax": axes, "node_size": 60, "arrowsize": 11, "connectionstyle": "arc3,rad=0.12"}
+    for edge, data in learned.items():
+        colour = _INK if true_edges is None or edge in true_edges else _ACCENT
+        wide = 0.5 + 2.5 * data["strength"] / top
+        networkx.draw_networkx_edges(drawn, places, [edge], width=wide, edge_color=colour, **arrows)
+    if missing:
+        networkx.draw_networkx_edges(drawn, places, missing, style="dashed", edge_color=_MUTED, **arrows)
+    for name, (x, y) in places.items():
+        side = "center" if abs(x) < 0.3 else "left" if x > 0 else "right"
+        above = "center" if abs(y) < 0.3 else "bottom" if y > 0 else "top"
+        axes.annotate(name, (x, y), (9 * x, 9 * y), textcoords="offset points", ha=side, va=above)
+    axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal")
+    axes.set_axis_off()
+
+
+def _heat_map(axes: Axes, graph: CausalGraph, true_edges: Iterable[Edge]) -> AxesImage:
+    import matplotlib
     from matplotlib.patches import Rectangle
 
-    size = len(concepts)
-    shown = norms.detach().float().cpu().clone()
+    concepts, size = graph.concepts, len(graph.concepts)
+    shown = graph.strengths.detach().float().cpu().clone()
     shown.fill_diagonal_(float("nan"))
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(1.8 + 0.62 * size, 1.4 + 0.52 * size), layout="constrained")
-        axes = figure.subplots()
-        top = max(float(shown.nan_to_num(0).max()), 1e-6)
-        colours = matplotlib.colormaps["Blues"].with_extremes(bad="#eef1f4")
-        picture = axes.imshow(shown.numpy(), cmap=colours, vmin=0, vmax=top)
-        axes.set_xticks(range(size), concepts, rotation=40, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(size), concepts)
-        axes.set_xlabel("cause")
-        axes.set_ylabel("effect")
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-        for effect in range(size):
-            for cause in range(size):
-                value = float(shown[effect, cause])
-                if effect != cause:
-                    colour = "white" if value > 0.6 * top else _INK
-                    axes.text(cause, effect, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
-        for cause_name, effect_name in true_edges or ():
-            corner = concepts.index(cause_name) - 0.46, concepts.index(effect_name) - 0.46
-            axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=_ACCENT, linewidth=1.6))
-        figure.colorbar(picture, ax=axes, shrink=0.8, label="strength of the edge").outline.set_visible(False)
-    return figure
+    top = max(float(shown.nan_to_num(0).max()), 1e-6)
+    colours = matplotlib.colormaps["Blues"].with_extremes(bad="#eef1f4")
+    picture = axes.imshow(shown.numpy(), cmap=colours, vmin=0, vmax=top)
+    axes.set_xticks(range(size), concepts, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(size), concepts)
+    axes.set_xlabel("cause")
+    axes.set_ylabel("effect")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    for effect in range(size):
+        for cause in range(size):
+            value = float(shown[effect, cause])
+            if effect != cause:
+                colour = "white" if value > 0.6 * top else _INK
+                axes.text(cause, effect, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+    for cause_name, effect_name in true_edges:
+        corner = concepts.index(cause_name) - 0.46, concepts.index(effect_name) - 0.46
+        axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=_ACCENT, linewidth=1.6))
+    return picture
 
 
 def training_curves(lines: Iterable[Mapping[str, Any]]) -> Figure | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import importlib.resources
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from context_module.evaluation.result import Evaluation
-from context_module.figures import DPI, mosaic, png
+from context_module.figures import DPI, edge_map, mosaic, png
 from context_module.metrics.counterfactual import CounterfactualConsistency
 from context_module.metrics.estimate import Estimate, average
 
@@ -34,6 +34,13 @@ class MetricText:
 
 
 METRIC_TEXTS: dict[str, MetricText] = {
+    "graph": MetricText(
+        "Learned graph",
+        "",
+        "How strongly the context module lets one concept act on another: how far the decoder inputs move, over "
+        "observational noise, if that edge alone is taken away, in their own standard deviations. Edges count, and "
+        "are drawn, from a fifth of the strongest one's strength, and not below 0.01.",
+    ),
     "sliced_wasserstein": MetricText(
         "Sliced Wasserstein distance",
         "lower is better",
@@ -115,8 +122,6 @@ def render_report(
     facts: Mapping[str, str] | None = None,
     pictures: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     counterfactuals: Mapping[str, Tensor] | None = None,
-    edges: Figure | None = None,
-    true_edges: Sequence[tuple[str, str]] | None = None,
     curves: Figure | None = None,
 ) -> str:
     """The report as HTML, with everything it shows inside.
@@ -128,12 +133,10 @@ def render_report(
         facts: what was evaluated, name by name; ``command`` is set as code.
         pictures: by context, real and generated images (n, C, H, W) in [0, 1].
         counterfactuals: by row, the real images, then what they become under interventions.
-        edges: the figure of the learned edges.
-        true_edges: the (cause, effect) pairs it outlines; None if they are not known.
         curves: the figure of the training.
 
     Raises:
-        ImportError: if jinja2 or Pillow is not installed.
+        ImportError: if jinja2, Pillow or matplotlib is not installed.
     """
     try:
         import jinja2
@@ -159,7 +162,7 @@ def render_report(
         "counterfactuals": [(name, _strip(images, len(images))) for name, images in (counterfactuals or {}).items()],
         "contexts": list(_by_context(evaluation)),
         "wholes": list(_wholes(evaluation)),
-        "edges": None if edges is None else {**_drawing(edges), "truth": true_edges},
+        "graph": _graph(evaluation),
         "curves": None if curves is None else _drawing(curves),
     }
     page["sections"] = _sections(page)
@@ -199,6 +202,22 @@ def _wholes(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
             text = METRIC_TEXTS[name]
             tables = _counterfactual_tables(found) if name == "counterfactual" else [_list_of(found)]
             yield {**asdict(text), "anchor": name, "tables": tables}
+
+
+def _graph(evaluation: Evaluation) -> dict[str, Any] | None:
+    """The section about the learned graph."""
+    graph, truth = evaluation.graph, evaluation.true_edges
+    if graph is None:
+        return None
+    text = METRIC_TEXTS["graph"]
+    drawn = {**asdict(text), **_drawing(edge_map(graph, truth)), "truth": truth}
+    if truth is None:
+        return drawn
+    apart = {
+        kind: ", ".join(f"{cause} → {effect}" for cause, effect in edges)
+        for kind, edges in graph.differences(truth).items()
+    }
+    return {**drawn, "distance": graph.structural_hamming_distance(truth), "apart": apart}
 
 
 def _list_of(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,7 +282,7 @@ def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
     ):
         sections += [(anchor, name)] if page[anchor] else []
     sections += [(section["anchor"], section["title"]) for section in page["wholes"]]
-    sections += [("edges", "Learned effects")] if page["edges"] else []
+    sections += [("graph", "Learned graph")] if page["graph"] else []
     sections += [("training", "Training")] if page["curves"] else []
     return sections
 

@@ -31,7 +31,7 @@ from context_module.data.arguments import DataArguments
 from context_module.errors import CheckpointError, DataError, OutputExistsError
 from context_module.evaluation import METRICS, Evaluation, evaluate, summary_table
 from context_module.evaluation.generated import base_images, model_images
-from context_module.figures import edge_map, training_curves
+from context_module.figures import training_curves
 from context_module.files import CONFIG_FILE, read_json, write_atomically, write_json
 from context_module.grids import contexts_on_one_noise
 from context_module.report import render_report
@@ -158,11 +158,9 @@ def report(
     pooled = bool(run.get("pooled"))
     name = Path(args.model).resolve().name
     lead = "A base alone: samples of its prior are its answer in every context."
-    edges, strips = None, None
+    strips = None
     if isinstance(model, ContextualDecoder):
         lead = "A context module in front of a pretrained base, on images that it was never trained on."
-        norms = model.module.intervention.effect_norms()
-        edges = None if pooled else edge_map(norms, list(model.concepts), data.graph)
         strips = None if pooled else counterfactuals(model, data)
     return render_report(
         f"Evaluation of {name}",
@@ -171,8 +169,6 @@ def report(
         facts=facts,
         pictures=pictures(model, data, scored, pooled),
         counterfactuals=strips,
-        edges=edges,
-        true_edges=data.graph,
         curves=training_curves(read_metrics(Path(args.model) / "metrics.jsonl")),
     )
 
@@ -190,6 +186,8 @@ def main(argv: list[str] | None = None) -> None:
     if data.test is None:
         data = with_validation(data, run)
         source = "the validation split of the training, as the data has no test part"
+    if isinstance(model, ContextualDecoder) and set(model.concepts) < set(data.concepts):
+        data = data.of_concepts(model.concepts)  # of --contexts
     scored = evaluate(
         model,
         data,

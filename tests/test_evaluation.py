@@ -200,7 +200,7 @@ def test_all_that_applies(quad, short_trainings):
     assert "NaN" not in text
     assert set(report) == {
         *("samples", "seed", "contexts", "summary", "reconstruction", "counterfactual", "disentanglement"),
-        *("downstream", "skipped"),
+        *("downstream", "graph", "skipped"),
     }
     assert report["contexts"]["quad1+size"]["held_out"]
     assert not report["contexts"]["obs"]["held_out"]
@@ -214,6 +214,10 @@ def test_all_that_applies(quad, short_trainings):
     assert bits["bits_per_pixel"]["value"] == pytest.approx(3 * bits["bits_per_dimension"]["value"])
     assert bits["bits_per_pixel"]["samples"] == 7 * 10
     assert set(report["counterfactual"]["concepts"]) == set(quad.concepts)
+    assert report["graph"]["concepts"] == list(quad.concepts)
+    assert report["graph"]["true_edges"] == [list(edge) for edge in quad.graph]
+    wrong = [*report["graph"]["missing"], *report["graph"]["extra"], *report["graph"]["reversed"]]
+    assert report["graph"]["structural_hamming_distance"] == len(wrong) > 0
     assert found.skipped == {
         "disentanglement": "scores of disentanglement need at least 200 items, got 100",
         "downstream": "the data has no factor to predict",

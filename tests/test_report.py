@@ -13,6 +13,7 @@ from context_module.errors import ShapeError
 from context_module.evaluation import Evaluation
 from context_module.evaluation.result import ContextScores
 from context_module.figures import edge_map, mosaic, png, training_curves
+from context_module.graph import CausalGraph
 from context_module.metrics.counterfactual import CounterfactualConsistency, CounterfactualScores
 from context_module.metrics.estimate import Estimate
 from context_module.report import METRIC_TEXTS, render_report
@@ -31,6 +32,7 @@ CONTEXTS = {
     "a+b": ContextScores(True, {**DISTANCES, "concept_accuracy": columns(model=0.6, real=0.9)}),
     "obs": ContextScores(False, {**DISTANCES, "concept_accuracy": columns(model=0.7, real=0.95)}),
 }
+GRAPH = CausalGraph(("a", "b", "c"), torch.tensor([[9.0, 0.5, 0.25], [0.0, 9.0, 0.0], [0.0, 0.05, 9.0]]))
 COUNTERFACTUAL = CounterfactualConsistency(
     concepts={
         "size": CounterfactualScores(
@@ -70,17 +72,16 @@ def test_everything_is_inside_the_file():
     images = torch.rand(8, 3, 8, 8)
     html = render_report(
         "x",
-        Evaluation(100, 0, CONTEXTS),
+        Evaluation(100, 0, CONTEXTS, graph=GRAPH),
         pictures={"obs": (images, images[:3]), "a+b": (images, images)},
         counterfactuals={"real": images, "size": images},
-        edges=edge_map(torch.rand(2, 2), ["a", "b"]),
         curves=training_curves([{"step": 1, "loss": 2.0}]),
     )
     assert not re.search(r"<script|<link|@import|url\(|(src|href)=\"(?!data:|#)", html)
     assert len(pictures_in(html)) == 4 + 2 + 2
     assert html.count("never trained on</span>") == 1
     anchors = re.findall(r'href="#([^"]+)"', html)
-    assert anchors == ["summary", "pictures", "counterfactuals", "contexts", "edges", "training"]
+    assert anchors == ["summary", "pictures", "counterfactuals", "contexts", "graph", "training"]
     assert all(f'id="{anchor}"' in html for anchor in anchors)
     assert 'name="viewport"' in html
     assert "@media print" in html
@@ -128,13 +129,21 @@ def test_nested_figures_are_listed_by_their_path():
 
 
 @pytest.mark.parametrize(
-    ("truth", "said"), [((("a", "b"),), "Outlined are the edges"), ((), "none of these concepts acts"), (None, None)]
+    ("truth", "said", "distance", "listed"),
+    [
+        ((("a", "b"), ("b", "c")), "are outlined", 3, ["missing: b → c", "extra: c → a", "reversed: a → b"]),
+        ((), "none of these concepts acts", 2, ["extra: b → a, c → a"]),
+        ((("b", "a"), ("c", "a")), "are outlined", 0, []),
+        (None, None, None, []),
+    ],
 )
-def test_says_what_is_known_of_the_true_graph(truth, said):
-    figure = edge_map(torch.rand(2, 2), ["a", "b"], truth)
-    html = render_report("x", Evaluation(100, 0, {}), edges=figure, true_edges=truth)
-    for sentence in ("Outlined are the edges", "none of these concepts acts"):
+def test_says_what_is_known_of_the_true_graph(truth, said, distance, listed):
+    html = render_report("x", Evaluation(100, 0, {}, graph=GRAPH, true_edges=truth))
+    for sentence in ("are outlined", "none of these concepts acts"):
         assert (sentence in html) == (sentence == said)
+    assert re.findall(r"<strong>(\d+)</strong>", html) == ([] if distance is None else [str(distance)])
+    assert re.findall(r"<li>([^<]+)</li>", html) == listed
+    assert len(pictures_in(html)) == 1
 
 
 # --- figures
@@ -156,9 +165,8 @@ def test_mosaic_refuses(shape):
 
 
 def test_edge_map_labels_causes_and_effects_and_outlines_true_edges():
-    norms = torch.tensor([[9.0, 0.25], [0.5, 9.0]], requires_grad=True)
-    figure = edge_map(norms, ["a", "b"], [("a", "b")])
-    axes = figure.axes[0]
+    figure = edge_map(CausalGraph(("a", "b"), torch.tensor([[9.0, 0.25], [0.5, 9.0]])), [("a", "b")])
+    axes = figure.axes[1]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("cause", "effect")
     assert {text.get_position(): text.get_text() for text in axes.texts} == {(1, 0): "0.25", (0, 1): "0.50"}
     (outline,) = axes.patches
@@ -180,4 +188,4 @@ def test_curves_have_a_panel_per_term():
 
 def test_pngs_hold_the_picture():
     assert Image.open(io.BytesIO(png(mosaic(torch.rand(2, 3, 4, 4), 2)))).size == (130, 64)
-    assert Image.open(io.BytesIO(png(edge_map(torch.rand(2, 2), ["a", "b"])))).format == "PNG"
+    assert Image.open(io.BytesIO(png(edge_map(GRAPH)))).format == "PNG"

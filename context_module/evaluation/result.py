@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from context_module.graph import CausalGraph, Edge
 from context_module.metrics.counterfactual import CounterfactualConsistency
 from context_module.metrics.estimate import Estimate, average
 
@@ -36,6 +37,8 @@ class Evaluation:
         samples: images compared per context, real and generated alike.
         seed: of the generated images and of the metrics.
         contexts: scores by the context's name.
+        graph: what the model has learned of how concepts act on each other.
+        true_edges: (cause, effect) pairs of the data's own graph, if that is known and `graph` was asked for.
         reconstruction: the negative ELBO as ``bits_per_pixel`` and ``bits_per_dimension``.
         counterfactual: how consistent counterfactuals are with the data's simulator.
         disentanglement: of the posterior means.
@@ -46,6 +49,8 @@ class Evaluation:
     samples: int
     seed: int
     contexts: dict[str, ContextScores]
+    graph: CausalGraph | None = None
+    true_edges: tuple[Edge, ...] | None = None
     reconstruction: dict[str, Estimate] | None = None
     counterfactual: CounterfactualConsistency | None = None
     disentanglement: dict[str, Estimate] | None = None
@@ -71,12 +76,24 @@ class Evaluation:
                 for name, context in self.contexts.items()
             },
             "summary": _plain(self.summary),
+            "graph": self._plain_graph(),
             "reconstruction": _plain(self.reconstruction),
             "counterfactual": _plain(self.counterfactual),
             "disentanglement": _plain(self.disentanglement),
             "downstream": _plain(self.downstream),
             "skipped": self.skipped,
         }
+
+    def _plain_graph(self) -> dict[str, Any] | None:
+        """The learned graph, its edges, and where the true ones are known what separates the two."""
+        if self.graph is None:
+            return None
+        found = {**self.graph.to_dict(), "edges": self.graph.edges()}
+        if self.true_edges is not None:
+            distance = self.graph.structural_hamming_distance(self.true_edges)
+            found |= {"true_edges": self.true_edges, "structural_hamming_distance": distance}
+            found |= self.graph.differences(self.true_edges)
+        return found
 
 
 def _mean(parts: list[Scores]) -> Scores:

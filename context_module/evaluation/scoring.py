@@ -124,7 +124,10 @@ def evaluate(
                 skipped[metric] = str(error)
                 _refuse(skipped, metrics)
             bar.update()
-    return Evaluation(samples, seed, scores, **wholes, skipped=skipped)
+    graph, true_edges = wholes.get("graph"), None
+    if graph is not None and data.graph is not None:  # what concept packs add has no edges
+        true_edges = tuple(edge for edge in data.graph if set(graph.concepts).issuperset(edge))
+    return Evaluation(samples, seed, scores, **wholes, true_edges=true_edges, skipped=skipped)
 
 
 def _checked(metrics: Iterable[str] | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Metrics of a model as a whole, on images of the training contexts it was never trained on."""
+"""What is said of a model as a whole, mostly on images of the training contexts it was never trained on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from context_module.contexts import OBSERVATIONAL
 from context_module.data.base import ContextData, ContextDataset
 from context_module.data.pendulum import PendulumSimulator, shift_environments
 from context_module.evaluation.representation import leading_codes, posterior_means
+from context_module.graph import CausalGraph
 from context_module.metrics.counterfactual import (
     CounterfactualConsistency,
     counterfactual_consistency,
@@ -24,7 +25,7 @@ from context_module.wrap import ContextualDecoder
 __all__ = ["WHOLE_METRICS", "inapplicable", "whole_scores"]
 
 _COUNTERFACTUALS, _LABELLED = 500, 5_000  # at most so many images for these
-WHOLE_METRICS = ("reconstruction", "counterfactual", "disentanglement", "downstream")
+WHOLE_METRICS = ("graph", "reconstruction", "counterfactual", "disentanglement", "downstream")
 
 
 def inapplicable(
@@ -33,13 +34,17 @@ def inapplicable(
     """Why a metric does not apply to this model on this data, or None if it does."""
     if metric not in WHOLE_METRICS:
         return None
-    if data.test is None:
-        return "the data has no images of the training contexts that were not trained on"
-    if metric == "counterfactual":
+    if metric in ("graph", "counterfactual"):
         if pooled or not isinstance(model, ContextualDecoder):
             return "the model knows no interventions"
-        if data.simulator is None:
-            return "it is not known how the images came about"
+        if metric == "graph":
+            return None if len(model.config.concepts) > 1 else "it takes two concepts to have an edge"
+    if metric == "reconstruction" and isinstance(model, ContextualDecoder) and len(model.packs):
+        return "the module does not explain images that take a concept pack"
+    if data.test is None:
+        return "the data has no images of the training contexts that were not trained on"
+    if metric == "counterfactual" and data.simulator is None:
+        return "it is not known how the images came about"
     if metric in ("counterfactual", "disentanglement") and data.test.factors is None:
         return "the true factors of the images are not known"
     if metric == "downstream" and (data.simulator is None or not data.simulator.target):
@@ -56,13 +61,13 @@ def whole_scores(
     pooled: bool = False,
     seed: int = 0,
     progress: bool = True,
-) -> dict[str, Any] | CounterfactualConsistency:
+) -> dict[str, Any] | CounterfactualConsistency | CausalGraph:
     """Score a model with one of `WHOLE_METRICS`.
 
     Args:
         metric: one that applies (`inapplicable`).
         model: in eval mode.
-        data: with `test` images.
+        data: with `test` images, but for the graph.
         samples: images per training context.
         pooled: every image counts as observational.
         seed: of the metric.
@@ -71,6 +76,9 @@ def whole_scores(
     Raises:
         DataError: for too few images, or an encoder without what the metric asks for.
     """
+    if metric == "graph":
+        assert isinstance(model, ContextualDecoder)
+        return model.graph(seed=seed)
     assert data.test is not None
     if metric == "reconstruction":
         images = _first(data.test, samples)
