@@ -1,4 +1,4 @@
-"""A table of methods beside published figures: mean and standard error over seeds, as Markdown, CSV and a picture."""
+"""A table of methods, beside published figures if there are any: mean and standard error over seeds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from context_module.files import write_atomically
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Comparison", "Score"]
+
+_ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,17 @@ class Comparison:
 
     Attributes:
         title: what was compared.
-        columns: key -> heading; lower is better in all of them.
+        columns: key -> heading.
         scores: method -> column key -> `Score`, or None where there is none.
-        published: method -> column key -> published mean.
+        published: method -> column key -> published mean; without any, nothing is said of them.
+        better: column key -> which end is the better one, None where there is no better; by default the lower.
     """
 
     title: str
     columns: Mapping[str, str]
     scores: Mapping[str, Mapping[str, Score | None]]
-    published: Mapping[str, Mapping[str, float]]
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    better: Mapping[str, Literal["lower", "higher"] | None] = field(default_factory=dict)
 
     def save(self, directory: str | Path) -> None:
         """Write table.md, table.csv and table.png, each whole or not at all."""
@@ -65,8 +69,9 @@ class Comparison:
         write_atomically(directory / "table.png", lambda temporary: figure.savefig(temporary, format="png", dpi=150))
 
     def markdown(self) -> str:
-        """A Markdown table, the best of every column in bold."""
-        headings = [part for heading in self.columns.values() for part in (heading, "paper")]
+        """A Markdown table, the best of every column in bold; arrows say whether that is the lowest or the highest."""
+        paper_heading = ["paper"] if self.published else []
+        headings = [part for key in self.columns for part in (self._heading(key), *paper_heading)]
         lines = [f"| method | {' | '.join(headings)} |", "|---" * (1 + len(headings)) + "|"]
         best = {key: self._best(key) for key in self.columns}
         for method in self.scores:
@@ -74,21 +79,23 @@ class Comparison:
             for key in self.columns:
                 score, paper = self.scores[method].get(key), self.published.get(method, {}).get(key)
                 text = "" if score is None else str(score)
-                cells.append(f"**{text}**" if text and method == best[key] else text)
-                cells.append("" if paper is None else f"{paper:.3f}")
+                cells.append(f"**{text}**" if method in best[key] else text)
+                if self.published:
+                    cells.append("" if paper is None else f"{paper:.3f}")
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)
 
     def csv(self) -> str:
-        """One row per method and column: mean, standard error, number of seeds, published figure."""
+        """One row per method and column: mean, standard error, number of seeds, and the published figure if any is."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["method", "score", "mean", "standard_error", "seeds", "published"])
+        published = ["published"] if self.published else []
+        writer.writerow(["method", "score", "mean", "standard_error", "seeds", *published])
         for method, row in self.scores.items():
             for key in self.columns:
                 score, paper = row.get(key), self.published.get(method, {}).get(key, "")
                 numbers = ("", "", 0) if score is None else (score.mean, score.error, score.seeds)
-                writer.writerow([method, key, *numbers, paper])
+                writer.writerow([method, key, *numbers, *([paper] if self.published else [])])
         return text.getvalue()
 
     def figure(self) -> Figure:
@@ -101,7 +108,7 @@ class Comparison:
         figure = Figure(figsize=(1.5 + 2.8 * len(self.columns), 1.1 + 0.42 * len(methods)), layout="constrained")
         figure.suptitle(self.title, fontsize=10)
         panels = figure.subplots(1, len(self.columns), sharey=True, squeeze=False)[0]
-        for axes, (key, heading) in zip(panels, self.columns.items(), strict=True):
+        for axes, key in zip(panels, self.columns, strict=True):
             for place, method in enumerate(methods):
                 score, paper = self.scores[method].get(key), self.published.get(method, {}).get(key)
                 if score is not None:
@@ -113,7 +120,7 @@ class Comparison:
                     )  # fmt: skip
                 if paper is not None:
                     axes.plot(paper, place, "d", color="#d1495b", markersize=6)
-            axes.set_title(f"{heading} ↓", fontsize=9)
+            axes.set_title(self._heading(key), fontsize=9)
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=8)
         panels[0].set_yticks(range(len(methods)), methods)
@@ -123,6 +130,14 @@ class Comparison:
             figure.legend(handles=mark, loc="outside lower center", fontsize=8, frameon=False)
         return figure
 
-    def _best(self, key: str) -> str | None:
+    def _heading(self, key: str) -> str:
+        return self.columns[key] + _ARROWS[self.better.get(key, "lower")]
+
+    def _best(self, key: str) -> set[str]:
+        """The methods with the best mean: several if they are level."""
         known = {method: score.mean for method, row in self.scores.items() if (score := row.get(key)) is not None}
-        return min(known, key=known.__getitem__) if known else None
+        end = self.better.get(key, "lower")
+        if not known or end is None:
+            return set()
+        best = min(known.values()) if end == "lower" else max(known.values())
+        return {method for method, mean in known.items() if mean == best}

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from tqdm.auto import tqdm
 
 from context_module.interruption import Interruption, TrainingInterrupted
 
-__all__ = ["Command", "Run", "run_all", "work_on"]
+__all__ = ["Command", "Run", "flags", "run_all", "slots", "with_needs", "work_on"]
 
 _processes: set[subprocess.Popen[bytes]] = set()  # commands called by this process
 
@@ -57,6 +58,49 @@ class Run:
     @property
     def finished(self) -> bool:
         return all(command.result.exists() for command in self.commands)
+
+
+def flags(**values: Any) -> list[str]:
+    """Command-line flags: lists are spread, true stands alone, None is left out."""
+    words: list[str] = []
+    for name, value in values.items():
+        if value is not None:
+            words += [
+                f"--{name}",
+                *([] if value is True else map(str, value) if isinstance(value, list) else [str(value)]),
+            ]
+    return words
+
+
+def with_needs(runs: Iterable[Run], chosen: Iterable[Run]) -> list[Run]:
+    """The chosen ones of these runs, after those they build upon."""
+    by_name = {run.name: run for run in runs}
+    found: dict[str, Run] = {}
+
+    def add(run: Run) -> None:
+        for need in run.needs:
+            add(by_name[need])
+        found[run.name] = run
+
+    for run in chosen:
+        add(run)
+    return list(found.values())
+
+
+def slots(cluster: Literal["local", "slurm"] = "local", jobs: int | None = None) -> list[dict[str, str]]:
+    """Environment variables of each run that may go on at a time: a GPU each, or a share of the cores.
+
+    Args:
+        cluster: see `run_all`.
+        jobs: runs at a time; by default one per GPU, or per core without; on Slurm 16.
+    """
+    if cluster == "slurm":
+        return [{}] * (jobs or 16)
+    if gpus := torch.cuda.device_count():
+        return [{"CUDA_VISIBLE_DEVICES": str(job % gpus)} for job in range(jobs or gpus)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs = jobs or cores
+    return [{"OMP_NUM_THREADS": str(max(1, cores // jobs))}] * jobs
 
 
 def work_on(run: Run, environment: Mapping[str, str]) -> None:

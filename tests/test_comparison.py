@@ -32,11 +32,32 @@ def test_mean_and_standard_error():
 
 def test_markdown(comparison):
     assert comparison.markdown().splitlines() == [
-        "| method | concept | paper | pairs | paper |",
+        "| method | concept ↓ | paper | pairs ↓ | paper |",
         "|---|---|---|---|---|",
         "| base | 0.250 ± 0.050 | 0.175 | **0.400** |  |",
         "| ours | **0.100 ± 0.000** |  |  |  |",
     ]
+
+
+def test_without_published_figures_and_where_higher_is_better():
+    """Methods that are level are both the best; of a column without a better end none is."""
+    rows = {"a": (1.0, 0.2, 0.3), "b": (2.0, 0.5, 0.3), "c": (1.0, 0.5, 0.3)}
+    columns = {"edges": "wrong edges", "precision": "precision", "floor": "floor"}
+    scores = {
+        row: {key: Score.of([value]) for key, value in zip(columns, values, strict=True)}
+        for row, values in rows.items()
+    }
+    comparison = Comparison("a title", columns, scores, better={"precision": "higher", "floor": None})
+    assert comparison.markdown().splitlines() == [
+        "| method | wrong edges ↓ | precision ↑ | floor |",
+        "|---|---|---|---|",
+        "| a | **1.000** | 0.200 | 0.300 |",
+        "| b | 2.000 | **0.500** | 0.300 |",
+        "| c | **1.000** | **0.500** | 0.300 |",
+    ]
+    assert comparison.csv().splitlines()[:2] == ["method,score,mean,standard_error,seeds", "a,edges,1.0,nan,1"]
+    panels = comparison.figure().axes
+    assert [axes.get_title() for axes in panels] == ["wrong edges ↓", "precision ↑", "floor"]
 
 
 def test_csv(comparison):

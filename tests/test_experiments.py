@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from context_module.experiments import Command, Run, run_all, work_on
+from context_module.experiments import Command, Run, flags, run_all, slots, with_needs, work_on
 
 WRITE = "import sys, os, pathlib; pathlib.Path(sys.argv[1]).write_text(os.environ.get('SLOT', 'none'))"
 
@@ -71,6 +71,33 @@ def test_needs_slots_and_failures(tmp_path):
     times = [(tmp_path / name / "result").stat().st_mtime_ns for name in ("first", "second", "last")]
     assert times == sorted(times)
     assert run_all(runs[:3]) == {}  # nothing left to do
+
+
+def test_runs_come_after_those_they_build_upon(tmp_path):
+    runs = [make_run(tmp_path, name, needs) for name, needs in (("c", ("b",)), ("b", ("a",)), ("a", ()), ("d", ()))]
+    assert [run.name for run in with_needs(runs, [runs[0], runs[1]])] == ["a", "b", "c"]
+
+
+def test_flags():
+    assert flags(rows=["a", 1], overwrite=True, seed=0, base=None) == [
+        "--rows",
+        "a",
+        "1",
+        "--overwrite",
+        "--seed",
+        "0",
+    ]
+
+
+def test_slots_share_what_the_machine_has(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert slots() == [{"OMP_NUM_THREADS": "1"}] * 8
+    assert slots(jobs=2) == [{"OMP_NUM_THREADS": "4"}] * 2
+    assert slots(jobs=20) == [{"OMP_NUM_THREADS": "1"}] * 20
+    assert slots("slurm") == [{}] * 16
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert slots(jobs=3) == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "010"]
 
 
 def test_on_a_cluster_jobs_are_submitted(tmp_path, monkeypatch):

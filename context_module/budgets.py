@@ -1,0 +1,66 @@
+"""What recipes that compare many trainings spend on each: flags of data, training and evaluation, by budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["BUDGETS", "PAPERS_MODULE", "PIXEL", "Budget"]
+
+Budget = dict[str, dict[str, Any]]
+
+# What the budgets say: of data, of every training, of each kind of training, and of the evaluation. A module that
+# trained with its base is matched to that base's embeddings in the end, base frozen, where the budget has a "matched".
+SMOKE: Budget = {
+    "data": {"samples_per_context": 60},
+    "training": {"train_batch_size": 28, "validation_steps": 4, "checkpointing_steps": 1},
+    "base": {"max_train_steps": 4},
+    "pooled": {"max_train_steps": 4},
+    "frozen": {"max_train_steps": 8},
+    "finetune": {"max_train_steps": 4, "objective": "pixel"},
+    "joint": {"max_train_steps": 4, "objective": "pixel", "latent_noise": True},
+    "matched": {"max_train_steps": 8},
+    "evaluation": {"samples": 20, "projections": 20},
+}
+LATENT = {"max_train_steps": 7500, "train_batch_size": 448}
+PIXEL = {"objective": "pixel", "mixed_precision": "bf16", "max_grad_norm": 1000}
+CPU: Budget = {
+    "data": {"samples_per_context": 6000},
+    "training": {"train_batch_size": 128, "lr_warmup_steps": 100, "validation_steps": 500},
+    "base": {"max_train_steps": 1500, "learning_rate": 2e-3, "mixed_precision": "bf16"},
+    "pooled": {"max_train_steps": 3000, "learning_rate": 2e-3, "mixed_precision": "bf16"},
+    "frozen": LATENT,
+    "finetune": {"max_train_steps": 800, "learning_rate": 5e-4, **PIXEL},
+    "joint": {"max_train_steps": 2000, "learning_rate": 2e-3, "latent_noise": True, **PIXEL},
+    "matched": LATENT,
+    "evaluation": {"samples": 2000},
+}
+EPOCH = 7 * 35_000 // 512  # steps, of 70% of 50,000 images of each context
+PAPERS_MODULE = {
+    "objective": "pixel",
+    "reference": True,
+    "form": "reduced",
+    "noise_width": 32,
+    "concept_width": 8,
+    "free_blocks": 0,
+    "inversion_width": 0,
+}
+PAPER: Budget = {
+    "data": {"samples_per_context": 50_000, "val_fraction": 0.3},
+    "training": {
+        "train_batch_size": 512,
+        "gradient_accumulation_steps": 8,
+        "learning_rate": 1e-3,
+        "lr_warmup_steps": 200,
+        "early_stopping_patience": 20,
+        "validation_steps": EPOCH,
+        "checkpointing_steps": EPOCH,
+        "max_train_steps": 100 * EPOCH,
+    },
+    "base": {"validation_steps": EPOCH // 7, "max_train_steps": 100 * EPOCH // 7},
+    "pooled": {},
+    "frozen": PAPERS_MODULE,
+    "finetune": PAPERS_MODULE,
+    "joint": PAPERS_MODULE,
+    "evaluation": {"samples": 1280, "projections": 50},
+}
+BUDGETS: dict[str, Budget] = {"smoke": SMOKE, "cpu": CPU, "paper": PAPER}

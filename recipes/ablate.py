@@ -1,0 +1,160 @@
+"""What each part of the latent training is worth: the default training beside trainings with one thing changed.
+
+    python recipes/ablate.py --budget cpu --seeds 3
+    python recipes/ablate.py --budget cpu --rows default "without matching" --base_checkpoint outputs/base
+
+Every row is recipes/finetune.py with its defaults on a frozen base, but for what the row's name says. That base is
+pretrained first, on all contexts pooled and anew for every seed, unless ``--base_checkpoint`` names one. Each run is
+a few calls of pretrain.py, finetune.py and evaluate.py, written down in its log.txt to be copied. Whatever is
+finished is not done again: after a crash or a kill, the same command goes on from the last checkpoints.
+
+Budgets: ``smoke`` shows in some minutes that everything works; ``cpu`` gives the latent rows the 2,000 steps of the
+defaults, and the two pixel rows, whose steps run through the decoder, fewer images in time of the same order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from context_module.arguments import argument, parse_arguments, run_recipe
+from context_module.budgets import BUDGETS, PAPERS_MODULE, PIXEL
+from context_module.errors import CheckpointError
+from context_module.experiments import Run
+from context_module.files import read_json
+from context_module.study import StudyArguments, evaluation, folder_name, run_study, training
+
+RECIPES = Path(__file__).resolve().parent
+BASE = "base pooled"
+END_TO_END = "paper's training"
+ROWS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "without matching": {"matching": 0},
+    "without interaction term": {"interaction": 0},
+    "without sparsity": {"sparsity": 0},
+    "linear inversion": {"inversion_width": 0},
+    "without free blocks": {"free_blocks": 0},
+    "reduced form": {"form": "reduced"},
+    "beta 0.2": {"beta": 0.2},
+    "pixel objective": {**PIXEL, "latent_noise": True},
+    END_TO_END: {**PIXEL, **PAPERS_MODULE, "train_mode": "end_to_end"},  # base and module from scratch
+}
+# What each row spends; rows that are not named spend what the default does. Steps of the last are those of the base
+# that the others start from, and of the pixel objective on it.
+CPU_PIXEL = {"train_batch_size": 128, "learning_rate": 2e-3, "lr_warmup_steps": 100}
+SPENT: dict[str, dict[str, dict[str, Any]]] = {
+    "smoke": {"default": BUDGETS["smoke"]["training"] | BUDGETS["smoke"]["frozen"]},
+    "cpu": {
+        "default": {},
+        "pixel objective": {"max_train_steps": 1000, **CPU_PIXEL},
+        END_TO_END: {"max_train_steps": 4000, **CPU_PIXEL},
+    },
+}
+EVALUATION = {"smoke": BUDGETS["smoke"]["evaluation"], "cpu": {"samples": 2000}}
+METRICS = ["sliced_wasserstein", "precision_recall", "concept_accuracy", "graph"]
+
+COLUMNS = {
+    "concept": "concept",
+    "composition": "composition",
+    "worst_pair": "worst pair",
+    "floor": "floor",
+    "precision": "precision",
+    "concept_accuracy": "accuracy, contexts",
+    "composition_accuracy": "accuracy, pairs",
+    "graph_distance": "graph distance",
+}
+BETTER: dict[str, Literal["lower", "higher"] | None] = {
+    "floor": None,
+    "precision": "higher",
+    "concept_accuracy": "higher",
+    "composition_accuracy": "higher",
+}
+
+
+@dataclass(kw_only=True)
+class AblateArguments(StudyArguments):
+    """The flags of this recipe."""
+
+    budget: Literal["smoke", "cpu"] = argument("smoke", help="some minutes, or the full trainings of a CPU")
+    rows: list[str] = argument(list(ROWS), help="rows of the table")
+    data: str = argument("quad_dependent", help="as in recipes/finetune.py; its own size is that of all images")
+    base: str = argument("lightweight", help="family of the base")
+    base_checkpoint: str | None = argument(
+        None, help="the base, for images of the data's size; default: pretrain one for every seed"
+    )
+    output_dir: str = argument("outputs/ablate", help="the table goes to a folder in it, named data-budget")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if unknown := [row for row in self.rows if row not in ROWS]:
+            raise ValueError(f"unknown row {unknown[0]!r}; rows: {', '.join(map(repr, ROWS))}")
+        if self.base_checkpoint and not Path(self.base_checkpoint).exists():
+            raise CheckpointError(
+                f"--base_checkpoint {self.base_checkpoint}: no such file or folder; leave it out to pretrain a base"
+            )
+
+
+def runs_of_seed(args: AblateArguments, folder: Path, seed: int) -> dict[str, Run]:
+    """A run per row, and one of the base unless it is given."""
+    budget, spent = BUDGETS[args.budget], SPENT[args.budget]
+    common = {
+        "base": args.base,
+        "data": args.data,
+        "data_options": args.data_options or None,
+        "seed": seed,
+        "cache_dir": folder / "cache",  # rendered and encoded once for all runs
+        **budget["data"],
+    }
+    runs: dict[str, Run] = {}
+    if args.base_checkpoint:
+        base = Path(args.base_checkpoint).resolve()
+    else:
+        base = folder / folder_name(BASE) / f"seed-{seed}"
+        options = {**common, **budget["training"], **budget["pooled"]}
+        runs[BASE] = Run(f"{BASE}, seed {seed}", base, (training(RECIPES / "pretrain.py", base, **options),))
+    for row, changed in ROWS.items():
+        path = folder / folder_name(row) / f"seed-{seed}"
+        # evaluate.py scores; no concept is set to a value
+        options = {**common, "score_samples": 0, "value_draws": 0, **spent.get(row, spent["default"]), **changed}
+        needs: tuple[str, ...] = ()
+        if row != END_TO_END:
+            options["base_checkpoint"] = base
+            needs = tuple(run.name for run in runs.values() if run.folder == base)
+        commands = (
+            training(RECIPES / "finetune.py", path, **options),
+            evaluation(RECIPES / "evaluate.py", path, metrics=METRICS, **EVALUATION[args.budget]),
+        )
+        runs[row] = Run(f"{row}, seed {seed}", path, commands, needs)
+    return runs
+
+
+def scores_of(path: Path) -> dict[str, float]:
+    """The table's figures of one finished run; accuracies are shares of those of real images."""
+    report = read_json(path / "evaluation" / "report.json")
+    summary = report["summary"]
+    scores = {part: found["sliced_wasserstein"]["model"]["value"] for part, found in summary.items()}
+    for part, found in summary.items():
+        model, real = (found["concept_accuracy"][column]["value"] for column in ("model", "real"))
+        if real > 0:
+            scores[f"{part}_accuracy"] = model / real
+    if "composition" in summary:
+        pairs = [found for found in report["contexts"].values() if found["held_out"]]
+        scores["worst_pair"] = max(pair["sliced_wasserstein"]["model"]["value"] for pair in pairs)
+        scores["floor"] = summary["composition"]["sliced_wasserstein"]["floor"]["value"]
+        scores["precision"] = summary["composition"]["precision"]["model"]["value"]
+    if "structural_hamming_distance" in report["graph"]:
+        scores["graph_distance"] = report["graph"]["structural_hamming_distance"]
+    return scores
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(AblateArguments, description=__doc__.splitlines()[0], argv=argv)
+    name = Path(args.data).resolve().name  # data may be a folder
+    folder = (Path(args.output_dir) / f"{name}-{args.budget}").resolve()
+    seeds = [runs_of_seed(args, folder, seed) for seed in range(args.seeds)]
+    run_study(args, f"{name}, budget {args.budget}", folder, args.rows, seeds, scores_of, COLUMNS, better=BETTER)
+
+
+if __name__ == "__main__":
+    run_recipe(main)
