@@ -33,12 +33,13 @@ def test_every_recipe_command_parses(document, recipe, arguments, monkeypatch):
     if recipe == "benchmark":
         assert not arguments  # its own test runs it
         return
-    kind = getattr(script, f"{recipe.capitalize()}Arguments")
+    kind = getattr(script, f"{recipe.title().replace('_', '')}Arguments")
     assert parse_arguments(kind, description="", argv=arguments)
 
 
 def test_there_are_commands_of_every_kind():
     assert {recipe for _, recipe, _ in commands()} == {
+        "ablate",
         "benchmark",
         "compose",
         "evaluate",
@@ -46,6 +47,7 @@ def test_there_are_commands_of_every_kind():
         "pretrain",
         "preview",
         "reproduce",
+        "train_concept",
     }
 
 
