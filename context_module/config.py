@@ -61,7 +61,7 @@ class ContextModuleConfig:
     inversion_width: int = 0
     reference: bool = False
     latent_noise: bool = False
-    posterior_width: int = 512
+    posterior_width: int = 256
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "concepts", tuple(Concepts(self.concepts)))

@@ -67,6 +67,8 @@ class EmbeddingObjective(nn.Module):
         posterior_share: the embedding modelled is the posterior's mean plus this share of its noise. With none,
             details that the decoder never sees would be modelled; with all, the noise would drown the image.
         projections: random directions of the distance.
+        pictures: take the distance along directions that pictures show (`decoder_directions`); otherwise along those
+            of the latents, weighted by their signal.
         others: decoder inputs to tell from the encodings, if those the module starts from differ in ways of their own.
 
     Raises:
@@ -84,6 +86,7 @@ class EmbeddingObjective(nn.Module):
         posterior_share: float,
         projections: int,
         others: Tensor | None = None,
+        pictures: bool = True,
     ) -> None:
         super().__init__()
         if not model.config.latent_noise:
@@ -95,7 +98,11 @@ class EmbeddingObjective(nn.Module):
         device = model.module.inversion.linear.weight.device
         self.register_buffer("center", center.to(device), persistent=False)
         self.register_buffer("spread", spread.to(device), persistent=False)
-        directions = decoder_directions(model.base, encodings, others=others)
+        if pictures:
+            directions = decoder_directions(model.base, encodings, others=others)
+        else:
+            weights = signal.sqrt() / spread
+            directions = torch.diag(weights / spread) / weights.norm()
         self.register_buffer("directions", directions.to(device), persistent=False)
 
     def _target(self, batch: dict[str, Tensor]) -> Tensor:
@@ -141,7 +148,7 @@ class LatentObjective(EmbeddingObjective):
         start: start the module from the encodings' mean and spread; not for one that is trained already.
         beta, warmup_share: as for `PixelObjective`.
         matching, interaction, sparsity, acyclicity: weights of these terms; all but the first are left out if zero.
-        posterior_share, projections: as for `EmbeddingObjective`.
+        posterior_share, projections, pictures: as for `EmbeddingObjective`.
 
     Raises:
         ValueError: for a model without latent noise.
@@ -153,16 +160,17 @@ class LatentObjective(EmbeddingObjective):
         encodings: EncodedDataset,
         *,
         start: bool = True,
-        beta: float = 1.5,
+        beta: float = 0.2,
         warmup_share: float = 0.3,
         matching: float = 300.0,
-        interaction: float = 30.0,
-        sparsity: float = 0.1,
+        interaction: float = 0.0,
+        sparsity: float = 1.0,
         acyclicity: float = 0.0,
         posterior_share: float = 0.3,
         projections: int = 64,
+        pictures: bool = False,
     ) -> None:
-        super().__init__(model, encodings, posterior_share, projections)
+        super().__init__(model, encodings, posterior_share, projections, pictures=pictures)
         self.beta, self.warmup_share = beta, warmup_share
         # without interventions to learn from, nothing is known of interventional values
         self.matching = matching

@@ -43,7 +43,7 @@ class FinetuneArguments(TrainingArguments):
     """The flags of this recipe."""
 
     output_dir: str = argument("outputs/finetune", help="where the module, checkpoints, metrics and pictures go")
-    max_train_steps: int = argument(3000, help="optimiser steps")
+    max_train_steps: int = argument(2000, help="optimiser steps")
     train_batch_size: int = argument(448, help="images per optimiser step, over all processes and accumulation steps")
     learning_rate: float = argument(3e-3, help="peak learning rate; it falls to 1%% along a cosine")
     max_grad_norm: float = argument(5.0, help="gradients are clipped to this norm")
@@ -66,7 +66,7 @@ class FinetuneArguments(TrainingArguments):
     concept_width: int = argument(16, help="width of each concept block")
     depth: int = argument(2, help="layers from noise to exogenous values")
     free_blocks: int = argument(2, help="noise blocks that no context intervenes on")
-    inversion_width: int = argument(512, help="hidden width of a residual MLP after the linear inversion; 0: none")
+    inversion_width: int = argument(256, help="hidden width of a residual MLP after the linear inversion; 0: none")
     graph: list[str] = argument(
         [], help="edges that may be learned, cause:effect, such as quad2:quad1 quad3:quad2; default: all"
     )
@@ -81,12 +81,13 @@ class FinetuneArguments(TrainingArguments):
     latent_noise: bool | None = argument(
         None, help="decoder inputs are Gaussian around the module's; default: with the latent objective"
     )
-    beta: float | None = argument(None, help="weight of the noise's KL; default: 1.5 for latent, 1 for pixel")
+    beta: float | None = argument(None, help="weight of the noise's KL; default: 0.2 for latent, 1 for pixel")
     matching: float = argument(300.0, help="latent: weight of matching generated to encoded embeddings, per context")
+    match_pictures: bool = argument(False, help="latent: match along directions that pictures show, not the latents'")
     interaction: float = argument(
-        30.0, help="latent: weight of keeping decoder inputs additive in the concepts, which is what composes"
+        0.0, help="latent: weight of keeping decoder inputs additive in the concepts, which is what composes"
     )
-    sparsity: float = argument(0.1, help="latent: weight of the norms of the learned edges between concepts")
+    sparsity: float = argument(1.0, help="latent: weight of the norms of the learned edges between concepts")
     acyclicity: float = argument(0.0, help="latent: weight of a penalty on cycles of these edges (NOTEARS)")
     value_draws: int = argument(
         128, help="blocks tried per concept with values in the data, where images' mean block shows them badly"
@@ -209,6 +210,7 @@ def main(argv: list[str] | None = None) -> None:
             start=not args.module,
             matching=args.matching,
             interaction=args.interaction,
+            pictures=args.match_pictures,
             sparsity=args.sparsity,
             acyclicity=args.acyclicity,
             **beta,

@@ -406,7 +406,7 @@ def test_learns_to_shift(make_base):
     model = wrapped(make_base("modules"))
     model.add_concept(new_pack(model, "smile", rank=4, hidden_width=16))
     made = model.module(model.module.sample_noise(512), torch.zeros(512, 2).bool())
-    made = (made + model.module.scale * torch.randn_like(made)).flatten(1)
+    made = (made + model.module.scale * torch.randn_like(made)).flatten(1).detach()
     shift = 2 * made.std(0) * (torch.arange(made.shape[1]) % 2)
     pictures = ArrayContextDataset(torch.zeros(512, 1, 2, 2, dtype=torch.uint8), [0] * 512, ["smile"], ["smile"])
     layout = EncodingLayout(tuple(model.base.latent.shape), None, True)
