@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from context_module.contexts import Concepts
 from context_module.errors import CheckpointError, ConceptError
 
-__all__ = ["Composition", "ContextModuleConfig", "Form"]
+__all__ = ["Composition", "ContextModuleConfig", "Form", "auto_widths"]
 
 Form = Literal["structural", "reduced"]
 Composition = Literal["do", "published"]
@@ -135,6 +135,27 @@ class ContextModuleConfig:
             return cls(**content)
         except (TypeError, ValueError, ConceptError) as error:
             raise CheckpointError(f"the module's configuration cannot be used: {error}") from error
+
+
+def auto_widths(latent_shape: tuple[int, ...], num_concepts: int) -> dict[str, int]:
+    """Widths and depth for a base's decoder input and a number of concepts, as fields of `ContextModuleConfig`.
+
+    Two free blocks, and blocks so wide that together they have about as many values as the decoder input, between 8
+    and 32 each; then a residual MLP four times as wide as the decoder input, between 64 and 512.
+
+    Args:
+        latent_shape: of the decoder input, without the batch.
+        num_concepts: K.
+    """
+    size, free_blocks = math.prod(latent_shape), 2
+    width = min(32, max(8, 8 * math.ceil(size / (8 * (num_concepts + free_blocks)))))
+    return {
+        "noise_width": width,
+        "concept_width": width,
+        "depth": 2,
+        "free_blocks": free_blocks,
+        "inversion_width": min(512, max(64, 4 * size)),
+    }
 
 
 def _checked_graph(graph: Iterable[Any], concepts: tuple[str, ...]) -> tuple[tuple[str, str], ...]:

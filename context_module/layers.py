@@ -111,7 +111,7 @@ class InterventionLayer(nn.Module):
     def __init__(self, config: ContextModuleConfig) -> None:
         super().__init__()
         self.config = config
-        size = len(config.concepts) * config.concept_width
+        size = config.num_blocks * config.concept_width
         spread = 0.1 / math.sqrt(max(1, size))  # small: the concepts start out nearly independent
         # A transposed: effects[j w_c + s, i w_c + t] is the effect of concept j's s-th value on concept i's t-th
         self.effects = nn.Parameter(torch.randn(size, size) * spread)
@@ -122,14 +122,15 @@ class InterventionLayer(nn.Module):
         self.register_buffer("edge_mask", _edge_mask(config), persistent=False)
 
     def forward(self, exogenous: Tensor, mask: Tensor) -> Tensor:
-        """Exogenous values (B, K w_c) and mask (B, K), bool or strengths, to concept values (B, K w_c)."""
+        """Exogenous values (B, (K+F) w_c) and mask (B, K), bool or strengths, to values (B, (K+F) w_c)."""
+        mask = F.pad(mask, (0, self.config.free_blocks))  # nothing ever intervenes on a free block
         forced = mask.repeat_interleave(self.config.concept_width, dim=1).to(exogenous.dtype)
         uncut = 1 - forced
         effects = self.effects * self.edge_mask
         own = exogenous + self.bias
         if self.interventional_effects is None:
             concepts = exogenous
-            for _ in self.config.concepts:
+            for _ in range(self.config.num_blocks):
                 concepts = torch.addcmul(own, uncut, concepts @ effects)
             return concepts
         interventional = self.interventional_effects * self.edge_mask
@@ -139,8 +140,8 @@ class InterventionLayer(nn.Module):
         return torch.addcmul(torch.addmm(own, forced, interventional), uncut, observed)
 
     def effect_norms(self) -> Tensor:
-        """(K, K), the strength of each learned edge: entry [i, j] is the Frobenius norm of A_ij, concept j's on i."""
-        shape = (len(self.config.concepts), self.config.concept_width)
+        """(K+F, K+F), how strong each learned edge is: entry [i, j] is the Frobenius norm of A_ij, block j's on i."""
+        shape = (self.config.num_blocks, self.config.concept_width)
         blocks = (self.effects * self.edge_mask).unflatten(1, shape).unflatten(0, shape)
         return (blocks.square().sum((1, 3)) + 1e-12).sqrt().t()  # the root of zero has no gradient
 
@@ -194,10 +195,11 @@ def _off_diagonal(num_blocks: int, width: int) -> Tensor:
 
 
 def _edge_mask(config: ContextModuleConfig) -> Tensor:
-    """(K w_c, K w_c), laid out as `effects`, causes in rows: ones in the blocks of edges that may be learned."""
-    if config.graph is None:
-        return _off_diagonal(len(config.concepts), config.concept_width)
-    allowed = torch.zeros(len(config.concepts), len(config.concepts))
-    for cause, effect in config.graph:
-        allowed[config.concepts.index(cause), config.concepts.index(effect)] = 1
+    """((K+F) w_c, (K+F) w_c), laid out as `effects`, causes in rows: ones in the blocks that may be learned."""
+    concepts = len(config.concepts)
+    allowed = 1 - torch.eye(config.num_blocks)
+    if config.graph is not None:
+        allowed[:concepts, :concepts] = 0
+        for cause, effect in config.graph:
+            allowed[config.concepts.index(cause), config.concepts.index(effect)] = 1
     return torch.kron(allowed, torch.ones(config.concept_width, config.concept_width))

@@ -42,18 +42,16 @@ class ContextModule(nn.Module):
         A fixed concept has no causes, and its effects travel on.
         """
         exogenous = self.exogenous(noise, mask)
-        num_concepts = mask.shape[1]
         values = {self.config.concepts.index(name): value for name, value in (fixed or {}).items()}
         if values:
             mask, exogenous = mask.clone(), exogenous.clone()
-            bias = self.intervention.bias.unflatten(0, (num_concepts, -1))
+            bias = self.intervention.bias.unflatten(0, (-1, self.config.concept_width))
             for column, value in values.items():
                 mask[:, column], exogenous[:, column] = 1, value - bias[column]
-        concepts = self.intervention(exogenous[:, :num_concepts].flatten(1), mask)
-        concepts = concepts.unflatten(1, (num_concepts, self.config.concept_width))
+        concepts = self.intervention(exogenous.flatten(1), mask).unflatten(1, (-1, self.config.concept_width))
         for column, value in values.items():  # exactly; and the published composition leaves some causes
             concepts[:, column] = value
-        return torch.cat([concepts, exogenous[:, num_concepts:]], dim=1) if self.config.free_blocks else concepts
+        return concepts
 
     def forward(self, noise: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:
         """Decoder inputs (B, *latent_shape), normalised; their means, with ``latent_noise=True``.

@@ -15,7 +15,7 @@ from torch.distributions import Normal
 from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, adapt
 from context_module.card import model_card
 from context_module.checkpoints import BASE_FOLDER, base_of, fingerprint, load_adapter, save_adapter, upload_adapter
-from context_module.config import ContextModuleConfig
+from context_module.config import ContextModuleConfig, auto_widths
 from context_module.contexts import OBSERVATIONAL, Concepts, ContextsLike
 from context_module.draws import draw_normal
 from context_module.errors import CheckpointError, ShapeError
@@ -357,18 +357,19 @@ def wrap_decoder(base: object, concepts: Iterable[str], **options: Any) -> Conte
         concepts: names of the concepts that can be intervened on, in a fixed order.
         options: the other fields of `ContextModuleConfig`: ``noise_width``, ``concept_width``, ``depth``,
             ``free_blocks``, ``form``, ``graph``, ``composition``, ``inversion_width``, ``reference``,
-            ``latent_noise``, ``posterior_width``.
+            ``latent_noise``, ``posterior_width``. What is left out or None is as `auto_widths` says for the base's
+            decoder input and the number of concepts, or has its default.
 
     Raises:
         TypeError: if no adapter knows the base, or for an unknown option.
         ValueError: for options out of range (ConceptError for unusable names).
     """
-    adapter = adapt(base)
+    adapter, names = adapt(base), tuple(Concepts(concepts))
+    shape = tuple(adapter.latent.shape)
+    given = {name: value for name, value in options.items() if value is not None}
+    chosen = {} if options.get("reference") else auto_widths(shape, len(names))  # the paper's are the defaults
     config = ContextModuleConfig(
-        concepts=tuple(Concepts(concepts)),
-        latent_shape=tuple(adapter.latent.shape),
-        num_features=adapter.num_features,
-        **options,
+        concepts=names, latent_shape=shape, num_features=adapter.num_features, **{**chosen, **given}
     )
     return ContextualDecoder(adapter, config)
 

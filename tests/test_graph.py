@@ -29,7 +29,7 @@ def make_module(**options):
 def set_edges(module, *edges):
     """Leave the effects along these edges alone."""
     names, width = module.config.concepts, module.config.concept_width
-    effects = torch.zeros(3 * width, 3 * width)
+    effects = torch.zeros_like(module.intervention.effects)
     for cause, effect in edges:
         i, j = width * names.index(effect), width * names.index(cause)
         effects[j : j + width, i : i + width] = torch.tensor([[1.0, -0.5], [0.5, 1.0]])

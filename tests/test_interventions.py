@@ -75,22 +75,24 @@ def literal(module, noise, strengths):
         eps.append(h)
 
     def effects(weight, i, values, shares):
-        blocks = [weight[3 * j : 3 * j + 3, 3 * i : 3 * i + 3] for j in range(3)]
-        return sum(shares[j] * values[j] @ blocks[j] for j in range(3) if j != i)
+        blocks = [weight[3 * j : 3 * j + 3, 3 * i : 3 * i + 3] for j in every]
+        return sum(shares[j] * values[j] @ blocks[j] for j in every if j != i)
 
-    own = [eps[i] + layer.bias[3 * i : 3 * i + 3] for i in range(3)]
+    every = range(len(eps))
+    strengths = F.pad(strengths, (0, config.free_blocks))  # nothing intervenes on a free block
+    own = [eps[i] + layer.bias[3 * i : 3 * i + 3] for i in every]
     if config.form == "structural":
-        c = eps[:3]
-        for _ in range(3):
-            c = [own[i] + (1 - strengths[i]) * effects(layer.effects, i, c, [1, 1, 1]) for i in range(3)]
+        c = eps
+        for _ in every:
+            c = [own[i] + (1 - strengths[i]) * effects(layer.effects, i, c, [1] * len(eps)) for i in every]
     else:
         c = []
-        for i in range(3):
+        for i in every:
             forced = effects(layer.interventional_effects, i, eps, strengths)
             observed = effects(layer.effects, i, eps, 1 - strengths)
             cut = 1 if config.composition == "published" else 1 - strengths[i]
             c.append(own[i] + (1 - strengths[i]) * observed + cut * forced)
-    return torch.stack(c + eps[3:])
+    return torch.stack(c)
 
 
 # --- strengths in the module

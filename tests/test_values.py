@@ -201,7 +201,7 @@ def test_effects_of_a_fixed_concept_travel_along_the_graph(make_model):
     module = make_model().module
     layer = module.intervention
     with torch.no_grad():
-        edges = torch.zeros(3, 3)
+        edges = torch.zeros(module.config.num_blocks, module.config.num_blocks)
         edges[0, 1] = edges[1, 2] = 1
         layer.effects.mul_(edges.repeat_interleave(3, 0).repeat_interleave(3, 1))
     mask = torch.tensor([[False, True, False]])

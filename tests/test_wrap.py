@@ -37,7 +37,8 @@ CONTEXTS = ["obs", "a", "b", "c", "a+b", "b+c+a"]
 def wrapped(base, **options):
     """A wrapped base in eval mode whose module is at random, so that every context gives other images."""
     torch.manual_seed(1)
-    options = {"noise_width": 4, "concept_width": 3, "posterior_width": 8, **options}
+    plain = {"free_blocks": 0, "inversion_width": 0}
+    options = {"noise_width": 4, "concept_width": 3, "posterior_width": 8, **plain, **options}
     model = wrap_decoder(base, ["a", "b", "c"], **options)
     with torch.no_grad():
         for parameter in model.module.parameters():
