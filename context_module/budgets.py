@@ -9,7 +9,7 @@ __all__ = ["BUDGETS", "PAPERS_MODULE", "PIXEL", "Budget"]
 Budget = dict[str, dict[str, Any]]
 
 # measured on quad dependent; on other data and bases the defaults of finetune.py are better
-DEPENDENT = {"inversion_width": 512, "match_pictures": True, "beta": 1.5, "interaction": 30, "sparsity": 0.1}
+DEPENDENT = {"inversion_width": 512, "beta": 1.5, "interaction": 30, "sparsity": 0.1}
 
 # What the budgets say: of data, of every training, of each kind of training, and of the evaluation. A module that
 # trained with its base is matched to that base's embeddings in the end, base frozen, where the budget has a "matched".

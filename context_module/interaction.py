@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from context_module.decoder_directions import Directions
 from context_module.module import ContextModule
 
 __all__ = ["interaction"]
 
 
-def interaction(module: ContextModule, n: int, directions: Tensor) -> Tensor:
+def interaction(module: ContextModule, n: int, directions: Directions) -> Tensor:
     """Mean square of second differences of the decoder input, where two parts of the concept values change at once.
 
     Contexts of one intervention each are also explained by blocks that veto what other blocks write; in a composition
@@ -23,13 +24,13 @@ def interaction(module: ContextModule, n: int, directions: Tensor) -> Tensor:
     Args:
         module: with at least two parts, concepts or the free blocks, of which one is a concept; else it is zero.
         n: number of samples.
-        directions: (D, P), from `decoder_directions`.
+        directions: of the latent space.
 
     Returns:
         a scalar, float32, in units of the variance of the embeddings, as pictures show it.
     """
     concepts, free = len(module.config.concepts), module.config.free_blocks
-    device = directions.device
+    device = directions.own.device
     if not concepts or concepts + bool(free) < 2:
         return torch.zeros((), device=device)
     rows = torch.arange(n, device=device)
@@ -49,4 +50,4 @@ def interaction(module: ContextModule, n: int, directions: Tensor) -> Tensor:
     with_second, with_both = (torch.where(takes_second[..., None], second, part) for part in (start, with_first))
     values = torch.cat([start, with_first, with_second, with_both])
     none, a, b, both = module.inversion(values.flatten(1)).flatten(1).float().unflatten(0, (4, n))
-    return ((both - a - b + none) @ directions).square().sum(1).mean()
+    return directions.energy(both - a - b + none).mean()

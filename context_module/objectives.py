@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from context_module.contexts import OBSERVATIONAL
-from context_module.decoder_directions import decoder_directions
+from context_module.decoder_directions import Directions, decoder_sketch
 from context_module.encodings import EncodedDataset
 from context_module.graph import acyclicity
 from context_module.interaction import interaction
@@ -61,14 +61,14 @@ class PixelObjective(nn.Module):
 class EmbeddingObjective(nn.Module):
     """What objectives on encodings share: targets, standardised by the encodings, and the distance to generated ones.
 
+    Distances are taken along `Directions`: those that pictures show, and the latents' own, weighted by their signal.
+
     Args:
         model: a wrapped base with ``latent_noise=True``.
         encodings: those of the training images.
         posterior_share: the embedding modelled is the posterior's mean plus this share of its noise. With none,
             details that the decoder never sees would be modelled; with all, the noise would drown the image.
         projections: random directions of the distance.
-        pictures: take the distance along directions that pictures show (`decoder_directions`); otherwise along those
-            of the latents, weighted by their signal.
         others: decoder inputs to tell from the encodings, if those the module starts from differ in ways of their own.
 
     Raises:
@@ -77,7 +77,6 @@ class EmbeddingObjective(nn.Module):
 
     center: Tensor
     spread: Tensor
-    directions: Tensor
 
     def __init__(
         self,
@@ -86,7 +85,6 @@ class EmbeddingObjective(nn.Module):
         posterior_share: float,
         projections: int,
         others: Tensor | None = None,
-        pictures: bool = True,
     ) -> None:
         super().__init__()
         if not model.config.latent_noise:
@@ -98,12 +96,9 @@ class EmbeddingObjective(nn.Module):
         device = model.module.inversion.linear.weight.device
         self.register_buffer("center", center.to(device), persistent=False)
         self.register_buffer("spread", spread.to(device), persistent=False)
-        if pictures:
-            directions = decoder_directions(model.base, encodings, others=others)
-        else:
-            weights = signal.sqrt() / spread
-            directions = torch.diag(weights / spread) / weights.norm()
-        self.register_buffer("directions", directions.to(device), persistent=False)
+        sketch, share = decoder_sketch(model.base, encodings, others=others)
+        weights = signal.sqrt() / spread
+        self.directions = Directions(sketch, weights / spread / weights.norm(), share).to(device)
 
     def _target(self, batch: dict[str, Tensor]) -> Tensor:
         """The embeddings to model, standardised (B, D)."""
@@ -113,14 +108,9 @@ class EmbeddingObjective(nn.Module):
     def _standardised(self, latent: Tensor) -> Tensor:
         return (latent - self.center) / self.spread
 
-    def _directions(self) -> Tensor:
-        """Random directions (D, projections) of standardised embeddings, as pictures show them."""
-        weights = torch.randn(self.directions.shape[1], self.projections, device=self.directions.device)
-        return self.spread[:, None] * (self.directions @ weights)
-
     def _distance(self, real: Tensor, generated: Tensor, mask: Tensor) -> Tensor:
         """Squared sliced Wasserstein distance (B, D) to (B, D) within each context, averaged over the samples."""
-        directions = self._directions()
+        directions = self.spread[:, None] * self.directions.random(self.projections)
         real, generated = real @ directions, generated @ directions
         mask = F.pad(mask, (0, 1))  # without concepts there is one context, too
         rows = [(mask == context).all(dim=1) for context in mask.unique(dim=0)]
@@ -148,7 +138,7 @@ class LatentObjective(EmbeddingObjective):
         start: start the module from the encodings' mean and spread; not for one that is trained already.
         beta, warmup_share: as for `PixelObjective`.
         matching, interaction, sparsity, acyclicity: weights of these terms; all but the first are left out if zero.
-        posterior_share, projections, pictures: as for `EmbeddingObjective`.
+        posterior_share, projections: as for `EmbeddingObjective`.
 
     Raises:
         ValueError: for a model without latent noise.
@@ -168,9 +158,8 @@ class LatentObjective(EmbeddingObjective):
         acyclicity: float = 0.0,
         posterior_share: float = 0.3,
         projections: int = 64,
-        pictures: bool = False,
     ) -> None:
-        super().__init__(model, encodings, posterior_share, projections, pictures=pictures)
+        super().__init__(model, encodings, posterior_share, projections)
         self.beta, self.warmup_share = beta, warmup_share
         # without interventions to learn from, nothing is known of interventional values
         self.matching = matching

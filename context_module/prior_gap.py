@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from context_module.contexts import OBSERVATIONAL, Concepts
+from context_module.decoder_directions import Directions
 from context_module.draws import draw_normal
 from context_module.encodings import EncodedDataset
 from context_module.wrap import ContextualDecoder, evaluating
@@ -18,19 +19,19 @@ PROJECTIONS = 100
 
 @torch.no_grad()
 def prior_gap(
-    model: ContextualDecoder, encodings: EncodedDataset, directions: Tensor, *, seed: int = 0
+    model: ContextualDecoder, encodings: EncodedDataset, directions: Directions, *, seed: int = 0
 ) -> dict[str, float]:
     """Two-sample distances between the aggregated posterior and the prior, as the decoder sees them.
 
     The noise that images have, drawn from q(z | x, context), and noise from N(0, I) go through the module alike; the
-    distance is the sliced 2-Wasserstein one between the decoder inputs, along `decoder_directions`: a share of their
+    distance is the sliced 2-Wasserstein one between the decoder inputs, along `Directions`: a share of their
     standard deviation over all contexts. Where it is large, what `generate` draws is not what images are explained by,
     and counterfactuals start from noise that generation never saw.
 
     Args:
         model: the wrapped base.
         encodings: of images that were not trained on.
-        directions: (D, P), from `decoder_directions`.
+        directions: of the latent space; on the CPU.
         seed: of all draws.
 
     Returns:
@@ -39,7 +40,7 @@ def prior_gap(
         two samples of the prior in the observational context.
     """
     generator = torch.Generator().manual_seed(seed)
-    mixed = directions @ torch.randn(directions.shape[1], PROJECTIONS, generator=generator)
+    mixed = directions.random(PROJECTIONS, generator)
     device, concepts = model.module.inversion.linear.weight.device, Concepts(model.config.concepts)
 
     def seen(noise: Tensor, context: str) -> Tensor:

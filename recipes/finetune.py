@@ -62,19 +62,19 @@ class FinetuneArguments(TrainingArguments):
         [], help="training contexts to learn from, their concepts the module's; default: all. obs alone: no concepts"
     )
     pooled: bool = argument(False, help="do not tell the module of contexts: every image counts as observational")
-    noise_width: int = argument(16, help="width of each noise block")
-    concept_width: int = argument(16, help="width of each concept block")
-    depth: int = argument(2, help="layers from noise to exogenous values")
-    free_blocks: int = argument(2, help="noise blocks that no context intervenes on")
-    inversion_width: int = argument(256, help="hidden width of a residual MLP after the linear inversion; 0: none")
+    noise_width: int | None = argument(None, help="width of each noise block; default: by the latents' size")
+    concept_width: int | None = argument(None, help="width of each concept block; default: by the latents' size")
+    depth: int | None = argument(None, help="layers from noise to exogenous values; default: 2")
+    free_blocks: int | None = argument(None, help="noise blocks that no context intervenes on; default: 2")
+    inversion_width: int | None = argument(
+        None, help="hidden width of a residual MLP after the linear inversion; 0: none; default: by the latents' size"
+    )
     graph: list[str] = argument(
         [], help="edges that may be learned, cause:effect, such as quad2:quad1 quad3:quad2; default: all"
     )
     form: Form = argument("structural", help="the intervention layer: along the graph, or total effects (the paper)")
     composition: Composition = argument("do", help="reduced form: how joint interventions compose")
-    reference: bool = argument(
-        False, help="the paper's module; with --form reduced --free_blocks 0 --inversion_width 0"
-    )
+    reference: bool = argument(False, help="the paper's module, with its widths; with --form reduced")
     objective: Literal["latent", "pixel"] = argument(
         "latent", help="model the base's embeddings, encoded once; or the pixels, through the base's decoder"
     )
@@ -83,7 +83,6 @@ class FinetuneArguments(TrainingArguments):
     )
     beta: float | None = argument(None, help="weight of the noise's KL; default: 0.2 for latent, 1 for pixel")
     matching: float = argument(300.0, help="latent: weight of matching generated to encoded embeddings, per context")
-    match_pictures: bool = argument(False, help="latent: match along directions that pictures show, not the latents'")
     interaction: float = argument(
         0.0, help="latent: weight of keeping decoder inputs additive in the concepts, which is what composes"
     )
@@ -210,12 +209,11 @@ def main(argv: list[str] | None = None) -> None:
             start=not args.module,
             matching=args.matching,
             interaction=args.interaction,
-            pictures=args.match_pictures,
             sparsity=args.sparsity,
             acyclicity=args.acyclicity,
             **beta,
         )
-        monitor = partial(prior_gap, model, val_data, objective.directions.cpu())
+        monitor = partial(prior_gap, model, val_data, objective.directions.to("cpu"))
     else:
         objective = PixelObjective(model, frozen_share=frozen_share, **beta)
     trainer = Trainer(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from context_module import ContextModuleConfig
+from context_module.config import auto_widths
 from context_module.errors import CheckpointError, ConceptError
 
 NEEDED = {"concepts": ("a", "b", "c"), "latent_shape": (2, 4, 4), "num_features": 7}
@@ -88,3 +89,26 @@ def test_impossible_values_in_a_file(changes, message):
 def test_unknown_and_missing_fields_in_a_file(content, message):
     with pytest.raises(CheckpointError, match=message):
         ContextModuleConfig.from_dict(content)
+
+
+@pytest.mark.parametrize(
+    ("latent_shape", "num_concepts", "width", "inversion_width"),
+    [
+        ((128,), 6, 16, 512),  # 8 blocks of 16 are 128 values
+        ((8, 4, 4), 6, 16, 512),
+        ((128,), 14, 8, 512),
+        ((2, 4, 4), 3, 8, 128),
+        ((2, 2, 1), 1, 8, 64),  # no narrower than 8 and 64
+        ((4, 32, 32), 6, 32, 512),  # no wider than 32 and 512
+    ],
+)
+def test_widths_follow_the_decoder_input_and_the_number_of_concepts(
+    latent_shape, num_concepts, width, inversion_width
+):
+    assert auto_widths(latent_shape, num_concepts) == {
+        "noise_width": width,
+        "concept_width": width,
+        "depth": 2,
+        "free_blocks": 2,
+        "inversion_width": inversion_width,
+    }

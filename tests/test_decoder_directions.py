@@ -1,4 +1,4 @@
-"""Directions of the latent space as pictures show them."""
+"""Directions of the latent space: as pictures show them, and its own."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from context_module.adapters.modules import ModulesAdapter
 from context_module.data import ArrayContextDataset
-from context_module.decoder_directions import decoder_directions
+from context_module.decoder_directions import Directions, decoder_sketch
 from context_module.encodings import encode_dataset
 
 SIZE = 12
@@ -31,7 +31,8 @@ def test_they_span_what_a_linear_decoder_shows():
     weight = torch.zeros(SIZE, SIZE)
     weight[:, :3] = 0.1 * torch.randn(SIZE, 3, generator=torch.Generator().manual_seed(1))
     base = linear_base(weight)
-    directions = decoder_directions(base, encoded(base))
+    directions, explained = decoder_sketch(base, encoded(base))
+    assert explained > 0.99
     assert directions.shape[0] == SIZE
     assert directions[3:].norm() < 0.02 * directions[:3].norm()
     found, true = directions @ directions.T, weight.T @ weight  # random combinations have this covariance
@@ -43,12 +44,14 @@ def test_random_combinations_have_unit_variance_on_the_encodings(make_base, fami
 
     base = adapt(make_base(family))
     encodings = encoded(base, n=40)
-    directions = decoder_directions(base, encodings)
+    directions, explained = decoder_sketch(base, encodings)
     mean = encodings.batch(torch.arange(len(encodings)))["mean"].flatten(1)
     mixed = directions @ torch.randn(directions.shape[1], 2000, generator=torch.Generator().manual_seed(0))
     assert (mean @ mixed).var(0).mean().item() == pytest.approx(1, rel=0.2)
-    assert torch.equal(directions, decoder_directions(base, encodings))
-    assert not torch.equal(directions, decoder_directions(base, encodings, seed=1))
+    again, same = decoder_sketch(base, encodings)
+    assert torch.equal(directions, again)
+    assert 0 <= explained == same <= 1
+    assert not torch.equal(directions, decoder_sketch(base, encodings, seed=1)[0])
 
 
 def test_they_leave_the_random_state_alone(make_base):
@@ -57,10 +60,34 @@ def test_they_leave_the_random_state_alone(make_base):
     base = adapt(make_base("lightweight"))
     encodings = encoded(base, n=40)
     state = torch.get_rng_state()
-    decoder_directions(base, encodings)
+    decoder_sketch(base, encodings)
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_a_decoder_that_shows_nothing_is_no_division_by_zero():
     base = linear_base(torch.zeros(SIZE, SIZE))
-    assert decoder_directions(base, encoded(base)).isfinite().all()
+    directions, explained = decoder_sketch(base, encoded(base))
+    assert directions.isfinite().all()
+    assert explained == 0
+
+
+def test_a_decoder_that_is_not_linear_is_not_explained():
+    class Folded(nn.Module):
+        def forward(self, latent):
+            return 9 * (latent - 0.5).abs().view(-1, 1, 3, 4)
+
+    base = ModulesAdapter(nn.Flatten(), Folded(), (SIZE,), (1, 3, 4))
+    assert decoder_sketch(base, encoded(base, n=2000))[1] < 0.05
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_families_are_mixed_by_their_shares(share):
+    generator = torch.Generator().manual_seed(0)
+    sketch, own = torch.randn(4, 3, generator=generator), torch.rand(4, generator=generator)
+    directions, latents = Directions(sketch, own, share), torch.randn(5, 4, generator=generator)
+    covariance = share * sketch @ sketch.T + (1 - share) * torch.diag(own**2)
+    expected = torch.einsum("bi,ij,bj->b", latents, covariance, latents)
+    torch.testing.assert_close(directions.energy(latents), expected)
+    drawn = directions.random(200_000, generator)
+    torch.testing.assert_close(drawn @ drawn.T / 200_000, covariance, atol=0.05, rtol=0.05)
+    assert torch.equal(*(directions.random(2, torch.Generator().manual_seed(1)) for _ in range(2)))

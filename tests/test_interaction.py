@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from context_module.config import ContextModuleConfig
+from context_module.decoder_directions import Directions
 from context_module.interaction import interaction
 from context_module.module import ContextModule
 
@@ -22,9 +23,9 @@ def make_module(concepts=("a", "b", "c"), **options):
     return module
 
 
-def measured(module, directions=None, seed=0, n=256):
+def measured(module, own=(1.0,) * 5, seed=0, n=256):
     torch.manual_seed(seed)
-    return interaction(module, n, torch.eye(5) if directions is None else directions)
+    return interaction(module, n, Directions(torch.zeros(5, 1), torch.tensor(own), 0.0))
 
 
 @pytest.mark.parametrize("free_blocks", [0, 2])
@@ -56,7 +57,7 @@ def test_only_what_the_directions_show_counts():
     module = make_module(inversion_width=8)
     with torch.no_grad():  # all curvature goes to the last two elements
         module.inversion.residual[-1].weight[:3], module.inversion.residual[-1].bias[:3] = 0, 0
-    assert measured(module, torch.eye(5)[:, :3]) < 1e-10 < measured(module)
+    assert measured(module, (1.0, 1.0, 1.0, 0.0, 0.0)) < 1e-10 < measured(module)
 
 
 def test_it_trains_the_inversion():

@@ -179,7 +179,7 @@ def test_matching_is_the_squared_distance_of_generated_and_encoded(make_base):
         assert (objective.eval()(batch)["matching"] < 1e-6).all()
         for factor in (1, 2):
             module.inversion.linear.bias.copy_(objective.center + factor * shift * objective.spread)
-            expected = (factor * shift * objective.spread @ objective.directions).square().sum().item()
+            expected = objective.directions.energy((factor * shift * objective.spread)[None]).item()
             assert objective(batch)["matching"].tolist() == pytest.approx([expected] * 32, rel=0.15)
 
 

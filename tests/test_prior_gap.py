@@ -5,10 +5,12 @@ from torch import nn
 
 from context_module import adapt, wrap_decoder
 from context_module.data import ArrayContextDataset
+from context_module.decoder_directions import Directions
 from context_module.encodings import encode_dataset
 from context_module.prior_gap import prior_gap
 
 NAMES = ("obs", "a", "b")
+WIDTHS = {"noise_width": 4, "concept_width": 4, "free_blocks": 0, "inversion_width": 0}
 
 
 def make(make_base, n=300):
@@ -17,11 +19,11 @@ def make(make_base, n=300):
     images = torch.randint(0, 256, (3 * n, *base.image_shape), dtype=torch.uint8, generator=generator)
     data = ArrayContextDataset(images, torch.arange(3).repeat_interleave(n), NAMES, ("a", "b"))
     torch.manual_seed(0)
-    model = wrap_decoder(base, ["a", "b"], noise_width=4, concept_width=4, latent_noise=True)
+    model = wrap_decoder(base, ["a", "b"], **WIDTHS, latent_noise=True)
     for head in (model.posterior_heads.mean, model.posterior_heads.log_var):  # the prior, whatever the image
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
-    return model, encode_dataset(base, data, progress=False), torch.eye(8)
+    return model, encode_dataset(base, data, progress=False), Directions(torch.zeros(8, 1), torch.ones(8), 0.0)
 
 
 def test_a_posterior_that_is_the_prior_leaves_no_gap(make_base):

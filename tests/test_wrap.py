@@ -329,6 +329,16 @@ def test_refuses_a_configuration_made_for_another_base(make_base):
         wrap_decoder(make_base("modules"), ["a"], noise_width=0)
 
 
+def test_widths_that_are_left_out_are_chosen(make_base):
+    def widths(**options):
+        config = wrap_decoder(make_base("modules"), ["a"], **options).config
+        return config.noise_width, config.concept_width, config.depth, config.free_blocks, config.inversion_width
+
+    assert widths() == widths(depth=None) == (8, 8, 2, 2, 64)
+    assert widths(noise_width=3, free_blocks=0, inversion_width=0) == (3, 8, 2, 0, 0)
+    assert widths(reference=True, form="reduced") == (32, 8, 2, 0, 0)  # the paper's
+
+
 # -- files
 
 
