@@ -254,11 +254,14 @@ def get_adapter(name: str) -> type[DecoderAdapter]:
 def adapt(base: object) -> DecoderAdapter:
     """The adapter around `base`: itself if it is one, otherwise by the first registered adapter that matches.
 
+    A `peft.PeftModel` stands for the network in it, whose layers hold its LoRA: that is a part of the base.
+
     Raises:
         TypeError: if no adapter matches; names the type and the known families.
     """
     if isinstance(base, DecoderAdapter):
         return base
+    base = _network(base)
     for name in [*_registered, *(name for name in available_adapters() if name not in _registered)]:
         adapter = get_adapter(name)
         if adapter.matches(base):
@@ -267,3 +270,15 @@ def adapt(base: object) -> DecoderAdapter:
         f"no adapter for a base of type {type(base).__name__}; known families: {', '.join(available_adapters())}. "
         "Pass an (encoder, decoder, latent_shape) base through ModulesAdapter, or subclass DecoderAdapter."
     )
+
+
+def _network(base: Any) -> Any:
+    """What is in a `peft.PeftModel`, all else as it is; found without importing peft."""
+    if not any(kind.__name__ == "PeftModel" and kind.__module__.startswith("peft.") for kind in type(base).__mro__):
+        return base
+    if base.active_peft_config.is_prompt_learning:
+        raise TypeError(
+            f"a PeftModel with {base.active_peft_config.peft_type.value} changes what goes into a network, not its "
+            "layers, and cannot be a base: LoRA and other methods that adapt layers can"
+        )
+    return base.get_base_model()

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.base import DecoderAdapter, adapt, get_adapter
+from context_module.adapters.base import DecoderAdapter, adapt
+from context_module.adapters.loading import load_base
 from context_module.errors import CheckpointError
 from context_module.files import load_tensors, read_json, save_tensors, write_atomically, write_json
-from context_module.lora import without_lora
+from context_module.lora import foreign_lora, without_lora
 
 __all__ = [
     "BASE_FOLDER",
@@ -42,7 +43,8 @@ def fingerprint(base: nn.Module) -> str:
     """A hash of a base's weights: names, shapes and up to 4,096 evenly spaced values of each tensor.
 
     Values are rounded to bfloat16, so a base is the same in float32 and in bfloat16. Batch-norm statistics do not
-    count: they may be readjusted for sampling (`context_module.batch_norm`). Nor does LoRA.
+    count: they may be readjusted for sampling (`context_module.batch_norm`). Nor does LoRA that trained with a module;
+    LoRA that the base came with does.
     """
     digest = hashlib.sha256()
     with without_lora(base):
@@ -109,14 +111,18 @@ def base_of(config: Mapping[str, Any], directory: Path, base: object = None) -> 
     if base is None:
         if not where:
             raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
-        base = get_adapter(config["base_adapter"]).load(directory / where if where == BASE_FOLDER else where)
+        base = load_base(config["base_adapter"], directory / where if where == BASE_FOLDER else where)
     adapter = adapt(base)
     found = fingerprint(adapter)
     if found != config["base_fingerprint"]:
+        lora = ""
+        if layers := config.get("base_lora"):
+            given = len(foreign_lora(adapter))
+            lora = f" (that base came with LoRA of its own, in {layers} layers; the one given has it in {given})"
         raise CheckpointError(
             f"{directory} was trained on another base: its {config['base_adapter']!r} base "
             f"({where or 'no path recorded'}) has fingerprint {config['base_fingerprint']}, the {adapter.name!r} base "
-            f"given has {found}. Pass the base it was trained on"
+            f"given has {found}{lora}. Pass the base it was trained on"
         )
     return adapter
 

@@ -22,7 +22,7 @@ from context_module.errors import CheckpointError, ShapeError
 from context_module.files import load_strictly
 from context_module.graph import CausalGraph, learned_graph
 from context_module.interventions import Do, parse_interventions
-from context_module.lora import LoraSettings, is_lora, remove_lora, without_lora
+from context_module.lora import LoraSettings, foreign_lora, is_lora, remove_lora, without_lora
 from context_module.module import ContextModule
 from context_module.outputs import Abduction, ContextualOutput
 from context_module.packs import ConceptPack, ConceptPacks
@@ -243,6 +243,8 @@ class ContextualDecoder(WrappedBase):
             config["value_maps"] = sizes
         if self.lora is not None:
             config["lora"] = self.lora.to_dict()
+        if layers := len(foreign_lora(self.base)):
+            config["base_lora"] = layers
         tensors = self.adapter_state_dict()
         self.packs.warn_unsaved()
         card = model_card(self.base, self.config, sum(tensor.numel() for tensor in tensors.values()), self.lora)
@@ -323,6 +325,7 @@ class ContextualDecoder(WrappedBase):
             return self.base.encode(x.to(self.base.dtype))
 
     def _decode(self, latent: Tensor, encoding: Encoding | None = None, **options: Any) -> Decoding:
+        self._check_own_lora()
         return self.base.decode(latent.to(self.base.dtype), encoding, **options)
 
     def _latent_mean(self, noise: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from context_module import ContextualDecoder, wrap_decoder
-from context_module.adapters.base import DecoderAdapter, get_adapter
+from context_module.adapters import DecoderAdapter, get_adapter, load_base
 from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.config import Composition, Form
 from context_module.data import ContextData
@@ -97,13 +97,14 @@ class FinetuneArguments(TrainingArguments):
     )
 
 
-def load_base(args: FinetuneArguments) -> DecoderAdapter:
+def base_of(args: FinetuneArguments) -> DecoderAdapter:
     """The pretrained base."""
-    adapter, checkpoint = get_adapter(args.base), args.base_checkpoint or SHIPPED.get(args.base)
+    get_adapter(args.base)  # an unknown name ends it
+    checkpoint = args.base_checkpoint or SHIPPED.get(args.base)
     if checkpoint is None:
         raise ValueError(f"no base ships for --base {args.base}: give --base_checkpoint")
     local = Path(checkpoint).expanduser()
-    return adapter.load(local.resolve() if local.exists() else checkpoint)  # else the id of a Hub repository
+    return load_base(args.base, local.resolve() if local.exists() else checkpoint)  # else the id of a Hub repository
 
 
 def data_for(args: FinetuneArguments, base: DecoderAdapter) -> ContextData:
@@ -134,7 +135,7 @@ def edges_of(words: list[str]) -> tuple[tuple[str, str], ...] | None:
 
 def trained_before(args: FinetuneArguments, folder: str) -> tuple[ContextualDecoder, ContextData]:
     """A module to go on from, and data of its concepts."""
-    model = ContextualDecoder.from_pretrained(folder, base=load_base(args) if args.base_checkpoint else None)
+    model = ContextualDecoder.from_pretrained(folder, base=base_of(args) if args.base_checkpoint else None)
     data = data_for(args, model.base)
     if model.concepts != data.concepts:
         raise ConceptError(
@@ -156,7 +157,7 @@ def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
     elif args.module:
         return trained_before(args, args.module)
     else:
-        base = load_base(args)
+        base = base_of(args)
         data = data_for(args, base)
     model = wrap_decoder(
         base,

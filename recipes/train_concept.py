@@ -13,7 +13,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from context_module import ContextualDecoder
-from context_module.adapters.base import get_adapter
+from context_module.adapters import load_base
 from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.contexts import OBSERVATIONAL
 from context_module.encodings import encode_dataset
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(TrainConceptArguments, description=__doc__.splitlines()[0], argv=argv)
     run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
     accelerator = make_accelerator(args)
-    base = get_adapter(args.base).load(args.base_checkpoint) if args.base_checkpoint else None
+    base = load_base(args.base, args.base_checkpoint) if args.base_checkpoint else None
     model = ContextualDecoder.from_pretrained(args.module, base=base).to(accelerator.device)
     pack = new_pack(model, args.concept, rank=args.rank, noise_width=args.noise_width, hidden_width=args.hidden_width)
     model.add_concept(pack)
