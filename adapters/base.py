@@ -117,6 +117,9 @@ class DecoderAdapter(nn.Module, ABC):
         image_shape: (C, H, W) of the images.
         num_features: D, the width of `Encoding.features`.
         source: where the base came from (path or hub id), for the saved configuration; None if unknown.
+        revision: of the Hub repository that it came from, if one was asked for.
+        own_parts: names of submodules that are this library's and not the base's, such as an encoder made for a
+            decoder without one: they are saved with the module, and are no part of the base's fingerprint.
     """
 
     name: ClassVar[str]
@@ -124,6 +127,8 @@ class DecoderAdapter(nn.Module, ABC):
     image_shape: tuple[int, int, int]
     num_features: int
     source: str | None = None
+    revision: str | None = None
+    own_parts: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def matches(cls, base: object) -> bool:
@@ -136,8 +141,12 @@ class DecoderAdapter(nn.Module, ABC):
         raise TypeError(f"{cls.__name__} is built by its caller, not found by the type of the base")
 
     @classmethod
-    def load(cls, path: str | Path) -> DecoderAdapter:
-        """The adapter around a base read from a file or folder; raises CheckpointError for what it cannot read."""
+    def load(cls, path: str | Path, **options: Any) -> DecoderAdapter:
+        """The adapter around a base read from a file, a folder or a Hub repository.
+
+        Options are given where a user asks for them: `revision`, `token` and `local_files_only` of huggingface_hub,
+        and what else a family knows. Raises CheckpointError for what it cannot read.
+        """
         raise CheckpointError(
             f"a {cls.name!r} base cannot be rebuilt from a file: build it yourself and pass base={cls.__name__}(...)"
         )

@@ -1,10 +1,12 @@
 """The errors this library raises on purpose: one root, each also a builtin error."""
 
 __all__ = [
+    "AdapterError",
     "CheckpointError",
     "ConceptError",
     "ContextModuleError",
     "DataError",
+    "HubError",
     "LoraError",
     "NonFiniteError",
     "OutputExistsError",
@@ -14,6 +16,10 @@ __all__ = [
 
 class ContextModuleError(Exception):
     """Root of every error raised here on purpose."""
+
+
+class AdapterError(ContextModuleError, ValueError):
+    """A module's name that is taken or not known, or what a module is needed for while it is switched off."""
 
 
 class ConceptError(ContextModuleError, ValueError):
@@ -30,6 +36,10 @@ class DataError(ContextModuleError, ValueError):
 
 class CheckpointError(ContextModuleError, RuntimeError):
     """A file that is truncated, foreign, unsafe or made for another base."""
+
+
+class HubError(ContextModuleError, OSError):
+    """An upload to the Hugging Face Hub that cannot be."""
 
 
 class LoraError(ContextModuleError, ValueError):

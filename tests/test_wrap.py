@@ -512,7 +512,7 @@ def test_finds_the_base_where_it_was(make_base, tmp_path):
     again = ContextualDecoder.from_pretrained(tmp_path / "saved")
     assert torch.equal(model.generate(2, generator=seeded()), again.generate(2, generator=seeded()))
     (tmp_path / "base").rename(tmp_path / "moved")
-    with pytest.raises(CheckpointError, match="base.config.json does not exist"):
+    with pytest.raises(CheckpointError, match="the base of .*saved cannot be loaded: .*base: no such file"):
         ContextualDecoder.from_pretrained(tmp_path / "saved")
     assert ContextualDecoder.from_pretrained(
         tmp_path / "saved", base=get_adapter("lightweight").load(tmp_path / "moved")
