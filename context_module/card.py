@@ -120,7 +120,7 @@ def licence_of(source: str | None) -> str | None:
         return None
     try:
         found = (metadata_load(Path(card)) or {}).get("license")
-    except (OSError, ValueError):  # a card of others that cannot be read says nothing
+    except Exception:  # noqa: BLE001 (a card of others can be broken in any way, and then says nothing)
         return None
     return found if isinstance(found, str) else None
 

@@ -13,10 +13,9 @@ __all__ = ["is_hub_id", "local_folder", "make_repository", "upload"]
 
 
 def is_hub_id(source: str | Path | None) -> bool:
-    """Whether a base's source is the id of a Hub repository, ``name/repository``, rather than a place on this disk."""
-    return (
-        source is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) is not None and not Path(source).exists()
-    )
+    """Whether a base's source is the id of a Hub repository, ``name/repository``, and no place on this disk."""
+    named = source is not None and re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(source))
+    return bool(named) and not Path(str(source)).exists()
 
 
 def local_folder(

@@ -20,12 +20,15 @@ from typing import Literal
 from context_module import ContextualDecoder, wrap_decoder
 from context_module.adapters import DecoderAdapter, get_adapter, load_base
 from context_module.arguments import argument, parse_arguments, run_recipe
+from context_module.card import CardDetails
+from context_module.checkpoints import FILES
 from context_module.config import Composition, Form
 from context_module.data import ContextData
 from context_module.encodings import encode_dataset
 from context_module.errors import ConceptError
 from context_module.evaluation import composition_table, evaluate
 from context_module.grids import contexts_on_one_noise, labelled_grid
+from context_module.hub import upload
 from context_module.metrics.estimate import MIN_SAMPLES
 from context_module.objectives import LatentObjective, PixelObjective
 from context_module.prior_gap import prior_gap
@@ -182,6 +185,7 @@ def main(argv: list[str] | None = None) -> None:
     # what a base has beyond its encoder and decoder, such as posterior heads of its own, takes no part
     unused = args.train_mode != "frozen" or bool(args.contexts)  # nor has an edge between no concepts
     accelerator = make_accelerator(args, find_unused_parameters=unused)
+    repository = args.hub_repository() if accelerator.is_main_process else None
     model, data = build(args)
     frozen_share = set_train_mode(model, args.train_mode, frozen_share=args.frozen_share, rank=args.lora_rank)
     images = data.train.pooled() if args.pooled else data.train
@@ -233,7 +237,8 @@ def main(argv: list[str] | None = None) -> None:
     result = trainer.train()
     if accelerator.is_main_process:
         errors = fit_values(model, train_images, draws=args.value_draws, seed=args.seed)
-        model.eval().save_pretrained(run.path)
+        model.details = CardDetails.of(args.data_name, grid=labelled_grid(contexts_on_one_noise(model, contexts)))
+        model.eval().save_pretrained(run.path, repo_id=repository)
         run.finish(dataclasses.asdict(result))
         if errors and args.value_draws:
             print("values that can be set, and how far off pictures are on average:", end=" ")
@@ -251,9 +256,15 @@ def main(argv: list[str] | None = None) -> None:
             )
             table = composition_table(scored)
             (run.path / "composition.md").write_text(table + "\n", encoding="utf-8")
-            print(f"\nSliced Wasserstein distance to real images of compositions never trained on:\n\n{table}")
+            title = "Sliced Wasserstein distance to real images of compositions never trained on"
+            print(f"\n{title}:\n\n{table}")
+            model.details.metrics = f"{title} ({score_samples} of each):\n\n{table}"
+            model.save_pretrained(run.path, repo_id=repository)
         elif data.held_out is not None and args.score_samples:
             print(f"no table of compositions: it takes {2 * MIN_SAMPLES} images of each and {MIN_SAMPLES} samples")
+        if repository is not None:
+            upload(run.path, repository, FILES, "context module")
+            print(f"https://huggingface.co/{repository}")
 
 
 if __name__ == "__main__":

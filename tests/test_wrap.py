@@ -5,10 +5,7 @@ import importlib.metadata
 import itertools
 import json
 import struct
-from pathlib import Path
-from types import SimpleNamespace
 
-import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
@@ -530,66 +527,6 @@ def test_a_base_that_cannot_be_found(saved):
     edit_config(saved, base_adapter="pixie")
     with pytest.raises(ValueError, match="unknown base 'pixie'; known bases: diffusers, lightweight, modules, nvae"):
         ContextualDecoder.from_pretrained(saved)
-
-
-# -- the Hub
-
-
-@pytest.fixture
-def uploads(monkeypatch):
-    """What was uploaded: (repository, file names, private)."""
-    done, visibility = [], {}
-
-    def create_repo(self, repo_id, *, private=None, exist_ok=False):
-        assert exist_ok
-        visibility[repo_id] = private
-        return SimpleNamespace(repo_id=f"me/{repo_id.rpartition('/')[2]}")
-
-    def upload_folder(self, *, repo_id, folder_path, commit_message, allow_patterns=None):
-        names = [str(path.relative_to(folder_path)) for path in Path(folder_path).rglob("*") if path.is_file()]
-        names = sorted(huggingface_hub.utils.filter_repo_objects(names, allow_patterns=allow_patterns))
-        done.append((repo_id, names, visibility[repo_id.rpartition("/")[2]]))
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
-    return done
-
-
-def test_pushes_the_folder_to_the_hub(make_base, tmp_path, uploads):
-    model = wrapped(make_base("modules"))
-    files = sorted([CARD, CONFIG, WEIGHTS])
-    model.push_to_hub("sizes", private=True)
-    (tmp_path / "shapes" / "checkpoint-7").mkdir(parents=True)
-    (tmp_path / "shapes" / "checkpoint-7" / "optimizer.bin").write_text("not for everyone")
-    model.save_pretrained(tmp_path / "shapes", push_to_hub=True)
-    model.save_pretrained(tmp_path / "shapes", push_to_hub=True, repo_id="hues")
-    assert uploads == [("me/sizes", files, True), ("me/shapes", files, None), ("me/hues", files, None)]
-
-
-@pytest.mark.parametrize("path", ["someone/no-such-model", "no-such-model", "./no/such/folder", "a//b"])
-def test_a_name_that_is_nowhere(path, make_base):
-    with pytest.raises(
-        CheckpointError, match=f"'{path}' is neither a local folder nor a Hub repository that can be read"
-    ):
-        ContextualDecoder.from_pretrained(path, base=make_base("modules"))
-
-
-def test_loads_what_the_hub_gives(saved, make_base, monkeypatch):
-    asked = {}
-
-    def snapshot_download(repo_id, **options):
-        asked.update(options, repo_id=repo_id)
-        return str(saved)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    model = ContextualDecoder.from_pretrained(
-        "me/sizes", base=make_base("modules"), revision="v2", local_files_only=True
-    )
-    assert model.concepts == ["a", "b", "c"]
-    assert asked["repo_id"] == "me/sizes"
-    assert asked["revision"] == "v2"
-    assert asked["local_files_only"]
-    assert sorted(asked["allow_patterns"]) == sorted([CARD, CONFIG, WEIGHTS, "base/*"])
 
 
 # -- families of others
