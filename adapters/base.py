@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -228,6 +228,7 @@ _BUILT_IN = {
     "nvae": "context_module.adapters.nvae.adapter:NVAEAdapter",
     "lightweight": "context_module.adapters.lightweight:LightweightAdapter",
     "modules": "context_module.adapters.modules:ModulesAdapter",
+    "decoder_only": "context_module.adapters.decoder_only:DecoderOnlyAdapter",
     "diffusers": "context_module.adapters.diffusers:DiffusersAdapter",
 }
 _GROUP = "context_module.adapters"
@@ -248,7 +249,13 @@ def available_adapters() -> list[str]:
 
 
 def get_adapter(name: str) -> type[DecoderAdapter]:
-    """The adapter class of that name; raises ValueError listing the known ones."""
+    """The adapter class of that name.
+
+    Raises:
+        ValueError: for an unknown name; lists the known ones.
+        ImportError: for an installed one that cannot be imported; names its package.
+        TypeError: for an installed one that is no adapter, or of another name.
+    """
     if name in _registered:
         return _registered[name]
     if name in _BUILT_IN:
@@ -256,7 +263,7 @@ def get_adapter(name: str) -> type[DecoderAdapter]:
         return getattr(importlib.import_module(module), attribute)
     for point in entry_points(group=_GROUP):
         if point.name == name:
-            return point.load()
+            return _loaded(point)
     raise ValueError(f"unknown base {name!r}; known bases: {', '.join(available_adapters())}")
 
 
@@ -271,7 +278,8 @@ def adapt(base: object) -> DecoderAdapter:
     if isinstance(base, DecoderAdapter):
         return base
     base = _network(base)
-    for name in [*_registered, *(name for name in available_adapters() if name not in _registered)]:
+    # installed ones last: what our own families know takes no import of other packages
+    for name in dict.fromkeys([*_registered, *_BUILT_IN, *available_adapters()]):
         adapter = get_adapter(name)
         if adapter.matches(base):
             return adapter.wrap(base)
@@ -279,6 +287,23 @@ def adapt(base: object) -> DecoderAdapter:
         f"no adapter for a base of type {type(base).__name__}; known families: {', '.join(available_adapters())}. "
         "Pass an (encoder, decoder, latent_shape) base through ModulesAdapter, or subclass DecoderAdapter."
     )
+
+
+def _loaded(point: EntryPoint) -> type[DecoderAdapter]:
+    """The adapter of an installed package."""
+    package = f" of {point.dist.name}" if point.dist is not None else ""
+    try:
+        adapter = point.load()
+    except Exception as error:  # whatever another package does on import
+        raise ImportError(
+            f"the adapter {point.name!r}{package} cannot be imported ({point.value}: {error}): mend or uninstall it"
+        ) from error
+    if not (isinstance(adapter, type) and issubclass(adapter, DecoderAdapter) and adapter.name == point.name):
+        raise TypeError(
+            f"the entry point {point.name!r}{package} must be a subclass of DecoderAdapter whose name is "
+            f"{point.name!r}, got {adapter!r} ({getattr(adapter, 'name', 'no name')!r})"
+        )
+    return adapter
 
 
 def _network(base: Any) -> Any:

@@ -11,6 +11,7 @@ __all__ = [
     "NonFiniteError",
     "OutputExistsError",
     "ShapeError",
+    "UnfittedError",
 ]
 
 
@@ -52,3 +53,7 @@ class NonFiniteError(ContextModuleError, ArithmeticError):
 
 class OutputExistsError(ContextModuleError, FileExistsError):
     """An output directory that already holds a finished run."""
+
+
+class UnfittedError(ContextModuleError, RuntimeError):
+    """An encoder that was made for a base without one, before it was trained."""

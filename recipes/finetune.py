@@ -15,7 +15,7 @@ import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from context_module import ContextualDecoder, wrap_decoder
 from context_module.adapters import DecoderAdapter, get_adapter, load_base
@@ -23,10 +23,12 @@ from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.card import CardDetails
 from context_module.checkpoints import FILES
 from context_module.config import Composition, Form
-from context_module.data import ContextData
+from context_module.data import ContextData, ContextDataset
+from context_module.encoder_fitting import fit_encoder, wants_encoder
 from context_module.encodings import encode_dataset
 from context_module.errors import ConceptError
 from context_module.evaluation import composition_table, evaluate
+from context_module.files import load_strictly, load_tensors, save_tensors
 from context_module.grids import contexts_on_one_noise, labelled_grid
 from context_module.hub import upload
 from context_module.metrics.estimate import MIN_SAMPLES
@@ -37,6 +39,9 @@ from context_module.train_modes import TrainMode, set_train_mode
 from context_module.training import Trainer, make_accelerator
 from context_module.training_arguments import TrainingArguments
 from context_module.values import fit_values
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 SHIPPED = {"nvae": Path(__file__).resolve().parent / "pretrained" / "nvae-quad32"}
 
@@ -53,6 +58,7 @@ class FinetuneArguments(TrainingArguments):
     validation_steps: int = argument(500, help="steps between validations, each with a sample grid")
     base: str = argument("nvae", help="family of the base: nvae, lightweight, diffusers, or an installed adapter's")
     base_checkpoint: str | None = argument(None, help="file, folder or Hub id; default: the NVAE that ships")
+    encoder_steps: int = argument(2000, help="a base without an encoder: steps of training one, before all else")
     train_mode: TrainMode = argument(
         "frozen",
         help="the base: as it is, with LoRA on its decoder, unfrozen after --frozen_share of the steps, or from "
@@ -179,6 +185,28 @@ def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
     return model, data
 
 
+def prepare_encoder(
+    args: FinetuneArguments, run: RunDirectory, accelerator: Accelerator, base: DecoderAdapter, images: ContextDataset
+) -> None:
+    """Train the encoder of a base without one; a resumed run goes on with the one that it had."""
+    from accelerate.utils import broadcast
+
+    encoder, file = base.get_submodule("encoder"), run.path / "encoder.safetensors"
+    if run.checkpoint is not None:
+        load_strictly(encoder, load_tensors(file), file)
+        return
+    if args.encoder_steps < 1:
+        raise ValueError(f"--encoder_steps must be at least 1 for a {args.base} base, got {args.encoder_steps}")
+    shown = accelerator.is_main_process
+    loss = fit_encoder(base, images, steps=args.encoder_steps, seed=args.seed, progress=shown)
+    for tensor in encoder.state_dict().values():  # devices round differently: all take the first process's
+        tensor.copy_(broadcast(tensor.clone()))
+    if accelerator.is_main_process:
+        run.path.mkdir(parents=True, exist_ok=True)
+        save_tensors(file, encoder.state_dict())
+        print(f"an encoder for the base: {loss:.1f} nats per image")
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(FinetuneArguments, description=__doc__.splitlines()[0], argv=argv)
     run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
@@ -199,6 +227,8 @@ def main(argv: list[str] | None = None) -> None:
         score_samples = min(score_samples, int(data.held_out.labels.bincount().min()) // 2)
 
     model.base.to(accelerator.device)
+    if wants_encoder(model.base):
+        prepare_encoder(args, run, accelerator, model.base, train_images)
     beta = {} if args.beta is None else {"beta": args.beta}
     objective: LatentObjective | PixelObjective
     monitor = None
