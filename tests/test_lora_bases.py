@@ -167,7 +167,7 @@ def edit(folder, **changes):
         (lambda d: edit(d, r=3), "lora_A.weight: shape .* in the file, .* in the model"),
         (lambda d: edit(d, target_modules=["0"]), "unexpected: .*decoder.2.lora_A.weight"),
         (lambda d: edit(d, target_modules=["nothing"]), "does not fit the 'lightweight' base at .*nothing"),
-        (lambda d: edit(d, base_model_name_or_path="gone"), "gone.config.json does not exist"),
+        (lambda d: edit(d, base_model_name_or_path="gone"), "gone: no such file or folder; expected a folder of"),
     ],
 )
 def test_lora_checkpoints_that_cannot_be_used(spoil, message, checkpoint):
