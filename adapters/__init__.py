@@ -16,6 +16,7 @@ from context_module.adapters.base import (
     get_adapter,
     register_adapter,
 )
+from context_module.adapters.loading import load_base
 
 __all__ = [
     "DecoderAdapter",
@@ -25,5 +26,6 @@ __all__ = [
     "adapt",
     "available_adapters",
     "get_adapter",
+    "load_base",
     "register_adapter",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -117,6 +117,9 @@ class DecoderAdapter(nn.Module, ABC):
         image_shape: (C, H, W) of the images.
         num_features: D, the width of `Encoding.features`.
         source: where the base came from (path or hub id), for the saved configuration; None if unknown.
+        revision: of the Hub repository that it came from, if one was asked for.
+        own_parts: names of submodules that are this library's and not the base's, such as an encoder made for a
+            decoder without one: they are saved with the module, and are no part of the base's fingerprint.
     """
 
     name: ClassVar[str]
@@ -124,6 +127,8 @@ class DecoderAdapter(nn.Module, ABC):
     image_shape: tuple[int, int, int]
     num_features: int
     source: str | None = None
+    revision: str | None = None
+    own_parts: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def matches(cls, base: object) -> bool:
@@ -136,8 +141,12 @@ class DecoderAdapter(nn.Module, ABC):
         raise TypeError(f"{cls.__name__} is built by its caller, not found by the type of the base")
 
     @classmethod
-    def load(cls, path: str | Path) -> DecoderAdapter:
-        """The adapter around a base read from a file or folder; raises CheckpointError for what it cannot read."""
+    def load(cls, path: str | Path, **options: Any) -> DecoderAdapter:
+        """The adapter around a base read from a file, a folder or a Hub repository.
+
+        Options are given where a user asks for them: `revision`, `token` and `local_files_only` of huggingface_hub,
+        and what else a family knows. Raises CheckpointError for what it cannot read.
+        """
         raise CheckpointError(
             f"a {cls.name!r} base cannot be rebuilt from a file: build it yourself and pass base={cls.__name__}(...)"
         )
@@ -219,6 +228,7 @@ _BUILT_IN = {
     "nvae": "context_module.adapters.nvae.adapter:NVAEAdapter",
     "lightweight": "context_module.adapters.lightweight:LightweightAdapter",
     "modules": "context_module.adapters.modules:ModulesAdapter",
+    "decoder_only": "context_module.adapters.decoder_only:DecoderOnlyAdapter",
     "diffusers": "context_module.adapters.diffusers:DiffusersAdapter",
 }
 _GROUP = "context_module.adapters"
@@ -239,7 +249,13 @@ def available_adapters() -> list[str]:
 
 
 def get_adapter(name: str) -> type[DecoderAdapter]:
-    """The adapter class of that name; raises ValueError listing the known ones."""
+    """The adapter class of that name.
+
+    Raises:
+        ValueError: for an unknown name; lists the known ones.
+        ImportError: for an installed one that cannot be imported; names its package.
+        TypeError: for an installed one that is no adapter, or of another name.
+    """
     if name in _registered:
         return _registered[name]
     if name in _BUILT_IN:
@@ -247,19 +263,23 @@ def get_adapter(name: str) -> type[DecoderAdapter]:
         return getattr(importlib.import_module(module), attribute)
     for point in entry_points(group=_GROUP):
         if point.name == name:
-            return point.load()
+            return _loaded(point)
     raise ValueError(f"unknown base {name!r}; known bases: {', '.join(available_adapters())}")
 
 
 def adapt(base: object) -> DecoderAdapter:
     """The adapter around `base`: itself if it is one, otherwise by the first registered adapter that matches.
 
+    A `peft.PeftModel` stands for the network in it, whose layers hold its LoRA: that is a part of the base.
+
     Raises:
         TypeError: if no adapter matches; names the type and the known families.
     """
     if isinstance(base, DecoderAdapter):
         return base
-    for name in [*_registered, *(name for name in available_adapters() if name not in _registered)]:
+    base = _network(base)
+    # installed ones last: what our own families know takes no import of other packages
+    for name in dict.fromkeys([*_registered, *_BUILT_IN, *available_adapters()]):
         adapter = get_adapter(name)
         if adapter.matches(base):
             return adapter.wrap(base)
@@ -267,3 +287,32 @@ def adapt(base: object) -> DecoderAdapter:
         f"no adapter for a base of type {type(base).__name__}; known families: {', '.join(available_adapters())}. "
         "Pass an (encoder, decoder, latent_shape) base through ModulesAdapter, or subclass DecoderAdapter."
     )
+
+
+def _loaded(point: EntryPoint) -> type[DecoderAdapter]:
+    """The adapter of an installed package."""
+    package = f" of {point.dist.name}" if point.dist is not None else ""
+    try:
+        adapter = point.load()
+    except Exception as error:  # whatever another package does on import
+        raise ImportError(
+            f"the adapter {point.name!r}{package} cannot be imported ({point.value}: {error}): mend or uninstall it"
+        ) from error
+    if not (isinstance(adapter, type) and issubclass(adapter, DecoderAdapter) and adapter.name == point.name):
+        raise TypeError(
+            f"the entry point {point.name!r}{package} must be a subclass of DecoderAdapter whose name is "
+            f"{point.name!r}, got {adapter!r} ({getattr(adapter, 'name', 'no name')!r})"
+        )
+    return adapter
+
+
+def _network(base: Any) -> Any:
+    """What is in a `peft.PeftModel`, all else as it is; found without importing peft."""
+    if not any(kind.__name__ == "PeftModel" and kind.__module__.startswith("peft.") for kind in type(base).__mro__):
+        return base
+    if base.active_peft_config.is_prompt_learning:
+        raise TypeError(
+            f"a PeftModel with {base.active_peft_config.peft_type.value} changes what goes into a network, not its "
+            "layers, and cannot be a base: LoRA and other methods that adapt layers can"
+        )
+    return base.get_base_model()

@@ -82,7 +82,7 @@ class DiffusersAdapter(DecoderAdapter):
         return cls(base)
 
     @classmethod
-    def load(cls, path: str | Path) -> DiffusersAdapter:
+    def load(cls, path: str | Path, **options: Any) -> DiffusersAdapter:
         """The adapter around a folder written by ``save_pretrained``, or a Hugging Face Hub id.
 
         Raises:
@@ -91,10 +91,11 @@ class DiffusersAdapter(DecoderAdapter):
         """
         kind = _diffusers().AutoencoderKL
         try:
-            found = kind.load_config(str(path)).get("_class_name")
+            found = kind.load_config(str(path), **options).get("_class_name")
             if found not in SUPPORTED:
                 raise CheckpointError(f"{path} holds a {found} of diffusers; supported: {', '.join(SUPPORTED)}")
-            net, problems = kind.from_pretrained(str(path), use_safetensors=True, output_loading_info=True)
+            settings = {"use_safetensors": True, "output_loading_info": True, **options}
+            net, problems = kind.from_pretrained(str(path), **settings)
         except CheckpointError:
             raise
         except Exception as error:  # what a broken file raises is up to four libraries
@@ -105,7 +106,9 @@ class DiffusersAdapter(DecoderAdapter):
         misfits = {name: entries for name, entries in problems.items() if entries}
         if misfits:
             raise CheckpointError(f"{path} does not fit the model it is loaded into: {misfits}")
-        return cls(net, source=str(path))
+        adapter = cls(net, source=str(path))
+        adapter.revision = options.get("revision")
+        return adapter
 
     @classmethod
     def fresh(cls, image_shape: tuple[int, int, int]) -> DiffusersAdapter:

@@ -23,6 +23,7 @@ from context_module.files import (
     save_tensors,
     write_json,
 )
+from context_module.hub import local_folder
 
 __all__ = ["ARCHITECTURES", "LightweightAdapter", "LightweightObjective", "LightweightVAE"]
 
@@ -134,9 +135,10 @@ class LightweightAdapter(DecoderAdapter):
         return cls(base)
 
     @classmethod
-    def load(cls, path: str | Path) -> LightweightAdapter:
-        adapter = cls(LightweightVAE.from_pretrained(path))
-        adapter.source = str(path)
+    def load(cls, path: str | Path, **options: Any) -> LightweightAdapter:
+        found = local_folder(path, (CONFIG_FILE, WEIGHTS_FILE), expected="a folder of a lightweight VAE", **options)
+        adapter = cls(LightweightVAE.from_pretrained(found))
+        adapter.source, adapter.revision = str(path), options.get("revision")
         return adapter
 
     @classmethod

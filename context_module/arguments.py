@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
+import json
 import sys
 import types
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from context_module.errors import ContextModuleError
@@ -28,14 +31,30 @@ def parse_arguments(arguments: type[T], *, description: str, argv: Sequence[str]
 
     Flags are spelt as the fields are. ``bool`` fields get ``--flag`` and ``--no-flag``, ``Literal`` fields choices,
     ``list`` fields take one value or more. Abbreviated flags are refused: a typo must not pass for another flag.
+    ``--config file.yaml`` (or ``.json``, such as the ``arguments.json`` of an earlier run) gives values by the flags'
+    names; flags on the command line win over it.
     """
+    argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(
         description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
+    parser.add_argument(
+        "--config", default=argparse.SUPPRESS, help="a YAML or JSON file of flags and their values; flags win over it"
+    )
     hints = get_type_hints(arguments)
-    for field in dataclasses.fields(arguments):  # type: ignore[arg-type]
-        parser.add_argument(f"--{field.name}", **_options(field, hints[field.name]))
-    return arguments(**vars(parser.parse_args(argv)))
+    fields = {field.name: field for field in dataclasses.fields(arguments)}  # type: ignore[arg-type]
+    for name, field in fields.items():
+        parser.add_argument(f"--{name}", **_options(field, hints[name]))
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    if file := first.parse_known_args(argv)[0].config:
+        try:
+            argv = [*_words_of(file, fields, hints), *argv]  # of a flag given twice, the last counts
+        except ValueError as error:
+            parser.error(f"--config {file}: {error}")
+    parsed = vars(parser.parse_args(argv))
+    parsed.pop("config", None)
+    return arguments(**parsed)
 
 
 def run_recipe(main: Callable[[], None]) -> None:
@@ -52,7 +71,67 @@ def run_recipe(main: Callable[[], None]) -> None:
         sys.exit(f"error: {error}")
 
 
-def _options(field: dataclasses.Field[Any], kind: Any) -> dict[str, Any]:
+def _words_of(file: str, fields: dict[str, dataclasses.Field[Any]], hints: dict[str, Any]) -> list[str]:
+    """A file's values as the words of a command line; ValueError says what is wrong with it."""
+    words = []
+    for key, value in _read_config(file).items():
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
+            raise ValueError(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "; see --help"))
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(item, (dict, list)) for item in values):
+            raise ValueError(f"{key} must be a value or a list of values, got {value!r}")
+        if isinstance(value, list) and get_origin(_kind(hints[key])) is not list:
+            raise ValueError(f"{key} takes one value, got {value!r}")
+        if value in (None, "", "null", "~"):
+            if fields[key].default is not None:
+                raise ValueError(f"{key} has no value: give one, or leave the key out")
+        elif _kind(hints[key]) is bool:
+            if str(value).lower() not in ("true", "false"):
+                raise ValueError(f"{key} must be true or false, got {value!r}")
+            words.append(f"--{key}" if str(value).lower() == "true" else f"--no-{key}")
+        elif isinstance(value, list):
+            words += [f"--{key}", *map(str, value)] if value else []
+        else:
+            words.append(f"--{key}={value}")
+    return words
+
+
+def _read_config(file: str) -> dict[str, Any]:
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError("no such file")
+    if path.suffix not in (".json", ".yaml", ".yml"):
+        raise ValueError("expected a file named .yaml, .yml or .json")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not valid JSON: {error}") from None
+    else:
+        try:
+            import yaml
+        except ImportError as error:
+            raise ImportError("--config with YAML needs PyYAML: pip install context-module[train]") from error
+        try:
+            # values stay text, for each flag's own type to read: to YAML "no" is false, and 1e-3 no number
+            content = yaml.load(text, Loader=yaml.BaseLoader)
+        except yaml.YAMLError as error:
+            raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    if isinstance(content, dict):
+        return content
+    raise ValueError(f"expected flags and their values, such as 'seed: 1', got a {type(content).__name__}")
+
+
+def _kind(hint: Any) -> Any:
+    """A type without ``| None``."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return next(member for member in get_args(hint) if member is not types.NoneType)
+    return hint
+
+
+def _options(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     options: dict[str, Any] = {"help": field.metadata["help"]}
     if field.default is not dataclasses.MISSING:
         options["default"] = field.default
@@ -60,8 +139,7 @@ def _options(field: dataclasses.Field[Any], kind: Any) -> dict[str, Any]:
         options["default"] = field.default_factory()
     else:
         options["required"] = True
-    if get_origin(kind) in (Union, types.UnionType):  # X | None
-        kind = next(member for member in get_args(kind) if member is not types.NoneType)
+    kind = _kind(hint)
     if get_origin(kind) is list:
         options["nargs"] = "+"
         (kind,) = get_args(kind)

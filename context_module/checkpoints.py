@@ -10,29 +10,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.base import DecoderAdapter, adapt, get_adapter
+from context_module.adapters.base import DecoderAdapter, adapt
+from context_module.adapters.loading import load_base
+from context_module.card import CARD_NAME, GRID_NAME
 from context_module.errors import CheckpointError
-from context_module.files import load_tensors, read_json, save_tensors, write_atomically, write_json
-from context_module.lora import without_lora
+from context_module.files import load_tensors, read_json, save_tensors, write_json
+from context_module.hub import is_hub_id, local_folder
+from context_module.lora import foreign_lora, without_lora
 
 __all__ = [
     "BASE_FOLDER",
-    "CARD_NAME",
     "CONFIG_NAME",
+    "FILES",
     "WEIGHTS_NAME",
     "base_of",
     "fingerprint",
     "load_adapter",
+    "named_modules",
     "save_adapter",
     "trainable_state_dict",
-    "upload_adapter",
 ]
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
-CARD_NAME = "README.md"
 BASE_FOLDER = "base"  # a base that trained with the module
-_FILES = [CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, f"{BASE_FOLDER}/*"]  # a folder may hold a training run besides
+_NAMES = (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, GRID_NAME)
+FILES = (*_NAMES, *(f"*/{name}" for name in _NAMES), f"{BASE_FOLDER}/*")  # a folder may hold a training run besides
 _SAMPLED = 4096  # values hashed per tensor: enough to tell two trainings apart, quick on a base of gigabytes
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -42,13 +45,15 @@ def fingerprint(base: nn.Module) -> str:
     """A hash of a base's weights: names, shapes and up to 4,096 evenly spaced values of each tensor.
 
     Values are rounded to bfloat16, so a base is the same in float32 and in bfloat16. Batch-norm statistics do not
-    count: they may be readjusted for sampling (`context_module.batch_norm`). Nor does LoRA.
+    count: they may be readjusted for sampling (`context_module.batch_norm`). Nor does LoRA that trained with a module;
+    LoRA that the base came with does.
     """
     digest = hashlib.sha256()
     with without_lora(base):
         tensors = base.state_dict()
+    ours = tuple(f"{part}." for part in getattr(base, "own_parts", ()))
     for name, tensor in sorted(tensors.items()):
-        if name.rpartition(".")[2] in _STATISTICS:
+        if name.rpartition(".")[2] in _STATISTICS or name.startswith(ours):
             continue
         values = tensor.detach().flatten()
         values = values[:: max(1, len(values) // _SAMPLED)]
@@ -70,22 +75,25 @@ def trainable_state_dict(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in module.state_dict().items() if not name.startswith(frozen)}
 
 
-def save_adapter(directory: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:
-    """Write the folder; each file is whole or absent. An existing README.md is kept: its owner may have edited it."""
+def save_adapter(directory: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write configuration and tensors; each file is whole or absent."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     save_tensors(directory / WEIGHTS_NAME, tensors)
     write_json(directory / CONFIG_NAME, config)
-    if not (directory / CARD_NAME).exists():
-        write_atomically(directory / CARD_NAME, lambda temporary: temporary.write_text(card, encoding="utf-8"))
 
 
 def load_adapter(
-    path: str | Path, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
+    path: str | Path, *, subfolder: str | None = None, **options: Any
 ) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
     """Read a folder written by `save_adapter`, or the same files of a Hugging Face Hub repository.
 
     A local folder never touches the network.
+
+    Args:
+        path: the folder or repository.
+        subfolder: the folder in it, of a module with a name.
+        options: `revision`, `token` and `local_files_only`, as everywhere in huggingface_hub.
 
     Returns:
         the configuration, the tensors (on the CPU), and the local folder they were read from.
@@ -93,55 +101,56 @@ def load_adapter(
     Raises:
         CheckpointError: if a file is missing, truncated or foreign, or the repository cannot be had.
     """
-    directory = Path(path)
-    if not directory.exists():
-        directory = _download(str(path), revision=revision, token=token, local_files_only=local_files_only)
+    root = local_folder(path, FILES, **options)
+    directory = root / subfolder if subfolder else root
+    if not (directory / CONFIG_NAME).is_file() and (named := named_modules(root)):
+        raise CheckpointError(
+            f"{directory / CONFIG_NAME} does not exist; {root} has modules in subfolders: load one of them with "
+            f"{' or '.join(f'subfolder={name!r}' for name in named)}"
+        )
     return read_json(directory / CONFIG_NAME), load_tensors(directory / WEIGHTS_NAME), directory
 
 
-def base_of(config: Mapping[str, Any], directory: Path, base: object = None) -> DecoderAdapter:
+def named_modules(directory: Path) -> list[str]:
+    """Names of the subfolders that hold a module."""
+    return sorted(path.parent.name for path in directory.glob(f"*/{CONFIG_NAME}"))
+
+
+def base_of(config: Mapping[str, Any], directory: Path, base: object = None, **options: Any) -> DecoderAdapter:
     """The base of a saved module: `base`, or without it the one that the configuration names.
 
+    Args:
+        config: of the module.
+        directory: where it was read.
+        base: as for `adapt`.
+        options: `token` and `local_files_only`, for a base on the Hub.
+
     Raises:
-        CheckpointError: if it names none, or if the weights are not those that the module was trained on.
+        CheckpointError: if it names none, if there is none where it says, or if the weights are not those that the
+            module was trained on.
     """
     where = config.get("base_name_or_path")
     if base is None:
         if not where:
             raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
-        base = get_adapter(config["base_adapter"]).load(directory / where if where == BASE_FOLDER else where)
+        if is_hub_id(where):
+            options |= {"revision": config["base_revision"]} if config.get("base_revision") else {}
+        else:
+            options = {}
+        try:
+            base = load_base(config["base_adapter"], directory / where if where == BASE_FOLDER else where, **options)
+        except CheckpointError as error:
+            raise CheckpointError(f"the base of {directory} cannot be loaded: {error}. Pass base=...") from error
     adapter = adapt(base)
     found = fingerprint(adapter)
     if found != config["base_fingerprint"]:
+        lora = ""
+        if layers := config.get("base_lora"):
+            given = len(foreign_lora(adapter))
+            lora = f" (that base came with LoRA of its own, in {layers} layers; the one given has it in {given})"
         raise CheckpointError(
             f"{directory} was trained on another base: its {config['base_adapter']!r} base "
             f"({where or 'no path recorded'}) has fingerprint {config['base_fingerprint']}, the {adapter.name!r} base "
-            f"given has {found}. Pass the base it was trained on"
+            f"given has {found}{lora}. Pass the base it was trained on"
         )
     return adapter
-
-
-def upload_adapter(
-    directory: str | Path, repo_id: str, *, private: bool | None = None, token: str | None = None
-) -> None:
-    """Upload a folder written by `save_adapter` to a Hugging Face Hub repository, made if needed."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    api.upload_folder(
-        repo_id=repo_id, folder_path=directory, commit_message="Upload context module", allow_patterns=_FILES
-    )
-
-
-def _download(repository: str, **options: Any) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repository, allow_patterns=_FILES, **options))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{repository!r} is neither a local folder nor a Hub repository that can be read ({reason})"
-        ) from error

@@ -1,19 +1,26 @@
 """The errors this library raises on purpose: one root, each also a builtin error."""
 
 __all__ = [
+    "AdapterError",
     "CheckpointError",
     "ConceptError",
     "ContextModuleError",
     "DataError",
+    "HubError",
     "LoraError",
     "NonFiniteError",
     "OutputExistsError",
     "ShapeError",
+    "UnfittedError",
 ]
 
 
 class ContextModuleError(Exception):
     """Root of every error raised here on purpose."""
+
+
+class AdapterError(ContextModuleError, ValueError):
+    """A module's name that is taken or not known, or what a module is needed for while it is switched off."""
 
 
 class ConceptError(ContextModuleError, ValueError):
@@ -32,6 +39,10 @@ class CheckpointError(ContextModuleError, RuntimeError):
     """A file that is truncated, foreign, unsafe or made for another base."""
 
 
+class HubError(ContextModuleError, OSError):
+    """An upload to the Hugging Face Hub that cannot be."""
+
+
 class LoraError(ContextModuleError, ValueError):
     """A base that LoRA cannot be added to, or LoRA where it must not be."""
 
@@ -42,3 +53,7 @@ class NonFiniteError(ContextModuleError, ArithmeticError):
 
 class OutputExistsError(ContextModuleError, FileExistsError):
     """An output directory that already holds a finished run."""
+
+
+class UnfittedError(ContextModuleError, RuntimeError):
+    """An encoder that was made for a base without one, before it was trained."""

@@ -24,9 +24,13 @@ __all__ = [
     "ADAPTED_TYPES",
     "LoraSettings",
     "decoder_layers",
+    "foreign_lora",
     "inject_lora",
+    "insert_lora",
     "is_lora",
+    "lora_at",
     "merge_lora",
+    "refuse_foreign_lora",
     "refuse_lora",
     "remove_lora",
     "train_lora",
@@ -34,6 +38,7 @@ __all__ = [
 ]
 
 ADAPTED_TYPES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+_OURS = "context_module_lora"  # on the layers that `inject_lora` made: LoRA that came with the base has none
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,8 @@ def inject_lora(base: DecoderAdapter, settings: LoraSettings) -> None:
     config._register_custom_module({nn.Conv2d: KernelLora, nn.ConvTranspose2d: KernelLora})
     peft.inject_adapter_in_model(config, base)
     del base.peft_config  # it would have peft warn of a second LoRA after this one is merged
+    for name in settings.target_modules:
+        setattr(base.get_submodule(name), _OURS, settings)
     for name, parameter in base.named_parameters():
         if is_lora(name):  # made in the base's type; what trains is in float32 at least
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
@@ -151,20 +158,46 @@ def refuse_lora(base: nn.Module) -> None:
         )
 
 
-def remove_lora(base: nn.Module) -> None:
-    """Take LoRA out of the base, whose own weights are as they always were."""
-    _put(base, {name: layer.base_layer for name, layer in _layers(base).items()})
+def foreign_lora(base: nn.Module) -> list[str]:
+    """Names of the layers with LoRA (or another method of peft) that came with the base and is a part of it."""
+    return [name for name, layer in base.named_modules() if hasattr(layer, "base_layer") and not hasattr(layer, _OURS)]
+
+
+def refuse_foreign_lora(base: nn.Module, consequence: str) -> None:
+    """Raise LoraError if the base came with LoRA."""
+    if names := foreign_lora(base):
+        raise LoraError(
+            f"the base came with LoRA of its own, in {len(names)} layers from {names[0]!r}, so {consequence}: fold "
+            "that into the base first (peft's merge_and_unload())"
+        )
+
+
+def lora_at(base: nn.Module, layer: str) -> LoraSettings | None:
+    """The settings of our LoRA on the layer of this name; None without."""
+    return getattr(base.get_submodule(layer), _OURS, None)
+
+
+def remove_lora(base: nn.Module) -> dict[str, nn.Module]:
+    """Take our LoRA out of the base, whose own weights are as they always were; returns it, for `insert_lora`."""
+    layers = _layers(base)
+    insert_lora(base, {name: layer.base_layer for name, layer in layers.items()})
+    return layers
+
+
+def insert_lora(base: nn.Module, layers: Mapping[str, nn.Module]) -> None:
+    """Put layers back where `remove_lora` found them."""
+    for name, layer in layers.items():
+        base.set_submodule(name, layer)
 
 
 @contextmanager
 def without_lora(base: nn.Module) -> Iterator[None]:
-    """The original base for a block of code: its own layers under their own names."""
-    adapted = _layers(base)
-    remove_lora(base)
+    """The original base for a block of code: its own layers under their own names, LoRA that it came with included."""
+    adapted = remove_lora(base)
     try:
         yield
     finally:
-        _put(base, adapted)
+        insert_lora(base, adapted)
 
 
 @torch.no_grad()
@@ -183,14 +216,5 @@ def merge_lora(base: nn.Module) -> None:
 
 
 def _layers(base: nn.Module) -> dict[str, Any]:
-    """peft's LoRA layers; found without importing it."""
-    return {
-        name: layer
-        for name, layer in base.named_modules()
-        if hasattr(layer, "base_layer") and hasattr(layer, "lora_A")
-    }
-
-
-def _put(base: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    for name, layer in layers.items():
-        base.set_submodule(name, layer)
+    """The layers of our LoRA."""
+    return {name: layer for name, layer in base.named_modules() if hasattr(layer, _OURS)}

@@ -118,6 +118,11 @@ class ConceptPack(nn.Module):
         header = json.dumps({"version": _VERSION, **asdict(self.config)}, sort_keys=True)
         save_tensors(path, self.state_dict(), {_KEY: header})
 
+    @staticmethod
+    def is_in(path: str | Path) -> bool:
+        """Whether a safetensors file is a concept pack, by its header; CheckpointError for what is no such file."""
+        return _KEY in read_metadata(path)
+
     @classmethod
     def load(cls, path: str | Path) -> ConceptPack:
         """Read what `save` wrote, to generate with.
@@ -126,7 +131,7 @@ class ConceptPack(nn.Module):
             CheckpointError: for a file that is missing, truncated, foreign or of a newer format.
         """
         header = read_metadata(path)
-        if _KEY not in header:
+        if not cls.is_in(path):
             raise CheckpointError(f"{path} is no concept pack: nothing in its header says so")
         try:
             fields = json.loads(header[_KEY])

@@ -10,7 +10,16 @@ from torch import nn
 
 from context_module.adapters.base import DecoderAdapter
 from context_module.errors import LoraError
-from context_module.lora import LoraSettings, decoder_layers, inject_lora, merge_lora, refuse_lora, train_lora
+from context_module.lora import (
+    LoraSettings,
+    decoder_layers,
+    inject_lora,
+    lora_at,
+    merge_lora,
+    refuse_foreign_lora,
+    refuse_lora,
+    train_lora,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -24,7 +33,7 @@ class WrappedBase(nn.Module):
     """A module around a base: frozen at first, in eval mode whatever `train` is told.
 
     Args:
-        base: the adapter that shows the base.
+        base: the adapter that shows the base. LoRA that it came with, by peft, is a part of it and stays as it is.
 
     Attributes:
         base: the same.
@@ -33,7 +42,7 @@ class WrappedBase(nn.Module):
         lora: the settings of LoRA on the base's decoder, None without it.
 
     Raises:
-        LoraError: for a base that carries LoRA already.
+        LoraError: for a base that carries the LoRA of another model.
     """
 
     def __init__(self, base: DecoderAdapter) -> None:
@@ -42,6 +51,7 @@ class WrappedBase(nn.Module):
         self.base = base.requires_grad_(False)
         self.base_trains = self.owns_base = False
         self.lora: LoraSettings | None = None
+        self._first_decoder_layer = _first_decoder_layer(base)
 
     def train(self, mode: bool = True) -> Self:
         """Set training mode for all but a frozen base, which stays in eval mode (its batch norms too)."""
@@ -63,6 +73,7 @@ class WrappedBase(nn.Module):
         """
         if self.lora is not None:
             raise LoraError("a base with LoRA cannot train: fold LoRA into it first (model.merge_lora())")
+        refuse_foreign_lora(self.base, "it cannot train")
         self._check_saves("it cannot train: keep it frozen")
         self.owns_base = True
         self._let_base_train(True)
@@ -92,12 +103,13 @@ class WrappedBase(nn.Module):
 
         Raises:
             LoraError: for a decoder without such layers, a family whose adapter has no `decoder_parts`, a base that
-                trains, and one with LoRA.
+                trains, and one with LoRA, ours or its own.
             ImportError: without peft.
         """
         if self.base_trains:
             raise LoraError("LoRA is for a base that stands still: freeze_base() first")
         refuse_lora(self.base)
+        refuse_foreign_lora(self.base, "it takes no other")
         settings = LoraSettings(rank, rank if alpha is None else alpha, decoder_layers(self.base))
         self._inject_lora(settings)
         return self
@@ -122,6 +134,16 @@ class WrappedBase(nn.Module):
         self.lora = settings
         self.base.train(self.training and self.base_trains)  # new layers are in training mode
 
+    def _check_own_lora(self) -> None:
+        """Raise LoraError if another model around the same network has put its LoRA there."""
+        name = self._first_decoder_layer
+        if name is not None and lora_at(self.base, name) is not self.lora:
+            raise LoraError(
+                "the base carries the LoRA of another model around it: give each model a base of its own "
+                "(copy.deepcopy), or load modules beside each other with model.load_adapter and change between them "
+                "with set_adapter"
+            )
+
     def _check_saves(self, consequence: str) -> None:
         if type(self.base).save is DecoderAdapter.save:
             raise ValueError(f"a {self.base.name!r} base cannot be saved, so {consequence}")
@@ -130,6 +152,14 @@ class WrappedBase(nn.Module):
         self.base.requires_grad_(trains)
         self.base_trains = trains
         self.base.train(self.training and trains)
+
+
+def _first_decoder_layer(base: DecoderAdapter) -> str | None:
+    """A layer that LoRA adapts if there is LoRA; None for a base that takes none."""
+    try:
+        return decoder_layers(base)[0]
+    except LoraError:
+        return None
 
 
 def set_train_mode(

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -33,6 +31,7 @@ from context_module.run_directory import RunDirectory
 from context_module.training_arguments import TrainingArguments
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from PIL.Image import Image
 
 __all__ = ["Trainer", "TrainingResult", "make_accelerator"]
@@ -55,7 +54,18 @@ def make_accelerator(args: TrainingArguments, *, find_unused_parameters: bool = 
     Args:
         args: the run's arguments.
         find_unused_parameters: some trainable parameters have no part in the loss, always or for a while.
+
+    Raises:
+        ImportError: without accelerate, or without the package of the tracker asked for.
+        ValueError: for a tracker that accelerate does not know.
     """
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+    except ImportError as error:
+        raise ImportError("training needs accelerate: pip install context-module[train]") from error
+    if args.report_to is not None:
+        _check_tracker(args.report_to)
     accelerator = Accelerator(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],
         mixed_precision=args.mixed_precision,
@@ -65,6 +75,17 @@ def make_accelerator(args: TrainingArguments, *, find_unused_parameters: bool = 
     )
     set_seed(args.seed)
     return accelerator
+
+
+def _check_tracker(name: str) -> None:
+    """Raise an error for a tracker that cannot be had: accelerate would train on and log nothing."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise ValueError(f"unknown tracker --report_to {name}; accelerate knows {', '.join(LOGGER_TYPE_TO_CLASS)}")
+    if name not in map(str, get_available_trackers()):
+        package = name.replace("_", "-")
+        raise ImportError(f"--report_to {name} needs a package that is not installed: pip install {package}")
 
 
 def _check_batch(data: LabelledDataset, batch_size: int) -> None:
@@ -163,6 +184,8 @@ class Trainer:
             load_strictly(self.bare, self.best_weights, "the best weights", trainable_state_dict(self.bare))
 
     def _begin(self) -> None:
+        from accelerate.utils import set_seed
+
         args, accelerator, run = self.args, self.accelerator, self.run
         if run.checkpoint is not None:
             self._resume(run.checkpoint)

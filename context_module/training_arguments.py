@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from context_module.arguments import argument
 from context_module.data.arguments import DataArguments
+from context_module.hub import make_repository
 
 __all__ = ["TrainingArguments"]
 
@@ -34,6 +36,8 @@ class TrainingArguments(DataArguments):
     logging_steps: int = argument(20, help="steps between lines in metrics.jsonl")
     dataloader_num_workers: int = argument(0, help="processes that read images")
     report_to: str | None = argument(None, help="a tracker of accelerate: tensorboard, wandb, trackio, ...")
+    push_to_hub: bool = argument(False, help="upload the result to the Hugging Face Hub")
+    hub_model_id: str | None = argument(None, help="the Hub repository; default: named like --output_dir")
 
     def __post_init__(self) -> None:
         for name in (
@@ -53,3 +57,15 @@ class TrainingArguments(DataArguments):
             )
         if self.checkpoints_total_limit is not None and self.checkpoints_total_limit < 1:
             raise ValueError(f"--checkpoints_total_limit must be at least 1, got {self.checkpoints_total_limit}")
+        if self.hub_model_id is not None and not self.push_to_hub:
+            raise ValueError("--hub_model_id is where --push_to_hub uploads to: give both, or neither")
+
+    def hub_repository(self) -> str | None:
+        """The Hub repository to upload to, made now: what stops an upload stops the run before it trains.
+
+        Raises:
+            HubError: if it cannot be made.
+        """
+        if not self.push_to_hub:
+            return None
+        return make_repository(self.hub_model_id or Path(self.output_dir).resolve().name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,27 +12,25 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, adapt
-from context_module.card import model_card
-from context_module.checkpoints import BASE_FOLDER, base_of, fingerprint, load_adapter, save_adapter, upload_adapter
+from context_module.bare import base_output, base_samples
+from context_module.checkpoints import fingerprint
 from context_module.config import ContextModuleConfig, auto_widths
 from context_module.contexts import OBSERVATIONAL, Concepts, ContextsLike
 from context_module.draws import draw_normal
-from context_module.errors import CheckpointError, ShapeError
-from context_module.files import load_strictly
+from context_module.errors import ShapeError
 from context_module.graph import CausalGraph, learned_graph
 from context_module.interventions import Do, parse_interventions
-from context_module.lora import LoraSettings, is_lora, remove_lora, without_lora
 from context_module.module import ContextModule
 from context_module.outputs import Abduction, ContextualOutput
 from context_module.packs import ConceptPack, ConceptPacks
+from context_module.persistence import SavedModules
 from context_module.posterior import PosteriorHeads, standard_normal_kl
-from context_module.train_modes import WrappedBase
 from context_module.value_maps import ValueMaps
 
 __all__ = ["ContextualDecoder", "evaluating", "wrap_decoder"]
 
 
-class ContextualDecoder(WrappedBase):
+class ContextualDecoder(SavedModules):
     """A base with a context module in front of its decoder.
 
     The base is frozen: no gradients, and eval mode whatever `train` is told, so its weights and buffers stay as they
@@ -47,6 +44,7 @@ class ContextualDecoder(WrappedBase):
         packs: the concept packs that were added; see `add_concept`.
         value_maps: for concepts that can be set to a value, from values to concept values; see `fit_values`.
         base_trains, owns_base, lora: see `WrappedBase`.
+        active_adapter, adapters: see `SwitchableModules`, for several modules around one base.
     """
 
     def __init__(self, base: DecoderAdapter, config: ContextModuleConfig) -> None:
@@ -55,8 +53,7 @@ class ContextualDecoder(WrappedBase):
                 f"the module is made for decoder inputs of shape {config.latent_shape} and {config.num_features} "
                 f"encoder features; the base {base.name!r} has {tuple(base.latent.shape)} and {base.num_features}"
             )
-        super().__init__(base)
-        self.config = config
+        super().__init__(base, config)
         self.module = ContextModule(config)
         self.posterior_heads = PosteriorHeads(config)
         self.value_maps = ValueMaps({})
@@ -107,6 +104,8 @@ class ContextualDecoder(WrappedBase):
         self.base.check_images(x)
         mask = self._mask(contexts, len(x))
         encoding = self._encode(x)
+        if self._disabled:
+            return base_output(self.base, x, encoding, generator)
         posterior = self.posterior_heads(encoding.features, mask)
         noise = posterior.mean + posterior.stddev * draw_normal(posterior.mean, generator)
         latent, kl_latent = self._explain_latent(self._latent_mean(noise, mask), encoding, generator)
@@ -121,6 +120,7 @@ class ContextualDecoder(WrappedBase):
 
         Without `contexts` the images are taken as observational.
         """
+        self._check_enabled("posterior")
         self.base.check_images(x)
         mask = self._mask(OBSERVATIONAL if contexts is None else contexts, len(x))
         return self.posterior_heads(self._encode(x).features, mask)
@@ -164,6 +164,11 @@ class ContextualDecoder(WrappedBase):
             raise ValueError(f"n must be at least 1, got {n}")
         if not temperature >= 0:
             raise ValueError(f"temperature must be 0 or more, got {temperature}")
+        if self._disabled:
+            if n is None or do not in (None, OBSERVATIONAL):
+                self._check_enabled("an intervention, or given noise,")
+            with evaluating(self):
+                return base_samples(self.base, n or 0, temperature=temperature, sample=sample, generator=generator)
         abduction = noise if isinstance(noise, Abduction) else Abduction(noise) if noise is not None else None
         n = len(abduction.noise) if abduction else n or 0
         interventions = parse_interventions(self.packs.widen(do), self.concepts, n)
@@ -198,6 +203,7 @@ class ContextualDecoder(WrappedBase):
             x: images (B, C, H, W) in [0, 1].
             contexts: the contexts they were seen in.
         """
+        self._check_enabled("abduct")
         self.base.check_images(x)
         mask = self._mask(contexts, len(x))
         with evaluating(self):
@@ -212,97 +218,9 @@ class ContextualDecoder(WrappedBase):
 
     def graph(self, samples: int = 1000, seed: int = 0) -> CausalGraph:
         """The learned graph of the module's concepts, by what edges do to decoder inputs; see `learned_graph`."""
+        self._check_enabled("graph")
         with evaluating(self):
             return learned_graph(self.module, samples, seed)
-
-    def adapter_state_dict(self) -> dict[str, Tensor]:
-        """The tensors that are saved: module, posterior heads, value maps and LoRA, not the base and concept packs."""
-        return {
-            name: tensor
-            for name, tensor in self.state_dict().items()
-            if not name.startswith(("base.", "packs.")) or (self.lora is not None and is_lora(name))
-        }
-
-    def save_pretrained(self, directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None) -> None:
-        """Write ``adapter_config.json``, ``adapter_model.safetensors`` and a model card; a base that trained, too.
-
-        Concept packs are files of their own, and are not saved here: a UserWarning says so.
-
-        Args:
-            directory: created if needed; files of an earlier save are replaced one by one, each atomically.
-            push_to_hub: also upload the folder, to `repo_id` or a repository named like the folder.
-        """
-        config = {
-            "context_module_version": importlib.metadata.version("context-module"),
-            "base_adapter": self.base.name,
-            "base_name_or_path": BASE_FOLDER if self.owns_base else self.base.source,
-            "base_fingerprint": fingerprint(self.base),
-            "module": self.config.to_dict(),
-        }
-        if sizes := self.value_maps.sizes:
-            config["value_maps"] = sizes
-        if self.lora is not None:
-            config["lora"] = self.lora.to_dict()
-        tensors = self.adapter_state_dict()
-        self.packs.warn_unsaved()
-        card = model_card(self.base, self.config, sum(tensor.numel() for tensor in tensors.values()), self.lora)
-        if self.owns_base:  # first: without the adapter's own files the folder is no module yet
-            with without_lora(self.base):
-                self.base.save(Path(directory) / BASE_FOLDER)
-        save_adapter(directory, config, tensors, card)
-        if push_to_hub:
-            upload_adapter(directory, repo_id or Path(directory).resolve().name)
-
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> None:
-        """Save to a temporary folder and upload it to the Hugging Face Hub repository `repo_id`, made if needed."""
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as directory:
-            self.save_pretrained(directory)
-            upload_adapter(directory, repo_id, private=private, token=token)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        *,
-        base: object = None,
-        revision: str | None = None,
-        token: str | None = None,
-        local_files_only: bool = False,
-    ) -> ContextualDecoder:
-        """Load what `save_pretrained` wrote, onto the base it was trained with; in eval mode.
-
-        Args:
-            path: a folder, or the id of a Hugging Face Hub repository.
-            base: the base, as for `wrap_decoder`. Without it, it is loaded from where it was when saved, or from the
-                folder itself if it trained with the module.
-            revision, token, local_files_only: for Hub repositories, as everywhere in huggingface_hub.
-
-        Raises:
-            CheckpointError: for missing, truncated or foreign files, tensors that are missing, unexpected or of
-                another shape, or a base with other weights than the one the module was trained on.
-        """
-        config, tensors, directory = load_adapter(
-            path, revision=revision, token=token, local_files_only=local_files_only
-        )
-        missing = [key for key in ("base_adapter", "base_fingerprint", "module") if key not in config]
-        if missing:
-            raise CheckpointError(f"{directory} holds no context module: no {', '.join(missing)} in its configuration")
-        adapter = base_of(config, directory, base)
-        model = cls(adapter, ContextModuleConfig.from_dict(config["module"]))
-        model.owns_base = config.get("base_name_or_path") == BASE_FOLDER
-        model.value_maps = ValueMaps.from_dict(
-            config.get("value_maps", {}), model.concepts, model.config.concept_width
-        ).to(adapter.device)
-        if "lora" in config:
-            model._inject_lora(LoraSettings.from_dict(config["lora"], adapter))
-        try:
-            load_strictly(model, tensors, directory, model.adapter_state_dict())
-        except CheckpointError:
-            remove_lora(adapter)  # the caller's base, as it came
-            raise
-        return model.eval()
 
     def trainable_parameters(self) -> tuple[int, int]:
         """(trainable, all) parameter counts."""
@@ -323,6 +241,7 @@ class ContextualDecoder(WrappedBase):
             return self.base.encode(x.to(self.base.dtype))
 
     def _decode(self, latent: Tensor, encoding: Encoding | None = None, **options: Any) -> Decoding:
+        self._check_own_lora()
         return self.base.decode(latent.to(self.base.dtype), encoding, **options)
 
     def _latent_mean(self, noise: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:

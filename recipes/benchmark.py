@@ -9,19 +9,29 @@ share of the batch through on its own. Both compute the same function of the sam
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from context_module import ContextModule, ContextModuleConfig
-from context_module.arguments import run_recipe
+from context_module.arguments import argument, parse_arguments, run_recipe
+
+
+@dataclass(kw_only=True)
+class BenchmarkArguments:
+    """The flags of this recipe."""
+
+    num_concepts: list[int] = argument([6, 16, 64], help="numbers of concepts to time")
+    interventions: int = argument(1, help="most interventions at once in a sample")
+    batch_size: int = argument(512, help="samples in the mixed batch")
+    repeats: int = argument(10, help="pairs of timings per row")
 
 
 class TextbookModule(nn.Module):
@@ -135,13 +145,8 @@ def compare(num_concepts: int, interventions: int, form: str, batch_size: int, r
     return statistics.median(theirs / mine for mine, theirs in times)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--num_concepts", type=int, nargs="+", default=[6, 16, 64], help="numbers of concepts to time")
-    parser.add_argument("--interventions", type=int, default=1, help="most interventions at once in a sample")
-    parser.add_argument("--batch_size", type=int, default=512, help="samples in the mixed batch")
-    parser.add_argument("--repeats", type=int, default=10, help="pairs of timings per row")
-    args = parser.parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(BenchmarkArguments, description=__doc__.splitlines()[0], argv=argv)
     print(
         f"forward + backward, batch {args.batch_size}, noise 32, concept 8, depth 2; contexts with at most "
         f"{args.interventions} interventions; {torch.get_num_threads()} threads"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from context_module import ContextualDecoder
-from context_module.adapters.base import get_adapter
+from context_module.adapters import load_base
 from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.data.folders import ImageReader
 from context_module.files import write_atomically
@@ -43,7 +43,7 @@ class ComposeArguments:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(ComposeArguments, description=__doc__.splitlines()[0], argv=argv)
-    base = get_adapter(args.base).load(args.base_checkpoint) if args.base_checkpoint else None
+    base = load_base(args.base, args.base_checkpoint) if args.base_checkpoint else None
     model = ContextualDecoder.from_pretrained(args.model, base=base)
     for pack in args.concept_pack:
         model.add_concept(pack)

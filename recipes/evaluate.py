@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from context_module import ContextualDecoder
-from context_module.adapters.base import DecoderAdapter, get_adapter
+from context_module.adapters import DecoderAdapter, load_base
 from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.checkpoints import CONFIG_NAME, fingerprint
 from context_module.contexts import OBSERVATIONAL
@@ -80,7 +80,7 @@ def load_model(args: EvaluateArguments, run: Mapping[str, Any]) -> ContextualDec
         raise CheckpointError(f"{folder}: no such folder; expected one written by recipes/finetune.py or pretrain.py")
     family = args.base or run.get("base")
     if (folder / CONFIG_NAME).exists():
-        base = get_adapter(family or "nvae").load(args.base_checkpoint) if args.base_checkpoint else None
+        base = load_base(family or "nvae", args.base_checkpoint) if args.base_checkpoint else None
         return ContextualDecoder.from_pretrained(folder, base=base)
     if not (folder / CONFIG_FILE).exists():
         raise CheckpointError(
@@ -89,7 +89,7 @@ def load_model(args: EvaluateArguments, run: Mapping[str, Any]) -> ContextualDec
         )
     if family is None:
         raise CheckpointError(f"{folder} does not say which family its base is of: give --base")
-    return get_adapter(family).load(folder).eval()
+    return load_base(family, folder)
 
 
 def load_real(args: EvaluateArguments, run: Mapping[str, Any], image_shape: tuple[int, int, int]) -> ContextData:

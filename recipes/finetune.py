@@ -15,17 +15,22 @@ import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from context_module import ContextualDecoder, wrap_decoder
-from context_module.adapters.base import DecoderAdapter, get_adapter
+from context_module.adapters import DecoderAdapter, get_adapter, load_base
 from context_module.arguments import argument, parse_arguments, run_recipe
+from context_module.card import CardDetails
+from context_module.checkpoints import FILES
 from context_module.config import Composition, Form
-from context_module.data import ContextData
+from context_module.data import ContextData, ContextDataset
+from context_module.encoder_fitting import fit_encoder, wants_encoder
 from context_module.encodings import encode_dataset
 from context_module.errors import ConceptError
 from context_module.evaluation import composition_table, evaluate
+from context_module.files import load_strictly, load_tensors, save_tensors
 from context_module.grids import contexts_on_one_noise, labelled_grid
+from context_module.hub import upload
 from context_module.metrics.estimate import MIN_SAMPLES
 from context_module.objectives import LatentObjective, PixelObjective
 from context_module.prior_gap import prior_gap
@@ -34,6 +39,9 @@ from context_module.train_modes import TrainMode, set_train_mode
 from context_module.training import Trainer, make_accelerator
 from context_module.training_arguments import TrainingArguments
 from context_module.values import fit_values
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 SHIPPED = {"nvae": Path(__file__).resolve().parent / "pretrained" / "nvae-quad32"}
 
@@ -50,6 +58,7 @@ class FinetuneArguments(TrainingArguments):
     validation_steps: int = argument(500, help="steps between validations, each with a sample grid")
     base: str = argument("nvae", help="family of the base: nvae, lightweight, diffusers, or an installed adapter's")
     base_checkpoint: str | None = argument(None, help="file, folder or Hub id; default: the NVAE that ships")
+    encoder_steps: int = argument(2000, help="a base without an encoder: steps of training one, before all else")
     train_mode: TrainMode = argument(
         "frozen",
         help="the base: as it is, with LoRA on its decoder, unfrozen after --frozen_share of the steps, or from "
@@ -96,13 +105,14 @@ class FinetuneArguments(TrainingArguments):
     )
 
 
-def load_base(args: FinetuneArguments) -> DecoderAdapter:
+def base_of(args: FinetuneArguments) -> DecoderAdapter:
     """The pretrained base."""
-    adapter, checkpoint = get_adapter(args.base), args.base_checkpoint or SHIPPED.get(args.base)
+    get_adapter(args.base)  # an unknown name ends it
+    checkpoint = args.base_checkpoint or SHIPPED.get(args.base)
     if checkpoint is None:
         raise ValueError(f"no base ships for --base {args.base}: give --base_checkpoint")
     local = Path(checkpoint).expanduser()
-    return adapter.load(local.resolve() if local.exists() else checkpoint)  # else the id of a Hub repository
+    return load_base(args.base, local.resolve() if local.exists() else checkpoint)  # else the id of a Hub repository
 
 
 def data_for(args: FinetuneArguments, base: DecoderAdapter) -> ContextData:
@@ -133,7 +143,7 @@ def edges_of(words: list[str]) -> tuple[tuple[str, str], ...] | None:
 
 def trained_before(args: FinetuneArguments, folder: str) -> tuple[ContextualDecoder, ContextData]:
     """A module to go on from, and data of its concepts."""
-    model = ContextualDecoder.from_pretrained(folder, base=load_base(args) if args.base_checkpoint else None)
+    model = ContextualDecoder.from_pretrained(folder, base=base_of(args) if args.base_checkpoint else None)
     data = data_for(args, model.base)
     if model.concepts != data.concepts:
         raise ConceptError(
@@ -155,7 +165,7 @@ def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
     elif args.module:
         return trained_before(args, args.module)
     else:
-        base = load_base(args)
+        base = base_of(args)
         data = data_for(args, base)
     model = wrap_decoder(
         base,
@@ -174,12 +184,35 @@ def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
     return model, data
 
 
+def prepare_encoder(
+    args: FinetuneArguments, run: RunDirectory, accelerator: Accelerator, base: DecoderAdapter, images: ContextDataset
+) -> None:
+    """Train the encoder of a base without one; a resumed run goes on with the one that it had."""
+    from accelerate.utils import broadcast
+
+    encoder, file = base.get_submodule("encoder"), run.path / "encoder.safetensors"
+    if run.checkpoint is not None:
+        load_strictly(encoder, load_tensors(file), file)
+        return
+    if args.encoder_steps < 1:
+        raise ValueError(f"--encoder_steps must be at least 1 for a {args.base} base, got {args.encoder_steps}")
+    shown = accelerator.is_main_process
+    loss = fit_encoder(base, images, steps=args.encoder_steps, seed=args.seed, progress=shown)
+    for tensor in encoder.state_dict().values():  # devices round differently: all take the first process's
+        tensor.copy_(broadcast(tensor.clone()))
+    if accelerator.is_main_process:
+        run.path.mkdir(parents=True, exist_ok=True)
+        save_tensors(file, encoder.state_dict())
+        print(f"an encoder for the base: {loss:.1f} nats per image")
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(FinetuneArguments, description=__doc__.splitlines()[0], argv=argv)
     run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
     # what a base has beyond its encoder and decoder, such as posterior heads of its own, takes no part
     unused = args.train_mode != "frozen" or bool(args.contexts)  # nor has an edge between no concepts
     accelerator = make_accelerator(args, find_unused_parameters=unused)
+    repository = args.hub_repository() if accelerator.is_main_process else None
     model, data = build(args)
     frozen_share = set_train_mode(model, args.train_mode, frozen_share=args.frozen_share, rank=args.lora_rank)
     images = data.train.pooled() if args.pooled else data.train
@@ -193,6 +226,8 @@ def main(argv: list[str] | None = None) -> None:
         score_samples = min(score_samples, int(data.held_out.labels.bincount().min()) // 2)
 
     model.base.to(accelerator.device)
+    if wants_encoder(model.base):
+        prepare_encoder(args, run, accelerator, model.base, train_images)
     beta = {} if args.beta is None else {"beta": args.beta}
     objective: LatentObjective | PixelObjective
     monitor = None
@@ -230,7 +265,8 @@ def main(argv: list[str] | None = None) -> None:
     result = trainer.train()
     if accelerator.is_main_process:
         errors = fit_values(model, train_images, draws=args.value_draws, seed=args.seed)
-        model.eval().save_pretrained(run.path)
+        model.details = CardDetails.of(args.data_name, grid=labelled_grid(contexts_on_one_noise(model, contexts)))
+        model.eval().save_pretrained(run.path, repo_id=repository)
         run.finish(dataclasses.asdict(result))
         if errors and args.value_draws:
             print("values that can be set, and how far off pictures are on average:", end=" ")
@@ -248,9 +284,15 @@ def main(argv: list[str] | None = None) -> None:
             )
             table = composition_table(scored)
             (run.path / "composition.md").write_text(table + "\n", encoding="utf-8")
-            print(f"\nSliced Wasserstein distance to real images of compositions never trained on:\n\n{table}")
+            title = "Sliced Wasserstein distance to real images of compositions never trained on"
+            print(f"\n{title}:\n\n{table}")
+            model.details.metrics = f"{title} ({score_samples} of each):\n\n{table}"
+            model.save_pretrained(run.path, repo_id=repository)
         elif data.held_out is not None and args.score_samples:
             print(f"no table of compositions: it takes {2 * MIN_SAMPLES} images of each and {MIN_SAMPLES} samples")
+        if repository is not None:
+            upload(run.path, repository, FILES, "context module")
+            print(f"https://huggingface.co/{repository}")
 
 
 if __name__ == "__main__":

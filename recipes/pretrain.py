@@ -21,10 +21,14 @@ from context_module.adapters.lightweight import LightweightAdapter, LightweightO
 from context_module.adapters.nvae import NVAE, NVAEAdapter, NVAEConfig, NVAEObjective
 from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.data.base import ContextDataset
+from context_module.files import CONFIG_FILE, WEIGHTS_FILE
 from context_module.grids import labelled_grid
+from context_module.hub import upload
 from context_module.run_directory import RunDirectory
 from context_module.training import Trainer, make_accelerator
 from context_module.training_arguments import TrainingArguments
+
+BASE_FILES = (CONFIG_FILE, WEIGHTS_FILE, "diffusion_pytorch_model.safetensors", "README.md")  # of all families
 
 
 @dataclass(kw_only=True)
@@ -101,6 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(PretrainArguments, description=__doc__.splitlines()[0], argv=argv)
     run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
     accelerator = make_accelerator(args)
+    repository = args.hub_repository() if accelerator.is_main_process else None
     data = args.load(resolution=args.resolution)
     images = data.train.only(args.contexts) if args.contexts else data.train
     train_data, val_data = images.split(args.val_fraction, seed=args.seed)
@@ -128,6 +133,9 @@ def main(argv: list[str] | None = None) -> None:
             f"{run.path}: {args.base} with {parameters:,d} parameters, best validation loss {result.loss:.1f} nats "
             f"per image at step {result.best_step} of {result.steps}, {result.seconds:.0f} s"
         )
+        if repository is not None:
+            upload(run.path, repository, BASE_FILES, f"{args.base} base")
+            print(f"https://huggingface.co/{repository}")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ import dataclasses
 from dataclasses import dataclass
 
 from context_module import ContextualDecoder
-from context_module.adapters.base import get_adapter
+from context_module.adapters import load_base
 from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.contexts import OBSERVATIONAL
 from context_module.encodings import encode_dataset
 from context_module.grids import contexts_on_one_noise, labelled_grid
+from context_module.hub import upload
 from context_module.pack_objective import PackObjective, new_pack
 from context_module.run_directory import RunDirectory
 from context_module.training import Trainer, make_accelerator
@@ -48,7 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(TrainConceptArguments, description=__doc__.splitlines()[0], argv=argv)
     run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
     accelerator = make_accelerator(args)
-    base = get_adapter(args.base).load(args.base_checkpoint) if args.base_checkpoint else None
+    repository = args.hub_repository() if accelerator.is_main_process else None
+    base = load_base(args.base, args.base_checkpoint) if args.base_checkpoint else None
     model = ContextualDecoder.from_pretrained(args.module, base=base).to(accelerator.device)
     pack = new_pack(model, args.concept, rank=args.rank, noise_width=args.noise_width, hidden_width=args.hidden_width)
     model.add_concept(pack)
@@ -75,6 +77,9 @@ def main(argv: list[str] | None = None) -> None:
         pack.save(file)
         run.finish(dataclasses.asdict(result))
         print(f"{file}: best validation loss {result.loss:.1f} at step {result.best_step} of {result.steps}")
+        if repository is not None:
+            upload(run.path, repository, (file.name,), f"concept pack {args.concept}")
+            print(f"https://huggingface.co/{repository}")
 
 
 if __name__ == "__main__":

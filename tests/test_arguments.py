@@ -1,12 +1,14 @@
 """Command lines from dataclasses."""
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from typing import Literal
 
 import pytest
 
 from context_module.arguments import argument, parse_arguments
+from context_module.files import write_json
 from context_module.training_arguments import TrainingArguments
 
 
@@ -102,3 +104,84 @@ def test_training_arguments_parse():
     argv = ["--output_dir", "o", "--overwrite", "--mixed_precision", "bf16", "--checkpoints_total_limit", "1"]
     args = parse_arguments(TrainingArguments, description="", argv=argv)
     assert args == TrainingArguments(output_dir="o", overwrite=True, mixed_precision="bf16", checkpoints_total_limit=1)
+
+
+# --- --config
+
+
+def parse_file(tmp_path, content, *argv, name="flags.yaml"):
+    (tmp_path / name).write_text(content)
+    return parse_arguments(Arguments, description="Try.", argv=[*argv, "--config", str(tmp_path / name)])
+
+
+YAML = """
+path: p  # required, and given here
+steps: 7
+rate: 1e-3
+quick: true
+form: square
+limit: null
+names: [a, b]
+sizes:
+- 1
+- 2
+"""
+
+
+@pytest.mark.parametrize("name", ["flags.yaml", "flags.yml", "flags.json"])
+def test_a_file_of_flags(name, tmp_path):
+    values = {"path": "p", "steps": 7, "rate": 0.001, "quick": True, "form": "square", "names": ["a", "b"]}
+    values |= {"precision": None, "sizes": [1, 2]}
+    content = json.dumps(values) if name.endswith("json") else YAML.replace("limit: null", "precision: null")
+    assert parse_file(tmp_path, content, name=name) == Arguments(**values)
+
+
+def test_flags_win_over_the_file(tmp_path):
+    args = parse_file(tmp_path, YAML.replace("limit: null", ""), "--steps", "9", "--no-quick", "--names", "c")
+    assert (args.steps, args.quick, args.names, args.rate) == (9, False, ["c"], 0.001)
+
+
+def test_what_yaml_takes_for_something_else_stays_text(tmp_path):
+    """``no`` is false to YAML, and a value of --mixed_precision."""
+    content = "output_dir: 2020\nmixed_precision: no\nreport_to: on\n"
+    (tmp_path / "run.yaml").write_text(content)
+    args = parse_arguments(TrainingArguments, description="", argv=["--config", str(tmp_path / "run.yaml")])
+    assert (args.output_dir, args.mixed_precision, args.report_to) == ("2020", "no", "on")
+
+
+def test_the_arguments_of_a_run_are_such_a_file(tmp_path):
+    args = TrainingArguments(output_dir="o", learning_rate=2e-4, data_options=["a=1"], mixed_precision="bf16")
+    write_json(tmp_path / "arguments.json", dataclasses.asdict(args))
+    argv = ["--config", str(tmp_path / "arguments.json")]
+    assert parse_arguments(TrainingArguments, description="", argv=argv) == args
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("f.yaml", "step: 3", "unknown key 'step', did you mean 'steps'?"),
+        ("f.yaml", "zzz: 3", "unknown key 'zzz'; see --help"),
+        ("f.yaml", "steps: many", "argument --steps: invalid int value: 'many'"),
+        ("f.yaml", "form: oval", "argument --form: invalid choice: 'oval'"),
+        ("f.yaml", "steps: [1, 2]", "steps takes one value, got ['1', '2']"),
+        ("f.yaml", "steps: {a: 1}", "steps must be a value or a list of values, got {'a': '1'}"),
+        ("f.yaml", "steps:", "steps has no value: give one, or leave the key out"),
+        ("f.yaml", "limit: null", "limit has no value"),
+        ("f.yaml", "quick: maybe", "quick must be true or false, got 'maybe'"),
+        ("f.yaml", "- steps", "expected flags and their values, such as 'seed: 1', got a list"),
+        ("f.yaml", "a: [1", "not valid YAML"),
+        ("f.json", "{", "not valid JSON"),
+        ("f.toml", "", "expected a file named .yaml, .yml or .json"),
+    ],
+)
+def test_files_that_cannot_be_used(name, content, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_file(tmp_path, content, "--path", "p", name=name)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there(capsys):
+    with pytest.raises(SystemExit):
+        parse("--config", "nowhere.yaml")
+    assert "error: --config nowhere.yaml: no such file" in capsys.readouterr().err

@@ -12,7 +12,12 @@ import torch
 from context_module.arguments import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "Makefile", "recipes/pretrained/nvae-quad32/README.md")
+DOCUMENTS = (
+    "README.md",
+    "Makefile",
+    "docs/examples/third_party_adapter/README.md",
+    "recipes/pretrained/nvae-quad32/README.md",
+)
 
 
 def commands():
@@ -30,9 +35,6 @@ def test_every_recipe_command_parses(document, recipe, arguments, monkeypatch):
     script = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, script)  # where dataclasses look annotations up
     spec.loader.exec_module(script)
-    if recipe == "benchmark":
-        assert not arguments  # its own test runs it
-        return
     kind = getattr(script, f"{recipe.title().replace('_', '')}Arguments")
     assert parse_arguments(kind, description="", argv=arguments)
 
@@ -68,3 +70,30 @@ def test_pictures_the_readme_shows_exist():
     assert len(links) >= 2
     for link in map("".join, links):
         assert (ROOT / link).is_file(), link
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/examples/third_party_adapter/README.md"])
+def test_links_lead_somewhere(document):
+    path = ROOT / document
+    for link in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        assert link.startswith("https://") or (path.parent / link).exists(), link
+
+
+def test_the_contributors_loop_is_what_the_makefile_has():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    loop = re.search(r"```bash\n(.*?)```", text, re.DOTALL)[1].splitlines()
+    assert [line.partition("#")[0].strip() for line in loop] == ["make quality", "make tests"]
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {"quality", "tests"} <= set(targets)
+    for code in re.findall(r"`((?:tests|adapters|context_module|docs)/[\w./]+)`", text):
+        assert (ROOT / code.replace("NAME", "base")).exists(), code
+    assert [line[0] for line in text.splitlines() if re.match(r"\d\. ", line)] == list("12345")  # steps of an adapter
+
+
+def test_the_changelog_keeps_its_format():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert versions[0] == "[Unreleased]"
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", version) for version in versions[1:])
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.*)$", text, re.MULTILINE)) <= kinds

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import signal
+import sys
 
 import pytest
 import torch
@@ -489,3 +490,23 @@ def test_bad_arguments(arguments, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path / "new", **arguments)
     assert not (tmp_path / "new").exists()
+
+
+# --- trackers
+
+
+def test_a_tracker_that_cannot_be_had(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+    for name, kind, message in (
+        ("wandb", ImportError, "--report_to wandb needs a package that is not installed: pip install wandb"),
+        ("comet_ml", ImportError, "pip install comet-ml"),
+        ("paper", ValueError, "unknown tracker --report_to paper; accelerate knows .*tensorboard, wandb"),
+    ):
+        with pytest.raises(kind, match=message):
+            make_accelerator(TrainingArguments(output_dir=str(tmp_path), report_to=name))
+
+
+def test_needs_accelerate(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(ImportError, match=r"training needs accelerate: pip install context-module\[train\]"):
+        make_accelerator(TrainingArguments(output_dir=str(tmp_path)))

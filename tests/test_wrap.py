@@ -5,10 +5,7 @@ import importlib.metadata
 import itertools
 import json
 import struct
-from pathlib import Path
-from types import SimpleNamespace
 
-import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
@@ -523,7 +520,7 @@ def test_finds_the_base_where_it_was(make_base, tmp_path):
     again = ContextualDecoder.from_pretrained(tmp_path / "saved")
     assert torch.equal(model.generate(2, generator=seeded()), again.generate(2, generator=seeded()))
     (tmp_path / "base").rename(tmp_path / "moved")
-    with pytest.raises(CheckpointError, match="base.config.json does not exist"):
+    with pytest.raises(CheckpointError, match="the base of .*saved cannot be loaded: .*base: no such file"):
         ContextualDecoder.from_pretrained(tmp_path / "saved")
     assert ContextualDecoder.from_pretrained(
         tmp_path / "saved", base=get_adapter("lightweight").load(tmp_path / "moved")
@@ -539,68 +536,8 @@ def test_a_base_that_cannot_be_found(saved):
     ):
         ContextualDecoder.from_pretrained(saved)
     edit_config(saved, base_adapter="pixie")
-    with pytest.raises(ValueError, match="unknown base 'pixie'; known bases: diffusers, lightweight, modules, nvae"):
+    with pytest.raises(ValueError, match="unknown base 'pixie'; known bases: .*modules, nvae"):
         ContextualDecoder.from_pretrained(saved)
-
-
-# -- the Hub
-
-
-@pytest.fixture
-def uploads(monkeypatch):
-    """What was uploaded: (repository, file names, private)."""
-    done, visibility = [], {}
-
-    def create_repo(self, repo_id, *, private=None, exist_ok=False):
-        assert exist_ok
-        visibility[repo_id] = private
-        return SimpleNamespace(repo_id=f"me/{repo_id.rpartition('/')[2]}")
-
-    def upload_folder(self, *, repo_id, folder_path, commit_message, allow_patterns=None):
-        names = [str(path.relative_to(folder_path)) for path in Path(folder_path).rglob("*") if path.is_file()]
-        names = sorted(huggingface_hub.utils.filter_repo_objects(names, allow_patterns=allow_patterns))
-        done.append((repo_id, names, visibility[repo_id.rpartition("/")[2]]))
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
-    return done
-
-
-def test_pushes_the_folder_to_the_hub(make_base, tmp_path, uploads):
-    model = wrapped(make_base("modules"))
-    files = sorted([CARD, CONFIG, WEIGHTS])
-    model.push_to_hub("sizes", private=True)
-    (tmp_path / "shapes" / "checkpoint-7").mkdir(parents=True)
-    (tmp_path / "shapes" / "checkpoint-7" / "optimizer.bin").write_text("not for everyone")
-    model.save_pretrained(tmp_path / "shapes", push_to_hub=True)
-    model.save_pretrained(tmp_path / "shapes", push_to_hub=True, repo_id="hues")
-    assert uploads == [("me/sizes", files, True), ("me/shapes", files, None), ("me/hues", files, None)]
-
-
-@pytest.mark.parametrize("path", ["someone/no-such-model", "no-such-model", "./no/such/folder", "a//b"])
-def test_a_name_that_is_nowhere(path, make_base):
-    with pytest.raises(
-        CheckpointError, match=f"'{path}' is neither a local folder nor a Hub repository that can be read"
-    ):
-        ContextualDecoder.from_pretrained(path, base=make_base("modules"))
-
-
-def test_loads_what_the_hub_gives(saved, make_base, monkeypatch):
-    asked = {}
-
-    def snapshot_download(repo_id, **options):
-        asked.update(options, repo_id=repo_id)
-        return str(saved)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    model = ContextualDecoder.from_pretrained(
-        "me/sizes", base=make_base("modules"), revision="v2", local_files_only=True
-    )
-    assert model.concepts == ["a", "b", "c"]
-    assert asked["repo_id"] == "me/sizes"
-    assert asked["revision"] == "v2"
-    assert asked["local_files_only"]
-    assert sorted(asked["allow_patterns"]) == sorted([CARD, CONFIG, WEIGHTS, "base/*"])
 
 
 # -- families of others
@@ -644,7 +581,7 @@ def check_toy():
     model = wrapped(Toy())
     assert isinstance(model.base, ToyAdapter)
     assert get_adapter("toy") is ToyAdapter
-    assert available_adapters() == ["diffusers", "lightweight", "modules", "nvae", "toy"]
+    assert available_adapters() == ["decoder_only", "diffusers", "lightweight", "modules", "nvae", "toy"]
     assert model.generate(2, do="a+b").shape == (2, 1, 4, 4)
     assert model(images(model), CONTEXTS).loss.shape == (6,)
 
@@ -670,12 +607,12 @@ def test_an_installed_adapter(monkeypatch):
 
 
 def test_a_base_nobody_knows():
-    known = "known families: diffusers, lightweight, modules, nvae. Pass an"
+    known = "known families: decoder_only, diffusers, lightweight, modules, nvae. Pass an"
     with pytest.raises(TypeError, match=f"no adapter for a base of type Linear; {known}"):
         adapt(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="no adapter for a base of type str"):
         wrap_decoder("some/path", ["a"])
-    with pytest.raises(ValueError, match="unknown base 'toy'; known bases: diffusers, lightweight, modules, nvae"):
+    with pytest.raises(ValueError, match="unknown base 'toy'; known bases: .*modules, nvae"):
         get_adapter("toy")
 
 

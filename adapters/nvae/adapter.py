@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.nvae.layers import EncoderCombiner
 from context_module.adapters.nvae.network import NVAE
-from context_module.errors import CheckpointError
+from context_module.files import CONFIG_FILE, WEIGHTS_FILE
+from context_module.hub import local_folder
 
 __all__ = ["NVAEAdapter"]
+
+_EXPECTED = "a folder written by NVAE.save_pretrained, a checkpoint.pt of the public NVAE training code"
 
 
 class NVAEAdapter(DecoderAdapter):
@@ -47,16 +50,13 @@ class NVAEAdapter(DecoderAdapter):
         return cls(base)
 
     @classmethod
-    def load(cls, path: str | Path) -> NVAEAdapter:
-        """The adapter around a saved folder, or a ``checkpoint.pt`` of the public training code."""
-        path = Path(path)
-        if not path.exists():
-            raise CheckpointError(
-                f"{path}: no such file or folder; expected a folder written by NVAE.save_pretrained, or a "
-                "checkpoint.pt of the public NVAE training code"
-            )
-        net = NVAE.from_pretrained(path) if path.is_dir() else NVAE.from_checkpoint(path)
-        return cls(net, source=str(path))
+    def load(cls, path: str | Path, **options: Any) -> NVAEAdapter:
+        """The adapter around a saved folder, here or on the Hub, or a ``checkpoint.pt`` of the public code."""
+        found = local_folder(path, (CONFIG_FILE, WEIGHTS_FILE), expected=_EXPECTED, **options)
+        net = NVAE.from_pretrained(found) if found.is_dir() else NVAE.from_checkpoint(found)
+        adapter = cls(net, source=str(path))
+        adapter.revision = options.get("revision")
+        return adapter
 
     def save(self, directory: str | Path) -> None:
         self.net.save_pretrained(directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from context_module.arguments import argument
@@ -35,3 +36,9 @@ class DataArguments:
             "seed": self.seed,
         }
         return load_data(self.data, **{**flags, **settings, **parse_options(self.data_options)})
+
+    @property
+    def data_name(self) -> str:
+        """The data and its options in words; of a folder only its own name."""
+        name = Path(self.data).resolve().name if Path(self.data).is_dir() else self.data
+        return " ".join([name, *self.data_options])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from context_module.adapters.base import DecoderAdapter
+from context_module.bare import base_samples
 from context_module.contexts import OBSERVATIONAL
 from context_module.data.base import ContextData, ContextDataset
 from context_module.errors import DataError
@@ -56,8 +57,7 @@ def real_parts(data: ContextData, contexts: Iterable[str] | None, samples: int) 
 def base_images(base: DecoderAdapter, n: int, generator: torch.Generator, batch_size: int) -> Tensor:
     """Samples of the base's own prior, (n, C, H, W) in [0, 1], on the CPU; the base is in eval mode."""
     images = [torch.empty(0, *base.image_shape)] + [
-        base.decode(base.sample_latent(size, generator), generator=generator).mean.float().cpu()
-        for size in _sizes(n, batch_size)
+        base_samples(base, size, generator=generator).cpu() for size in _sizes(n, batch_size)
     ]
     return torch.cat(images)
 

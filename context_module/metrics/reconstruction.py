@@ -8,16 +8,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal
 
 from context_module.adapters.base import DecoderAdapter, adapt
+from context_module.bare import base_output
 from context_module.contexts import OBSERVATIONAL, ContextsLike
 from context_module.data.base import ContextDataset
 from context_module.data.loader import evaluation_loader
-from context_module.draws import draw_normal
 from context_module.errors import DataError
 from context_module.metrics.estimate import Estimate, check_samples, mean_estimate
-from context_module.posterior import standard_normal_kl
 from context_module.wrap import ContextualDecoder, evaluating
 
 __all__ = ["Reconstruction", "reconstruction_bits"]
@@ -111,9 +109,4 @@ def _base_loss(base: DecoderAdapter, x: Tensor, generator: torch.Generator) -> T
         raise DataError(
             f"the {base.name!r} base encodes deterministically, so it has no ELBO: score it with a context module"
         )
-    mean, std = encoding.mean.float(), (0.5 * encoding.log_var.float()).exp()
-    latent = mean + std * draw_normal(mean, generator)
-    # the prior N(0, I) is on the base's raw latents, encodings are normalised
-    raw = Normal(base.latent.denormalise(mean).flatten(1), std.flatten(1) / base.latent.scale)
-    decoding = base.decode(latent.to(base.dtype), encoding, generator=generator)
-    return -decoding.log_prob(x) + standard_normal_kl(raw) + decoding.kl
+    return base_output(base, x, encoding, generator).loss

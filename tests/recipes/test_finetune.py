@@ -58,6 +58,7 @@ def test_result(trained):
         "arguments.json",
         "checkpoint-4",
         "composition.md",
+        "contexts.png",
         "metrics.jsonl",
         "result.json",
         "samples",
@@ -67,6 +68,11 @@ def test_result(trained):
     assert len((folder / "composition.md").read_text().splitlines()) == 2 + 9 + 1
     model = ContextualDecoder.from_pretrained(folder)
     assert model.generate(2, do="quad1+size").shape == (2, 3, 32, 32)
+    card = (folder / "README.md").read_text()
+    assert "| trained on | quad |" in card
+    assert "| licence of the base | apache-2.0 |" in card
+    assert "](contexts.png)" in card
+    assert (folder / "composition.md").read_text().strip() in card
 
 
 def test_a_corrupt_image_is_named_and_skipped_only_if_asked(here, check, photos, tmp_path):
