@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.base import DecoderAdapter, adapt, get_adapter
+from context_module.adapters.base import DecoderAdapter, adapt, load_base
 from context_module.errors import CheckpointError
 from context_module.files import load_tensors, read_json, save_tensors, write_atomically, write_json
 from context_module.lora import without_lora
@@ -20,6 +20,7 @@ __all__ = [
     "CARD_NAME",
     "CONFIG_NAME",
     "WEIGHTS_NAME",
+    "base_entries",
     "base_of",
     "fingerprint",
     "load_adapter",
@@ -100,25 +101,57 @@ def load_adapter(
 
 
 def base_of(config: Mapping[str, Any], directory: Path, base: object = None) -> DecoderAdapter:
-    """The base of a saved module: `base`, or without it the one that the configuration names.
+    """The base of a saved module: `base`, or without it the one that the configuration names, in its revision.
 
     Raises:
-        CheckpointError: if it names none, or if the weights are not those that the module was trained on.
+        CheckpointError: if it names none, if that cannot be read, or if the weights are not those that the module was
+            trained on.
     """
-    where = config.get("base_name_or_path")
+    family, where = config["base_adapter"], config.get("base_name_or_path")
+    revision, given = config.get("base_revision"), base is not None
     if base is None:
         if not where:
             raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
-        base = get_adapter(config["base_adapter"]).load(directory / where if where == BASE_FOLDER else where)
+        options = {"revision": revision, **_options(config, directory)}
+        try:
+            base = load_base(family, directory / where if where == BASE_FOLDER else where, **options)
+        except CheckpointError as error:
+            raise CheckpointError(f"{directory} needs its {family!r} base, or base=...: {error}") from error
     adapter = adapt(base)
     found = fingerprint(adapter)
     if found != config["base_fingerprint"]:
+        at = f"{where or 'no path recorded'}{f', revision {revision}' if revision else ''}"
         raise CheckpointError(
-            f"{directory} was trained on another base: its {config['base_adapter']!r} base "
-            f"({where or 'no path recorded'}) has fingerprint {config['base_fingerprint']}, the {adapter.name!r} base "
-            f"given has {found}. Pass the base it was trained on"
+            f"{directory} was trained on another base: its {family!r} base ({at}) has fingerprint "
+            f"{config['base_fingerprint']}, the {adapter.name!r} base {'given' if given else 'that is there now'} has "
+            f"{found}. Pass the base it was trained on"
         )
     return adapter
+
+
+def base_entries(base: DecoderAdapter, owned: bool) -> dict[str, Any]:
+    """What the configuration of a saved module says of its base, for `base_of`.
+
+    Args:
+        base: in its state at the time.
+        owned: whether it is saved with the module, no longer the one it came from.
+    """
+    entries = {
+        "base_adapter": base.name,
+        "base_name_or_path": BASE_FOLDER if owned else base.source,
+        "base_fingerprint": fingerprint(base),
+    }
+    options = {} if owned else dict(base.options)
+    if revision := options.pop("revision", None):
+        entries["base_revision"] = revision
+    return {**entries, "base_options": options} if options else entries
+
+
+def _options(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    options = config.get("base_options", {})
+    if not isinstance(options, dict):
+        raise CheckpointError(f"{directory} has unusable base_options in its configuration: {options!r}")
+    return options
 
 
 def upload_adapter(

@@ -10,7 +10,7 @@ from torch import Tensor
 from context_module.adapters.base import DecoderAdapter
 from context_module.encodings import EncodedDataset
 
-__all__ = ["decoder_directions"]
+__all__ = ["along", "combine", "decoder_directions"]
 
 PICTURES = 2048  # decoded to fit the sketch
 WIDTH = 256  # random directions of the pictures that it keeps
@@ -70,3 +70,13 @@ def decoder_directions(
     directions = x.T @ torch.linalg.solve(gram, y) if len(x) < x.shape[1] else torch.linalg.solve(gram, x.T @ y)
     seen = torch.cat(embeddings) @ directions
     return directions / seen.var(0).sum().sqrt().clamp_min(1e-12)
+
+
+def along(latents: Tensor, directions: Tensor) -> Tensor:
+    """Latents (n, D) along directions (D, P), the columns; (D,) stands for a diagonal matrix. (n, P)."""
+    return latents * directions if directions.ndim == 1 else latents @ directions
+
+
+def combine(directions: Tensor, weights: Tensor) -> Tensor:
+    """Combinations (D, n) of directions (D, P), or of a diagonal (D,), with weights (P, n)."""
+    return directions[:, None] * weights if directions.ndim == 1 else directions @ weights

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from context_module.decoder_directions import along
 from context_module.module import ContextModule
 
 __all__ = ["interaction"]
@@ -23,7 +24,7 @@ def interaction(module: ContextModule, n: int, directions: Tensor) -> Tensor:
     Args:
         module: with at least two parts, concepts or the free blocks, of which one is a concept; else it is zero.
         n: number of samples.
-        directions: (D, P), from `decoder_directions`.
+        directions: (D, P), from `decoder_directions`; or (D,), a diagonal.
 
     Returns:
         a scalar, float32, in units of the variance of the embeddings, as pictures show it.
@@ -49,4 +50,4 @@ def interaction(module: ContextModule, n: int, directions: Tensor) -> Tensor:
     with_second, with_both = (torch.where(takes_second[..., None], second, part) for part in (start, with_first))
     values = torch.cat([start, with_first, with_second, with_both])
     none, a, b, both = module.inversion(values.flatten(1)).flatten(1).float().unflatten(0, (4, n))
-    return ((both - a - b + none) @ directions).square().sum(1).mean()
+    return along(both - a - b + none, directions).square().sum(1).mean()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from context_module.contexts import OBSERVATIONAL
-from context_module.decoder_directions import decoder_directions
+from context_module.decoder_directions import combine, decoder_directions
 from context_module.encodings import EncodedDataset
 from context_module.graph import acyclicity
 from context_module.interaction import interaction
@@ -102,7 +102,7 @@ class EmbeddingObjective(nn.Module):
             directions = decoder_directions(model.base, encodings, others=others)
         else:
             weights = signal.sqrt() / spread
-            directions = torch.diag(weights / spread) / weights.norm()
+            directions = weights / spread / weights.norm()  # the diagonal of a matrix of D x D
         self.register_buffer("directions", directions.to(device), persistent=False)
 
     def _target(self, batch: dict[str, Tensor]) -> Tensor:
@@ -115,8 +115,8 @@ class EmbeddingObjective(nn.Module):
 
     def _directions(self) -> Tensor:
         """Random directions (D, projections) of standardised embeddings, as pictures show them."""
-        weights = torch.randn(self.directions.shape[1], self.projections, device=self.directions.device)
-        return self.spread[:, None] * (self.directions @ weights)
+        weights = torch.randn(self.directions.shape[-1], self.projections, device=self.directions.device)
+        return self.spread[:, None] * combine(self.directions, weights)
 
     def _distance(self, real: Tensor, generated: Tensor, mask: Tensor) -> Tensor:
         """Squared sliced Wasserstein distance (B, D) to (B, D) within each context, averaged over the samples."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from context_module.contexts import OBSERVATIONAL, Concepts
+from context_module.decoder_directions import combine
 from context_module.draws import draw_normal
 from context_module.encodings import EncodedDataset
 from context_module.wrap import ContextualDecoder, evaluating
@@ -30,7 +31,7 @@ def prior_gap(
     Args:
         model: the wrapped base.
         encodings: of images that were not trained on.
-        directions: (D, P), from `decoder_directions`.
+        directions: (D, P), from `decoder_directions`; or (D,), a diagonal.
         seed: of all draws.
 
     Returns:
@@ -39,7 +40,7 @@ def prior_gap(
         two samples of the prior in the observational context.
     """
     generator = torch.Generator().manual_seed(seed)
-    mixed = directions @ torch.randn(directions.shape[1], PROJECTIONS, generator=generator)
+    mixed = combine(directions, torch.randn(directions.shape[-1], PROJECTIONS, generator=generator))
     device, concepts = model.module.inversion.linear.weight.device, Concepts(model.config.concepts)
 
     def seen(noise: Tensor, context: str) -> Tensor:

@@ -14,7 +14,15 @@ from torch.distributions import Normal
 
 from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, adapt
 from context_module.card import model_card
-from context_module.checkpoints import BASE_FOLDER, base_of, fingerprint, load_adapter, save_adapter, upload_adapter
+from context_module.checkpoints import (
+    BASE_FOLDER,
+    base_entries,
+    base_of,
+    fingerprint,
+    load_adapter,
+    save_adapter,
+    upload_adapter,
+)
 from context_module.config import ContextModuleConfig
 from context_module.contexts import OBSERVATIONAL, Concepts, ContextsLike
 from context_module.draws import draw_normal
@@ -234,9 +242,7 @@ class ContextualDecoder(WrappedBase):
         """
         config = {
             "context_module_version": importlib.metadata.version("context-module"),
-            "base_adapter": self.base.name,
-            "base_name_or_path": BASE_FOLDER if self.owns_base else self.base.source,
-            "base_fingerprint": fingerprint(self.base),
+            **base_entries(self.base, self.owns_base),
             "module": self.config.to_dict(),
         }
         if sizes := self.value_maps.sizes:
@@ -356,8 +362,8 @@ def wrap_decoder(base: object, concepts: Iterable[str], **options: Any) -> Conte
         base: a `DecoderAdapter`, or anything the registry recognises (our `NVAE`, a `LightweightVAE`, ...).
         concepts: names of the concepts that can be intervened on, in a fixed order.
         options: the other fields of `ContextModuleConfig`: ``noise_width``, ``concept_width``, ``depth``,
-            ``free_blocks``, ``form``, ``graph``, ``composition``, ``inversion_width``, ``reference``,
-            ``latent_noise``, ``posterior_width``.
+            ``free_blocks``, ``form``, ``graph``, ``composition``, ``inversion_width``,
+            ``inversion``, ``reference``, ``latent_noise``, ``posterior_width``.
 
     Raises:
         TypeError: if no adapter knows the base, or for an unknown option.

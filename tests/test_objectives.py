@@ -7,6 +7,7 @@ import torch
 
 from context_module import adapt, wrap_decoder
 from context_module.data import ArrayContextDataset
+from context_module.decoder_directions import along
 from context_module.encodings import encode_dataset
 from context_module.objectives import LatentObjective, PixelObjective
 
@@ -179,7 +180,7 @@ def test_matching_is_the_squared_distance_of_generated_and_encoded(make_base):
         assert (objective.eval()(batch)["matching"] < 1e-6).all()
         for factor in (1, 2):
             module.inversion.linear.bias.copy_(objective.center + factor * shift * objective.spread)
-            expected = (factor * shift * objective.spread @ objective.directions).square().sum().item()
+            expected = along(factor * shift * objective.spread, objective.directions).square().sum().item()
             assert objective(batch)["matching"].tolist() == pytest.approx([expected] * 32, rel=0.15)
 
 
