@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -24,6 +26,7 @@ __all__ = [
     "adapt",
     "available_adapters",
     "get_adapter",
+    "load_base",
     "register_adapter",
 ]
 
@@ -34,19 +37,52 @@ class LatentSpec:
 
     Attributes:
         shape: shape of one latent, without the batch.
-        scale: factor that brings raw latents to about unit variance.
-        shift: subtracted from raw latents before scaling.
+        scale: positive factor that brings raw latents to about unit variance; or one for each channel, the first axis.
+        shift: subtracted from raw latents before scaling; or one for each channel.
+
+    Raises:
+        ShapeError: for a scale or shift with another number of entries than there are channels.
     """
 
     shape: tuple[int, ...]
-    scale: float = 1.0
-    shift: float = 0.0
+    scale: float | tuple[float, ...] = 1.0
+    shift: float | tuple[float, ...] = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "shift"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != self.shape[0]:
+                raise ShapeError(
+                    f"{name} must be a number, or one for each of the {self.shape[0]} channels of latents of shape "
+                    f"{self.shape}; got {len(value)}"
+                )
 
     def normalise(self, raw: Tensor) -> Tensor:
-        return (raw - self.shift) * self.scale
+        """Raw latents (B, *shape) to normalised ones; ShapeError for latents of another shape."""
+        self._check(raw)
+        return (raw - self._along_channels(self.shift, raw)) * self._along_channels(self.scale, raw)
+
+    def normalise_log_var(self, log_var: Tensor) -> Tensor:
+        """The log-variance (B, *shape) of raw latents to that of normalised ones."""
+        self._check(log_var)
+        return log_var + 2 * torch.as_tensor(self._along_channels(self.scale, log_var)).log()
 
     def denormalise(self, latent: Tensor) -> Tensor:
-        return latent / self.scale + self.shift
+        """Normalised latents (B, *shape) to raw ones; ShapeError for latents of another shape."""
+        self._check(latent)
+        return latent / self._along_channels(self.scale, latent) + self._along_channels(self.shift, latent)
+
+    def _along_channels(self, values: float | tuple[float, ...], like: Tensor) -> float | Tensor:
+        if not isinstance(values, tuple):
+            return values
+        return like.new_tensor(values).view(-1, *[1] * (len(self.shape) - 1))
+
+    def _check(self, latent: Tensor) -> None:
+        if tuple(latent.shape[1:]) != self.shape:
+            raise ShapeError(
+                f"latents must have shape (batch, {', '.join(map(str, self.shape))}), got {tuple(latent.shape)}: "
+                "where they depend on the size of the images, it has to be the one that the base was wrapped for"
+            )
 
 
 class Likelihood(Protocol):
@@ -117,13 +153,17 @@ class DecoderAdapter(nn.Module, ABC):
         image_shape: (C, H, W) of the images.
         num_features: D, the width of `Encoding.features`.
         source: where the base came from (path or hub id), for the saved configuration; None if unknown.
+        load_options: names of the keywords that `load` takes besides the path.
+        options: those that the base was loaded with, for the saved configuration: of JSON's types.
     """
 
     name: ClassVar[str]
+    load_options: ClassVar[tuple[str, ...]] = ()
     latent: LatentSpec
     image_shape: tuple[int, int, int]
     num_features: int
     source: str | None = None
+    options: Mapping[str, Any] = MappingProxyType({})
 
     @classmethod
     def matches(cls, base: object) -> bool:
@@ -137,7 +177,10 @@ class DecoderAdapter(nn.Module, ABC):
 
     @classmethod
     def load(cls, path: str | Path) -> DecoderAdapter:
-        """The adapter around a base read from a file or folder; raises CheckpointError for what it cannot read."""
+        """The adapter around a base read from a file or folder; raises CheckpointError for what it cannot read.
+
+        Families with `load_options` take these as keywords (see `load_base`).
+        """
         raise CheckpointError(
             f"a {cls.name!r} base cannot be rebuilt from a file: build it yourself and pass base={cls.__name__}(...)"
         )
@@ -219,7 +262,7 @@ _BUILT_IN = {
     "nvae": "context_module.adapters.nvae.adapter:NVAEAdapter",
     "lightweight": "context_module.adapters.lightweight:LightweightAdapter",
     "modules": "context_module.adapters.modules:ModulesAdapter",
-    "diffusers": "context_module.adapters.diffusers:DiffusersAdapter",
+    "diffusers": "context_module.adapters.diffusers.adapter:DiffusersAdapter",
 }
 _GROUP = "context_module.adapters"
 _registered: dict[str, type[DecoderAdapter]] = {}
@@ -249,6 +292,26 @@ def get_adapter(name: str) -> type[DecoderAdapter]:
         if point.name == name:
             return point.load()
     raise ValueError(f"unknown base {name!r}; known bases: {', '.join(available_adapters())}")
+
+
+def load_base(family: str, path: str | Path, **options: Any) -> DecoderAdapter:
+    """The base of a family, from a file, a folder or the id of a Hugging Face Hub repository.
+
+    Args:
+        family: the adapter's name.
+        path: what its `load` reads.
+        options: its `load_options`, such as ``revision``; None stands for its default.
+
+    Raises:
+        ValueError: for an unknown family, or an option that the family does not take.
+        CheckpointError: for files that are missing or cannot be read.
+    """
+    adapter, given = get_adapter(family), {name: value for name, value in options.items() if value is not None}
+    if unknown := [name for name in given if name not in adapter.load_options]:
+        takes = f"it takes {', '.join(adapter.load_options)}" if adapter.load_options else "it takes none"
+        raise ValueError(f"a {family!r} base takes no option {unknown[0]} ({given[unknown[0]]!r}): {takes}")
+    load: Callable[..., DecoderAdapter] = adapter.load
+    return load(path, **given)
 
 
 def adapt(base: object) -> DecoderAdapter:

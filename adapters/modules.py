@@ -23,7 +23,8 @@ class ModulesAdapter(DecoderAdapter):
         decoder: embeddings to the logits of the images (before any sigmoid), (B, C, H, W).
         latent_shape: shape of one embedding, without the batch.
         image_shape: (C, H, W).
-        scale, shift: bring embeddings to about zero mean and unit variance, ``(embedding - shift) * scale``.
+        scale, shift: bring embeddings to about zero mean and unit variance, ``(embedding - shift) * scale``; numbers,
+            or one for each channel.
 
     Raises:
         ShapeError: if the two networks do not fit the shapes; found by a trial run on a blank image.
@@ -37,8 +38,8 @@ class ModulesAdapter(DecoderAdapter):
         decoder: nn.Module,
         latent_shape: tuple[int, ...],
         image_shape: tuple[int, int, int],
-        scale: float = 1.0,
-        shift: float = 0.0,
+        scale: float | tuple[float, ...] = 1.0,
+        shift: float | tuple[float, ...] = 0.0,
     ) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder.eval(), decoder.eval()

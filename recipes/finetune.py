@@ -20,6 +20,7 @@ from typing import Literal
 from context_module import ContextualDecoder, wrap_decoder
 from context_module.adapters.base import DecoderAdapter, get_adapter
 from context_module.arguments import argument, parse_arguments, run_recipe
+from context_module.base_arguments import BaseArguments
 from context_module.config import Composition, Form
 from context_module.data import ContextData
 from context_module.encodings import encode_dataset
@@ -39,7 +40,7 @@ SHIPPED = {"nvae": Path(__file__).resolve().parent / "pretrained" / "nvae-quad32
 
 
 @dataclass(kw_only=True)
-class FinetuneArguments(TrainingArguments):
+class FinetuneArguments(BaseArguments, TrainingArguments):
     """The flags of this recipe."""
 
     output_dir: str = argument("outputs/finetune", help="where the module, checkpoints, metrics and pictures go")
@@ -97,13 +98,12 @@ class FinetuneArguments(TrainingArguments):
     )
 
 
-def load_base(args: FinetuneArguments) -> DecoderAdapter:
+def base_of(args: FinetuneArguments) -> DecoderAdapter:
     """The pretrained base."""
-    adapter, checkpoint = get_adapter(args.base), args.base_checkpoint or SHIPPED.get(args.base)
-    if checkpoint is None:
+    base = args.load_base(SHIPPED.get(args.base))
+    if base is None:
         raise ValueError(f"no base ships for --base {args.base}: give --base_checkpoint")
-    local = Path(checkpoint).expanduser()
-    return adapter.load(local.resolve() if local.exists() else checkpoint)  # else the id of a Hub repository
+    return base
 
 
 def data_for(args: FinetuneArguments, base: DecoderAdapter) -> ContextData:
@@ -134,7 +134,7 @@ def edges_of(words: list[str]) -> tuple[tuple[str, str], ...] | None:
 
 def trained_before(args: FinetuneArguments, folder: str) -> tuple[ContextualDecoder, ContextData]:
     """A module to go on from, and data of its concepts."""
-    model = ContextualDecoder.from_pretrained(folder, base=load_base(args) if args.base_checkpoint else None)
+    model = ContextualDecoder.from_pretrained(folder, base=args.load_base())
     data = data_for(args, model.base)
     if model.concepts != data.concepts:
         raise ConceptError(
@@ -151,12 +151,13 @@ def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
     if args.train_mode == "end_to_end":
         if args.module or args.base_checkpoint:
             raise ValueError("--train_mode end_to_end starts from scratch: leave out --module and --base_checkpoint")
+        args.load_base()  # there is none: refuses options of one
         data = chosen(args, args.load())
         base = get_adapter(args.base).fresh(data.train.image_shape)
     elif args.module:
         return trained_before(args, args.module)
     else:
-        base = load_base(args)
+        base = base_of(args)
         data = data_for(args, base)
     model = wrap_decoder(
         base,
