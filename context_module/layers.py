@@ -166,10 +166,10 @@ class ConceptInversionLayer(nn.Module):
     it, and the base's latents may be as curved as they are. It starts as the identity.
 
     For a latent of D = C H W values, W and f have D ((K+F) w_c + 2 v) parameters with v = `inversion_width`, and as
-    many multiplications per sample. With ``inversion="factorised"`` they end in a coarse grid of at most 32 x 8 x 8
+    many multiplications per sample. With ``inversion="factorised"`` they end in a coarse grid of at most 16 x 8 x 8
     values instead, whatever D is, and a factorised linear map goes on from there
-    (`context_module.spatial.GridToMaps`): its parameters grow with C + H + W, but for a gain and a bias for each of
-    the D values, and its multiplications, at most 256 for each of them, with D.
+    (`context_module.spatial.GridToMaps`): its parameters grow with C + H + W, but for a bias for each of the D
+    values, and its multiplications, at most 128 for each of them, with D.
     """
 
     def __init__(self, config: ContextModuleConfig) -> None:
@@ -200,8 +200,8 @@ class ConceptInversionLayer(nn.Module):
             self.linear.weight.mul_(spread.flatten()[:, None])
             self.linear.bias.copy_(mean.flatten())
         else:
-            self.maps.gain.copy_(spread.view_as(self.maps.gain))
-            self.maps.bias.copy_(mean.view_as(self.maps.bias))
+            self.maps.spread.copy_(spread.view_as(self.maps.spread))
+            self.maps.mean.copy_(mean.view_as(self.maps.mean))
 
     def extra_repr(self) -> str:
         return f"latent_shape={tuple(self.latent_shape)}"

@@ -17,7 +17,7 @@ class PosteriorHeads(nn.Module):
 
     With ``reference=True``, the paper's: two Linear layers that read the features alone. With
     ``inversion="factorised"`` the features of a base with spatial ones are read through a coarse grid
-    (`context_module.spatial.MapsToGrid`): D `posterior_width` parameters become at most 2,048 `posterior_width`.
+    (`context_module.spatial.MapsToGrid`): D `posterior_width` parameters become at most 1,024 `posterior_width`.
     """
 
     def __init__(self, config: ContextModuleConfig) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 __all__ = ["GridToMaps", "MapsToGrid"]
 
-RANK = 32  # channels of the grid
+RANK = 16  # channels of the grid
 CELLS = 8  # at most, along the grid's height and width
 
 
@@ -50,16 +50,24 @@ class _Factors(nn.Module):
 
 
 class GridToMaps(_Factors):
-    """Grids (B, r h w) to maps (B, C, H, W): the linear map of `_Factors`, then a gain and a bias for every entry."""
+    """Grids (B, r h w) to maps (B, C, H, W): the linear map of `_Factors` and a bias for every entry, standardised.
+
+    Mean and spread (C, H, W) are fixed: what is learned is in units of the spread, so that one learning rate fits
+    entries that hardly vary and those that do.
+    """
+
+    mean: Tensor
+    spread: Tensor
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__(shape)
-        self.gain = nn.Parameter(torch.ones(self.maps))
         self.bias = nn.Parameter(torch.zeros(self.maps))
+        self.register_buffer("mean", torch.zeros(self.maps))
+        self.register_buffer("spread", torch.ones(self.maps))
 
     def forward(self, grid: Tensor) -> Tensor:
         wide = (grid.unflatten(1, self.grid) @ self.columns).flatten(1, 2)  # (B, r h, W)
-        return (self._tall() @ wide).unflatten(1, self.maps[:2]) * self.gain + self.bias
+        return ((self._tall() @ wide).unflatten(1, self.maps[:2]) + self.bias) * self.spread + self.mean
 
 
 class MapsToGrid(_Factors):

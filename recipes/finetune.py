@@ -21,7 +21,7 @@ from context_module import ContextualDecoder, wrap_decoder
 from context_module.adapters.base import DecoderAdapter, get_adapter
 from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.base_arguments import BaseArguments
-from context_module.config import Composition, Form
+from context_module.config import Composition, Form, Inversion
 from context_module.data import ContextData
 from context_module.encodings import encode_dataset
 from context_module.errors import ConceptError
@@ -68,6 +68,9 @@ class FinetuneArguments(BaseArguments, TrainingArguments):
     depth: int = argument(2, help="layers from noise to exogenous values")
     free_blocks: int = argument(2, help="noise blocks that no context intervenes on")
     inversion_width: int = argument(256, help="hidden width of a residual MLP after the linear inversion; 0: none")
+    inversion: Inversion | None = argument(
+        None, help="dense, or factorised for large spatial latents; default: by the latents' size"
+    )
     graph: list[str] = argument(
         [], help="edges that may be learned, cause:effect, such as quad2:quad1 quad3:quad2; default: all"
     )
@@ -167,6 +170,7 @@ def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
         depth=args.depth,
         free_blocks=args.free_blocks,
         inversion_width=args.inversion_width,
+        inversion=args.inversion,
         graph=edges_of(args.graph),
         form=args.form,
         composition=args.composition,

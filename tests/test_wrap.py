@@ -1,4 +1,4 @@
-"""The wrapped base. `base` runs a test on one base of every family (adapters/test_every_adapter.py: on every class)."""
+"""The wrapped base. `base` runs a test on a base of every family; adapters/test_every_adapter.py on every class."""
 
 import importlib.metadata
 import itertools
