@@ -67,6 +67,11 @@ class LatentSpec:
         self._check(log_var)
         return log_var + 2 * torch.as_tensor(self._along_channels(self.scale, log_var)).log()
 
+    def denormalise_log_var(self, log_var: Tensor) -> Tensor:
+        """And back."""
+        self._check(log_var)
+        return log_var - 2 * torch.as_tensor(self._along_channels(self.scale, log_var)).log()
+
     def denormalise(self, latent: Tensor) -> Tensor:
         """Normalised latents (B, *shape) to raw ones; ShapeError for latents of another shape."""
         self._check(latent)

@@ -114,6 +114,7 @@ def _base_loss(base: DecoderAdapter, x: Tensor, generator: torch.Generator) -> T
     mean, std = encoding.mean.float(), (0.5 * encoding.log_var.float()).exp()
     latent = mean + std * draw_normal(mean, generator)
     # the prior N(0, I) is on the base's raw latents, encodings are normalised
-    raw = Normal(base.latent.denormalise(mean).flatten(1), std.flatten(1) / base.latent.scale)
+    raw_std = (0.5 * base.latent.denormalise_log_var(encoding.log_var.float())).exp()
+    raw = Normal(base.latent.denormalise(mean).flatten(1), raw_std.flatten(1))
     decoding = base.decode(latent.to(base.dtype), encoding, generator=generator)
     return -decoding.log_prob(x) + standard_normal_kl(raw) + decoding.kl

@@ -107,6 +107,7 @@ def test_normalisation_goes_there_and_back(base, x):
     far = base.latent.normalise(raw + deviation) - latent
     log_var = base.latent.normalise_log_var(2 * deviation.log())
     torch.testing.assert_close((0.5 * log_var).exp(), far, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(base.latent.denormalise_log_var(log_var), 2 * deviation.log())
     for convert in (base.latent.normalise, base.latent.denormalise, base.latent.normalise_log_var):
         with pytest.raises(ShapeError, match=r"latents must have shape \(batch, .*wrapped for"):
             convert(torch.zeros(2, *base.latent.shape[:-1], base.latent.shape[-1] + 1))
