@@ -27,7 +27,8 @@ class ModulesAdapter(DecoderAdapter):
             or one for each channel.
 
     Raises:
-        ShapeError: if the two networks do not fit the shapes; found by a trial run on a blank image.
+        ShapeError: if the two networks do not fit the shapes; found by a trial run on a blank image. And if their
+            parameters are of different types.
     """
 
     name = "modules"
@@ -46,6 +47,9 @@ class ModulesAdapter(DecoderAdapter):
         self.latent = LatentSpec(tuple(latent_shape), scale, shift)
         self.image_shape = image_shape
         self.num_features = math.prod(latent_shape)
+        types = sorted({str(p.dtype) for p in self.parameters() if p.is_floating_point()})
+        if len(types) > 1:
+            raise ShapeError(f"encoder and decoder mix parameters of {' and '.join(types)}: convert them to one type")
         with torch.no_grad():
             embedding = encoder(torch.zeros(1, *image_shape).to(self.device, self.dtype))
             if tuple(embedding.shape[1:]) != self.latent.shape:

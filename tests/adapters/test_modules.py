@@ -27,6 +27,14 @@ def test_networks_that_do_not_fit_are_refused():
         toy(image=(1, 2, 8))
 
 
+def test_networks_of_different_types_are_refused():
+    decoder = nn.Sequential(nn.Linear(16, 16), nn.Unflatten(1, IMAGE)).bfloat16()
+    with pytest.raises(
+        ShapeError, match="mix parameters of torch.bfloat16 and torch.float32: convert them to one type"
+    ):
+        ModulesAdapter(nn.Sequential(nn.Flatten(), nn.Linear(16, 16)), decoder, (16,), IMAGE)
+
+
 def test_building_leaves_no_trace():
     encoder = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten())
     decoder = nn.Unflatten(1, IMAGE)
