@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -34,19 +36,57 @@ class LatentSpec:
 
     Attributes:
         shape: shape of one latent, without the batch.
-        scale: factor that brings raw latents to about unit variance.
-        shift: subtracted from raw latents before scaling.
+        scale: positive factor that brings raw latents to about unit variance; or one for each channel, the first axis.
+        shift: subtracted from raw latents before scaling; or one for each channel.
+
+    Raises:
+        ShapeError: for a scale or shift with another number of entries than there are channels.
     """
 
     shape: tuple[int, ...]
-    scale: float = 1.0
-    shift: float = 0.0
+    scale: float | tuple[float, ...] = 1.0
+    shift: float | tuple[float, ...] = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "shift"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != self.shape[0]:
+                raise ShapeError(
+                    f"{name} must be a number, or one for each of the {self.shape[0]} channels of latents of shape "
+                    f"{self.shape}; got {len(value)}"
+                )
 
     def normalise(self, raw: Tensor) -> Tensor:
-        return (raw - self.shift) * self.scale
+        """Raw latents (B, *shape) to normalised ones; ShapeError for latents of another shape."""
+        self._check(raw)
+        return (raw - self._along_channels(self.shift, raw)) * self._along_channels(self.scale, raw)
+
+    def normalise_log_var(self, log_var: Tensor) -> Tensor:
+        """The log-variance (B, *shape) of raw latents to that of normalised ones."""
+        self._check(log_var)
+        return log_var + 2 * torch.as_tensor(self._along_channels(self.scale, log_var)).log()
+
+    def denormalise_log_var(self, log_var: Tensor) -> Tensor:
+        """And back."""
+        self._check(log_var)
+        return log_var - 2 * torch.as_tensor(self._along_channels(self.scale, log_var)).log()
 
     def denormalise(self, latent: Tensor) -> Tensor:
-        return latent / self.scale + self.shift
+        """Normalised latents (B, *shape) to raw ones; ShapeError for latents of another shape."""
+        self._check(latent)
+        return latent / self._along_channels(self.scale, latent) + self._along_channels(self.shift, latent)
+
+    def _along_channels(self, values: float | tuple[float, ...], like: Tensor) -> float | Tensor:
+        if not isinstance(values, tuple):
+            return values
+        return like.new_tensor(values).view(-1, *[1] * (len(self.shape) - 1))
+
+    def _check(self, latent: Tensor) -> None:
+        if tuple(latent.shape[1:]) != self.shape:
+            raise ShapeError(
+                f"latents must have shape (batch, {', '.join(map(str, self.shape))}), got {tuple(latent.shape)}: "
+                "where they depend on the size of the images, it has to be the one that the base was wrapped for"
+            )
 
 
 class Likelihood(Protocol):
@@ -117,7 +157,8 @@ class DecoderAdapter(nn.Module, ABC):
         image_shape: (C, H, W) of the images.
         num_features: D, the width of `Encoding.features`.
         source: where the base came from (path or hub id), for the saved configuration; None if unknown.
-        revision: of the Hub repository that it came from, if one was asked for.
+        load_options: names of the keywords that `load` takes besides the path.
+        options: those that the base was loaded with, for the saved configuration: of JSON's types.
         own_parts: names of submodules that are this library's and not the base's, such as an encoder made for a
             decoder without one: they are saved with the module, and are no part of the base's fingerprint.
     """
@@ -127,7 +168,8 @@ class DecoderAdapter(nn.Module, ABC):
     image_shape: tuple[int, int, int]
     num_features: int
     source: str | None = None
-    revision: str | None = None
+    load_options: ClassVar[tuple[str, ...]] = ()
+    options: Mapping[str, Any] = MappingProxyType({})
     own_parts: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
@@ -141,11 +183,11 @@ class DecoderAdapter(nn.Module, ABC):
         raise TypeError(f"{cls.__name__} is built by its caller, not found by the type of the base")
 
     @classmethod
-    def load(cls, path: str | Path, **options: Any) -> DecoderAdapter:
+    def load(cls, path: str | Path) -> DecoderAdapter:
         """The adapter around a base read from a file, a folder or a Hub repository.
 
-        Options are given where a user asks for them: `revision`, `token` and `local_files_only` of huggingface_hub,
-        and what else a family knows. Raises CheckpointError for what it cannot read.
+        Families with `load_options` take these as keywords: `context_module.hub.HUB_OPTIONS`, where they read
+        repositories, and what else they know. Raises CheckpointError for what it cannot read.
         """
         raise CheckpointError(
             f"a {cls.name!r} base cannot be rebuilt from a file: build it yourself and pass base={cls.__name__}(...)"
@@ -229,7 +271,7 @@ _BUILT_IN = {
     "lightweight": "context_module.adapters.lightweight:LightweightAdapter",
     "modules": "context_module.adapters.modules:ModulesAdapter",
     "decoder_only": "context_module.adapters.decoder_only:DecoderOnlyAdapter",
-    "diffusers": "context_module.adapters.diffusers:DiffusersAdapter",
+    "diffusers": "context_module.adapters.diffusers.adapter:DiffusersAdapter",
 }
 _GROUP = "context_module.adapters"
 _registered: dict[str, type[DecoderAdapter]] = {}

@@ -23,7 +23,7 @@ from context_module.files import (
     save_tensors,
     write_json,
 )
-from context_module.hub import local_folder
+from context_module.hub import HUB_OPTIONS, local_folder, recorded
 
 __all__ = ["ARCHITECTURES", "LightweightAdapter", "LightweightObjective", "LightweightVAE"]
 
@@ -118,6 +118,7 @@ class LightweightAdapter(DecoderAdapter):
     """Shows a `LightweightVAE`: decoder input (128,), one level."""
 
     name = "lightweight"
+    load_options = HUB_OPTIONS
     latent = LatentSpec((FEATURES,))
     num_features = FEATURES
 
@@ -135,10 +136,10 @@ class LightweightAdapter(DecoderAdapter):
         return cls(base)
 
     @classmethod
-    def load(cls, path: str | Path, **options: Any) -> LightweightAdapter:
-        found = local_folder(path, (CONFIG_FILE, WEIGHTS_FILE), expected="a folder of a lightweight VAE", **options)
+    def load(cls, path: str | Path, **hub: Any) -> LightweightAdapter:
+        found = local_folder(path, (CONFIG_FILE, WEIGHTS_FILE), expected="a folder of a lightweight VAE", **hub)
         adapter = cls(LightweightVAE.from_pretrained(found))
-        adapter.source, adapter.revision = str(path), options.get("revision")
+        adapter.source, adapter.options = str(path), recorded(hub)
         return adapter
 
     @classmethod

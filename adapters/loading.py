@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +24,34 @@ def load_base(family: str, path: str | Path, **options: Any) -> DecoderAdapter:
     Args:
         family: name of the adapter, such as ``nvae``.
         path: what the family's `load` takes, or a folder of peft.
-        options: further arguments of the family's `load`.
+        options: the family's `load_options`, such as ``revision``; None stands for its default.
 
     Raises:
-        ValueError: for an unknown family.
+        ValueError: for an unknown family, or an option that the family does not take.
         CheckpointError: for what cannot be read; for LoRA that does not say which base it is for, that is pickled, or
             that does not fit; for a context module, which is no base.
         ImportError: for LoRA without peft.
     """
-    adapter = get_adapter(family)
+    adapter, given = get_adapter(family), {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        if name not in adapter.load_options:
+            takes = ", ".join(adapter.load_options) or "none"
+            raise ValueError(f"a {family!r} base takes no option {name} ({value!r}): it takes {takes}")
+    load: Callable[..., DecoderAdapter] = adapter.load
     config = Path(path) / _PEFT_CONFIG
     if not config.is_file():
-        return adapter.load(path, **options).eval()
+        return load(path, **given).eval()
     content = read_json(config)
     if "base_adapter" in content:
         if (Path(path) / "config.json").is_file():  # a base that was trained in the same folder
-            return adapter.load(path, **options).eval()
+            return load(path, **given).eval()
         raise CheckpointError(f"{path} holds a context module, not a base: give the base that it was trained on")
     where = content.get("base_model_name_or_path")
     if "peft_type" not in content or not where:
         raise CheckpointError(
             f"{config} does not say which base its LoRA is for: set base_model_name_or_path in it to where the base is"
         )
-    base = adapter.load(where, **options)
+    base = load(where, **given)
     _add_peft(base, Path(path), where)
     base.source = str(path)
     return base.eval()

@@ -23,10 +23,12 @@ class ModulesAdapter(DecoderAdapter):
         decoder: embeddings to the logits of the images (before any sigmoid), (B, C, H, W).
         latent_shape: shape of one embedding, without the batch.
         image_shape: (C, H, W).
-        scale, shift: bring embeddings to about zero mean and unit variance, ``(embedding - shift) * scale``.
+        scale, shift: bring embeddings to about zero mean and unit variance, ``(embedding - shift) * scale``; numbers,
+            or one for each channel.
 
     Raises:
-        ShapeError: if the two networks do not fit the shapes; found by a trial run on a blank image.
+        ShapeError: if the two networks do not fit the shapes; found by a trial run on a blank image. And if their
+            parameters are of different types.
     """
 
     name = "modules"
@@ -37,14 +39,17 @@ class ModulesAdapter(DecoderAdapter):
         decoder: nn.Module,
         latent_shape: tuple[int, ...],
         image_shape: tuple[int, int, int],
-        scale: float = 1.0,
-        shift: float = 0.0,
+        scale: float | tuple[float, ...] = 1.0,
+        shift: float | tuple[float, ...] = 0.0,
     ) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder.eval(), decoder.eval()
         self.latent = LatentSpec(tuple(latent_shape), scale, shift)
         self.image_shape = image_shape
         self.num_features = math.prod(latent_shape)
+        types = sorted({str(p.dtype) for p in self.parameters() if p.is_floating_point()})
+        if len(types) > 1:
+            raise ShapeError(f"encoder and decoder mix parameters of {' and '.join(types)}: convert them to one type")
         with torch.no_grad():
             embedding = encoder(torch.zeros(1, *image_shape).to(self.device, self.dtype))
             if tuple(embedding.shape[1:]) != self.latent.shape:

@@ -42,9 +42,11 @@ def base_output(
     latent = encoding.mean.float()
     kl = latent.new_zeros(len(latent))
     if encoding.log_var is not None:
-        deviation = (0.5 * encoding.log_var.float()).exp()
+        log_var = encoding.log_var.float()
+        deviation = (0.5 * log_var).exp()
         # the prior N(0, I) is on the base's raw latents, encodings are normalised
-        raw = Normal(base.latent.denormalise(latent).flatten(1), deviation.flatten(1) / base.latent.scale)
+        raw_deviation = (0.5 * base.latent.denormalise_log_var(log_var)).exp()
+        raw = Normal(base.latent.denormalise(latent).flatten(1), raw_deviation.flatten(1))
         kl = standard_normal_kl(raw)
         latent = latent + deviation * draw_normal(latent, generator)
     decoding = base.decode(latent.to(base.dtype), encoding, generator=generator)

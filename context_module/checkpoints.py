@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.base import DecoderAdapter, adapt
+from context_module.adapters.base import DecoderAdapter, adapt, get_adapter
 from context_module.adapters.loading import load_base
 from context_module.card import CARD_NAME, GRID_NAME
 from context_module.errors import CheckpointError
@@ -23,6 +23,7 @@ __all__ = [
     "CONFIG_NAME",
     "FILES",
     "WEIGHTS_NAME",
+    "base_entries",
     "base_of",
     "fingerprint",
     "load_adapter",
@@ -116,41 +117,70 @@ def named_modules(directory: Path) -> list[str]:
     return sorted(path.parent.name for path in directory.glob(f"*/{CONFIG_NAME}"))
 
 
-def base_of(config: Mapping[str, Any], directory: Path, base: object = None, **options: Any) -> DecoderAdapter:
-    """The base of a saved module: `base`, or without it the one that the configuration names.
+def base_of(config: Mapping[str, Any], directory: Path, base: object = None, **hub: Any) -> DecoderAdapter:
+    """The base of a saved module: `base`, or without it the one that the configuration names, in its revision.
 
     Args:
         config: of the module.
         directory: where it was read.
         base: as for `adapt`.
-        options: `token` and `local_files_only`, for a base on the Hub.
+        hub: `token` and `local_files_only`, for a base on the Hub.
 
     Raises:
         CheckpointError: if it names none, if there is none where it says, or if the weights are not those that the
             module was trained on.
     """
-    where = config.get("base_name_or_path")
+    family, where = config["base_adapter"], config.get("base_name_or_path")
+    revision, given = config.get("base_revision"), base is not None
     if base is None:
         if not where:
             raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
+        options = {**_options(config, directory), "revision": revision}
         if is_hub_id(where):
-            options |= {"revision": config["base_revision"]} if config.get("base_revision") else {}
-        else:
-            options = {}
+            options |= {name: value for name, value in hub.items() if name in get_adapter(family).load_options}
         try:
-            base = load_base(config["base_adapter"], directory / where if where == BASE_FOLDER else where, **options)
+            base = load_base(family, directory / where if where == BASE_FOLDER else where, **options)
         except CheckpointError as error:
             raise CheckpointError(f"the base of {directory} cannot be loaded: {error}. Pass base=...") from error
     adapter = adapt(base)
     found = fingerprint(adapter)
     if found != config["base_fingerprint"]:
+        at = f"{where or 'no path recorded'}{f', revision {revision}' if revision else ''}"
         lora = ""
         if layers := config.get("base_lora"):
-            given = len(foreign_lora(adapter))
-            lora = f" (that base came with LoRA of its own, in {layers} layers; the one given has it in {given})"
+            has = len(foreign_lora(adapter))
+            lora = f" (that base came with LoRA of its own, in {layers} layers; this one has it in {has})"
         raise CheckpointError(
-            f"{directory} was trained on another base: its {config['base_adapter']!r} base "
-            f"({where or 'no path recorded'}) has fingerprint {config['base_fingerprint']}, the {adapter.name!r} base "
-            f"given has {found}{lora}. Pass the base it was trained on"
+            f"{directory} was trained on another base: its {family!r} base ({at}) has fingerprint "
+            f"{config['base_fingerprint']}, the {adapter.name!r} base {'given' if given else 'that is there now'} has "
+            f"{found}{lora}. Pass the base it was trained on"
         )
     return adapter
+
+
+def base_entries(base: DecoderAdapter, owned: bool) -> dict[str, Any]:
+    """What the configuration of a saved module says of its base, for `base_of`.
+
+    Args:
+        base: in its state at the time.
+        owned: whether it is saved with the module, no longer the one it came from.
+    """
+    options = {} if owned else dict(base.options)
+    optional = {
+        "base_revision": options.pop("revision", None),
+        "base_options": options,
+        "base_lora": len(foreign_lora(base)),
+    }
+    return {
+        "base_adapter": base.name,
+        "base_name_or_path": BASE_FOLDER if owned else base.source,
+        "base_fingerprint": fingerprint(base),
+        **{name: value for name, value in optional.items() if value},
+    }
+
+
+def _options(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    options = config.get("base_options", {})
+    if not isinstance(options, dict):
+        raise CheckpointError(f"{directory} has unusable base_options in its configuration: {options!r}")
+    return options

@@ -11,10 +11,13 @@ from typing import Any, Literal, get_args
 from context_module.contexts import Concepts
 from context_module.errors import CheckpointError, ConceptError
 
-__all__ = ["Composition", "ContextModuleConfig", "Form", "auto_widths"]
+__all__ = ["Composition", "ContextModuleConfig", "Form", "Inversion", "auto_widths"]
 
 Form = Literal["structural", "reduced"]
 Composition = Literal["do", "published"]
+Inversion = Literal["dense", "factorised"]
+
+LARGE = 4 * 64 * 64  # values in a spatial latent from which on the inversion is factorised, unless told otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,9 @@ class ContextModuleConfig:
         composition: for the reduced form and joint interventions: ``do`` cuts every edge into an intervened concept,
             ``published`` keeps those that come from intervened concepts, as the paper's code does.
         inversion_width: hidden width of a residual MLP after the concept inversion's linear map; 0: no MLP.
+        inversion: the concept inversion and the posterior heads are ``dense``, or ``factorised`` over channels, rows
+            and columns of a spatial latent (C, H, W), with parameters that hardly grow with its height and width;
+            None: factorised for spatial latents of 4 x 64 x 64 values or more.
         reference: train as the paper's code does: dense observational noise weight, batch norm between the embedding's
             layers, intervention weights clamped to [0, 1], posterior heads of one Linear each on the features alone.
         latent_noise: the decoder input is Gaussian around e = W c + b, with a learned scale per element, as the latent
@@ -59,6 +65,7 @@ class ContextModuleConfig:
     graph: tuple[tuple[str, str], ...] | None = None
     composition: Composition = "do"
     inversion_width: int = 0
+    inversion: Inversion | None = None
     reference: bool = False
     latent_noise: bool = False
     posterior_width: int = 256
@@ -86,7 +93,12 @@ class ContextModuleConfig:
             )
         if not self.latent_shape or not all(isinstance(size, int) and size > 0 for size in self.latent_shape):
             raise ValueError(f"latent_shape must hold positive integers, got {self.latent_shape!r}")
-        for name, accepted in {"form": get_args(Form), "composition": get_args(Composition)}.items():
+        spatial = len(self.latent_shape) == 3
+        if self.inversion is None:
+            large = spatial and math.prod(self.latent_shape) >= LARGE and not self.reference
+            object.__setattr__(self, "inversion", "factorised" if large else "dense")
+        choices = {"form": get_args(Form), "composition": get_args(Composition), "inversion": get_args(Inversion)}
+        for name, accepted in choices.items():
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
         if self.depth == 1 and self.noise_width != self.concept_width:
@@ -94,9 +106,16 @@ class ContextModuleConfig:
                 f"depth 1 has no layer between the noise (width {self.noise_width}) and the concepts "
                 f"(width {self.concept_width}): make the widths equal, or use depth 2"
             )
-        if self.reference and (self.form != "reduced" or self.free_blocks or self.inversion_width):
+        if self.inversion == "factorised" and not spatial:
             raise ValueError(
-                "reference=True is the paper's module: it needs form='reduced', free_blocks=0 and inversion_width=0"
+                f"inversion='factorised' is for latents of (channels, height, width), got {self.latent_shape}: use "
+                "inversion='dense'"
+            )
+        dense = self.inversion == "dense"
+        if self.reference and (self.form != "reduced" or self.free_blocks or self.inversion_width or not dense):
+            raise ValueError(
+                "reference=True is the paper's module: it needs form='reduced', free_blocks=0, inversion_width=0 and "
+                "inversion='dense'"
             )
 
     @property
@@ -117,6 +136,15 @@ class ContextModuleConfig:
         """(K + F) w_z, the width of the noise."""
         return self.num_blocks * self.noise_width
 
+    @property
+    def feature_maps(self) -> tuple[int, int, int] | None:
+        """(channels, height, width) of encoder features that are as high and wide as a spatial latent, else None."""
+        if len(self.latent_shape) != 3:
+            return None
+        _, height, width = self.latent_shape
+        channels, rest = divmod(self.num_features, height * width)
+        return None if rest else (channels, height, width)
+
     def to_dict(self) -> dict[str, Any]:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
@@ -132,7 +160,7 @@ class ContextModuleConfig:
                 "version of context_module: upgrade with pip install -U context-module"
             )
         try:
-            return cls(**content)
+            return cls(**{"inversion": "dense", **content})  # the only one there was before the field
         except (TypeError, ValueError, ConceptError) as error:
             raise CheckpointError(f"the module's configuration cannot be used: {error}") from error
 

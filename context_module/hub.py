@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from context_module.errors import CheckpointError, HubError
 
-__all__ = ["is_hub_id", "local_folder", "make_repository", "upload"]
+__all__ = ["HUB_OPTIONS", "is_hub_id", "local_folder", "make_repository", "recorded", "upload"]
+
+HUB_OPTIONS = ("revision", "token", "local_files_only")  # as everywhere in huggingface_hub
 
 
 def is_hub_id(source: str | Path | None) -> bool:
@@ -50,6 +52,11 @@ def local_folder(
         return Path(snapshot_download(str(path), allow_patterns=list(files), **options))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(f"{what} that can be read ({_reason(error)})") from error
+
+
+def recorded(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `HUB_OPTIONS` those that say what was read, for a saved configuration: the rest is about who reads."""
+    return {"revision": options["revision"]} if options.get("revision") is not None else {}
 
 
 def make_repository(repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from context_module.config import ContextModuleConfig
+from context_module.spatial import GridToMaps
 
 __all__ = ["BlockLinear", "ConceptInversionLayer", "EmbeddingLayer", "InterventionLayer"]
 
@@ -164,12 +165,20 @@ class ConceptInversionLayer(nn.Module):
 
     With ``inversion_width`` a residual MLP follows, e + f(e): the linear map and its identifiability stay in front of
     it, and the base's latents may be as curved as they are. It starts as the identity.
+
+    For a latent of D = C H W values, W and f have D ((K+F) w_c + 2 v) parameters with v = `inversion_width`, and as
+    many multiplications per sample. With ``inversion="factorised"`` they end in a coarse grid of at most 16 x 8 x 8
+    values instead, whatever D is, and a factorised linear map goes on from there
+    (`context_module.spatial.GridToMaps`): its parameters grow with C + H + W, but for a bias for each of the D
+    values, and its multiplications, at most 128 for each of them, with D.
     """
 
     def __init__(self, config: ContextModuleConfig) -> None:
         super().__init__()
         self.latent_shape = config.latent_shape
-        size, width = math.prod(config.latent_shape), config.inversion_width
+        self.maps = GridToMaps(config.latent_shape) if config.inversion == "factorised" else None
+        size = math.prod(config.latent_shape) if self.maps is None else self.maps.grid_size
+        width = config.inversion_width
         self.linear = nn.Linear(config.num_blocks * config.concept_width, size)
         self.residual = None
         if width:
@@ -183,7 +192,17 @@ class ConceptInversionLayer(nn.Module):
         embedding = self.linear(concepts)
         if self.residual is not None:
             embedding = embedding + self.residual(embedding)
-        return embedding.unflatten(1, self.latent_shape)
+        return embedding.unflatten(1, self.latent_shape) if self.maps is None else self.maps(embedding)
+
+    @torch.no_grad()
+    def fit(self, mean: Tensor, spread: Tensor) -> None:
+        """Start from the mean and standard deviation, (*latent_shape) or (D,) each, of what is to come out."""
+        if self.maps is None:
+            self.linear.weight.mul_(spread.flatten()[:, None])
+            self.linear.bias.copy_(mean.flatten())
+        else:
+            self.maps.spread.copy_(spread.view_as(self.maps.spread))
+            self.maps.mean.copy_(mean.view_as(self.maps.mean))
 
     def extra_repr(self) -> str:
         return f"latent_shape={tuple(self.latent_shape)}"

@@ -75,8 +75,7 @@ class ContextModule(nn.Module):
     @torch.no_grad()
     def fit_latents(self, mean: Tensor, spread: Tensor) -> None:
         """Start from the mean and standard deviation, (*latent_shape) each, of the decoder inputs to be modelled."""
-        self.inversion.linear.weight.mul_(spread.flatten()[:, None])
-        self.inversion.linear.bias.copy_(mean.flatten())
+        self.inversion.fit(mean, spread)
         if self.log_scale is not None:
             self.log_scale.copy_(spread.log().view_as(self.log_scale))
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from context_module.adapters.base import DecoderAdapter
 from context_module.card import CardDetails, model_card, write_card
-from context_module.checkpoints import BASE_FOLDER, FILES, base_of, fingerprint, load_adapter, save_adapter
+from context_module.checkpoints import BASE_FOLDER, FILES, base_entries, base_of, load_adapter, save_adapter
 from context_module.config import ContextModuleConfig
 from context_module.errors import AdapterError, CheckpointError
 from context_module.files import load_strictly
 from context_module.hub import make_repository, upload
-from context_module.lora import LoraSettings, foreign_lora, is_lora, remove_lora, without_lora
+from context_module.lora import LoraSettings, is_lora, remove_lora, without_lora
 from context_module.switching import DEFAULT, SwitchableModules, check_name
 from context_module.value_maps import ValueMaps
 
@@ -186,14 +186,10 @@ class SavedModules(SwitchableModules):
         """Write the active module."""
         config = {
             "context_module_version": importlib.metadata.version("context-module"),
-            "base_adapter": self.base.name,
-            "base_name_or_path": BASE_FOLDER if self.owns_base else self.base.source,
-            "base_fingerprint": fingerprint(self.base),
+            **base_entries(self.base, self.owns_base),
             "module": self.config.to_dict(),
         }
         optional = {
-            "base_revision": None if self.owns_base else self.base.revision,
-            "base_lora": len(foreign_lora(self.base)),
             "value_maps": self.value_maps.sizes,
             "lora": self.lora.to_dict() if self.lora is not None else None,
             "card": self.details.to_dict(),

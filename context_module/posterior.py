@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from context_module.config import ContextModuleConfig
+from context_module.spatial import MapsToGrid
 
 __all__ = ["PosteriorHeads", "standard_normal_kl"]
 
@@ -14,7 +15,9 @@ __all__ = ["PosteriorHeads", "standard_normal_kl"]
 class PosteriorHeads(nn.Module):
     """A small MLP from encoder features (B, D) and intervention mask (B, K) to a Normal over the noise (B, (K+F) w_z).
 
-    With ``reference=True``, the paper's: two Linear layers that read the features alone.
+    With ``reference=True``, the paper's: two Linear layers that read the features alone. With
+    ``inversion="factorised"`` the features of a base with spatial ones are read through a coarse grid
+    (`context_module.spatial.MapsToGrid`): D `posterior_width` parameters become at most 1,024 `posterior_width`.
     """
 
     def __init__(self, config: ContextModuleConfig) -> None:
@@ -24,11 +27,15 @@ class PosteriorHeads(nn.Module):
             self.trunk: nn.Module = nn.Identity()
             width = config.num_features
         else:
+            shape, size = config.feature_maps, config.num_features
+            self.grid = MapsToGrid(shape) if config.inversion == "factorised" and shape else None
+            if self.grid is not None:
+                size = self.grid.grid_size
             # features come at any scale, whatever the base; the norm makes one learning rate fit all
-            self.norm = nn.LayerNorm(config.num_features)
+            self.norm = nn.LayerNorm(size)
             width = config.posterior_width
             self.trunk = nn.Sequential(
-                nn.Linear(config.num_features + len(config.concepts), width),
+                nn.Linear(size + len(config.concepts), width),
                 nn.GELU(),
                 nn.Linear(width, width),
                 nn.GELU(),
@@ -39,6 +46,7 @@ class PosteriorHeads(nn.Module):
     def forward(self, features: Tensor, mask: Tensor) -> Normal:
         features = features.to(self.mean.weight.dtype)
         if self.reads_mask:
+            features = features if self.grid is None else self.grid(features)
             features = torch.cat([self.norm(features), mask.to(features.dtype)], dim=1)
         hidden = self.trunk(features)
         # float32 whatever the autocast: the KL of a nearly deterministic posterior needs the digits

@@ -275,7 +275,7 @@ def wrap_decoder(base: object, concepts: Iterable[str], **options: Any) -> Conte
         base: a `DecoderAdapter`, or anything the registry recognises (our `NVAE`, a `LightweightVAE`, ...).
         concepts: names of the concepts that can be intervened on, in a fixed order.
         options: the other fields of `ContextModuleConfig`: ``noise_width``, ``concept_width``, ``depth``,
-            ``free_blocks``, ``form``, ``graph``, ``composition``, ``inversion_width``, ``reference``,
+            ``free_blocks``, ``form``, ``graph``, ``composition``, ``inversion_width``, ``inversion``, ``reference``,
             ``latent_noise``, ``posterior_width``. What is left out or None is as `auto_widths` says for the base's
             decoder input and the number of concepts, or has its default.
 

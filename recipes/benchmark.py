@@ -1,36 +1,58 @@
-"""Speed of the context module, as ratios measured in one run: mixed-context batches against the textbook way.
+"""Cost of the context module, as ratios measured in one run.
 
     python recipes/benchmark.py
+    python recipes/benchmark.py --of overhead --repeats 20
 
-The textbook way keeps dense weights for all concepts, masks them anew for each context, and passes each context's
-share of the batch through on its own. Both compute the same function of the same parameters, and the same gradients
-(checked first). Only ratios are printed: absolute times say more about the machine than about the code.
+- ``contexts``: mixed-context batches against the textbook way, which keeps dense weights for all concepts, masks them
+  anew for each context, and passes each context's share of the batch through on its own. Both compute the same
+  function of the same parameters, and the same gradients (checked first).
+- ``inversion``: the factorised concept inversion and posterior heads against dense ones, as spatial latents grow.
+- ``overhead``: a base with a context module in front of its decoder against the base alone, an AutoencoderKL of
+  diffusers with random weights: encoding images, decoding them, and the gradient of their likelihood that reaches the
+  decoder input.
+
+Only ratios are printed: absolute times say more about the machine than about the code.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from context_module import ContextModule, ContextModuleConfig
+from context_module import ContextModule, ContextModuleConfig, wrap_decoder
 from context_module.arguments import argument, parse_arguments, run_recipe
+from context_module.config import Inversion
+from context_module.posterior import PosteriorHeads
+
+# the widths that recipes/finetune.py trains, about
+MODULE: dict[str, Any] = {"noise_width": 16, "concept_width": 16, "free_blocks": 2, "inversion_width": 256}
+SMALL_BATCH = 64
+
+Table = Literal["contexts", "inversion", "overhead"]
 
 
 @dataclass(kw_only=True)
 class BenchmarkArguments:
     """The flags of this recipe."""
 
-    num_concepts: list[int] = argument([6, 16, 64], help="numbers of concepts to time")
-    interventions: int = argument(1, help="most interventions at once in a sample")
-    batch_size: int = argument(512, help="samples in the mixed batch")
+    of: list[Table] = argument(["contexts", "inversion", "overhead"], help="what to measure")
+    num_concepts: list[int] = argument([6, 16, 64], help="contexts: numbers of concepts")
+    interventions: int = argument(1, help="contexts: most interventions at once in a sample")
+    batch_size: int = argument(512, help="contexts: samples in the mixed batch")
+    sizes: list[int] = argument([16, 32, 64, 128], help="inversion: height and width")
+    latent_channels: int = argument(4, help="inversion: channels of the latents")
+    base_channels: list[int] = argument([64, 128, 256], help="overhead: of the base")
+    resolution: int = argument(64, help="overhead: height and width of the images")
     repeats: int = argument(10, help="pairs of timings per row")
 
 
@@ -101,10 +123,18 @@ def textbook_step(module: TextbookModule, noise: Tensor, mask: Tensor, contexts:
         (module(share, context.float()).square().mean() * (len(share) / len(noise))).backward()
 
 
-def seconds(step: Callable[[], None]) -> float:
-    start = time.perf_counter()
+def seconds(step: Callable[[], None], clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     step()
-    return time.perf_counter() - start
+    return clock() - start
+
+
+def ratio(one: Callable[[], None], other: Callable[[], None], repeats: int) -> float:
+    """Processor time of one step over that of another: of the shortest of each, which a busy machine spoils least."""
+    for step in (one, other):
+        step()  # warms up
+    times = [(seconds(one, time.process_time), seconds(other, time.process_time)) for _ in range(repeats)]
+    return min(first for first, _ in times) / min(second for _, second in times)
 
 
 def contexts_up_to(num_concepts: int, interventions: int) -> Tensor:
@@ -145,8 +175,75 @@ def compare(num_concepts: int, interventions: int, form: str, batch_size: int, r
     return statistics.median(theirs / mine for mine, theirs in times)
 
 
+class Embedded(nn.Module):
+    """What the latent objective trains of a module: noise to decoder inputs, and features to noise."""
+
+    def __init__(self, latent_shape: tuple[int, ...], inversion: Inversion) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        config = ContextModuleConfig(
+            concepts=tuple(f"c{k}" for k in range(6)),
+            latent_shape=latent_shape,
+            num_features=math.prod(latent_shape),
+            **MODULE,
+            inversion=inversion,
+        )
+        self.module, self.heads = ContextModule(config), PosteriorHeads(config)
+
+    def step(self, latents: Tensor, mask: Tensor) -> None:
+        """Forward and backward."""
+        self.zero_grad()
+        posterior = self.heads(latents.flatten(1), mask)
+        (self.module(posterior.rsample(), mask) - latents).square().mean().backward()
+
+
+def compare_inversions(latent_shape: tuple[int, ...], batch_size: int, repeats: int) -> tuple[int, int, float]:
+    """Parameters of dense and of factorised layers, and how many times faster the factorised ones are."""
+    dense, factorised = Embedded(latent_shape, "dense"), Embedded(latent_shape, "factorised")
+    latents, mask = torch.randn(batch_size, *latent_shape), torch.rand(batch_size, 6) < 0.2
+    faster = ratio(lambda: dense.step(latents, mask), lambda: factorised.step(latents, mask), repeats)
+    counts = [sum(parameter.numel() for parameter in module.parameters()) for module in (dense, factorised)]
+    return counts[0], counts[1], faster
+
+
+def measure_overhead(
+    channels: tuple[int, ...], resolution: int, batch_size: int, repeats: int
+) -> tuple[int, float, float]:
+    """Parameters of a base; how much longer a step takes with a module, as a share; and that of a step without one."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    base = AutoencoderKL(
+        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        layers_per_block=2,
+        sample_size=resolution,
+    )
+    model = wrap_decoder(base, [f"c{k}" for k in range(6)], **MODULE).train()
+    x, mask = torch.rand(batch_size, 3, resolution, resolution), torch.rand(batch_size, 6) < 0.2
+
+    def bare() -> None:
+        with torch.no_grad():
+            encoding = model.base.encode(x)
+        latent = encoding.mean.clone().requires_grad_()
+        model.base.decode(latent, encoding).log_prob(x).mean().backward()
+
+    def wrapped() -> None:
+        model.zero_grad()
+        model(x, mask).loss.mean().backward()
+
+    parameters = sum(parameter.numel() for parameter in base.parameters())
+    return parameters, ratio(wrapped, bare, repeats) - 1, ratio(bare, bare, repeats) - 1
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(BenchmarkArguments, description=__doc__.splitlines()[0], argv=argv)
+    for name in args.of:
+        TABLES[name](args)
+
+
+def contexts_table(args: BenchmarkArguments) -> None:
     print(
         f"forward + backward, batch {args.batch_size}, noise 32, concept 8, depth 2; contexts with at most "
         f"{args.interventions} interventions; {torch.get_num_threads()} threads"
@@ -154,8 +251,31 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{'concepts':>8}  {'form':<11} times faster than one pass per context with dense masked weights")
     for num_concepts in args.num_concepts:
         for form in ("reduced", "structural"):
-            ratio = compare(num_concepts, args.interventions, form, args.batch_size, args.repeats)
-            print(f"{num_concepts:>8}  {form:<11} {ratio:.1f}x", flush=True)
+            faster = compare(num_concepts, args.interventions, form, args.batch_size, args.repeats)
+            print(f"{num_concepts:>8}  {form:<11} {faster:.1f}x", flush=True)
+
+
+def inversion_table(args: BenchmarkArguments) -> None:
+    print(f"forward + backward of module and posterior heads, batch {SMALL_BATCH}, 6 concepts, 2 free blocks")
+    print(f"{'latents':>12}  {'dense':>12}  {'factorised':>12}  parameters; times faster, factorised")
+    for size in args.sizes:
+        shape = (args.latent_channels, size, size)
+        dense, factorised, faster = compare_inversions(shape, SMALL_BATCH, args.repeats)
+        print(f"{'x'.join(map(str, shape)):>12}  {dense:>12,d}  {factorised:>12,d}  {faster:.1f}x", flush=True)
+
+
+def overhead_table(args: BenchmarkArguments) -> None:
+    print(
+        "forward + backward of a frozen AutoencoderKL with a context module, beyond those of the base alone, batch 4"
+    )
+    parameters, share, noise = measure_overhead(tuple(args.base_channels), args.resolution, 4, args.repeats)
+    size = f"{args.resolution}x{args.resolution}"
+    print(
+        f"{parameters:,d} parameters, {size} images: {share:+.1%}; the base against itself: {noise:+.1%}", flush=True
+    )
+
+
+TABLES = {"contexts": contexts_table, "inversion": inversion_table, "overhead": overhead_table}
 
 
 if __name__ == "__main__":

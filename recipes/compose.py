@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from context_module import ContextualDecoder
-from context_module.adapters import load_base
 from context_module.arguments import argument, parse_arguments, run_recipe
+from context_module.base_arguments import BaseArguments
 from context_module.data.folders import ImageReader
 from context_module.files import write_atomically
 from context_module.grids import contexts_on_one_noise, labelled_grid
@@ -25,7 +25,7 @@ from context_module.interventions import read_interventions, spell_interventions
 
 
 @dataclass(kw_only=True)
-class ComposeArguments:
+class ComposeArguments(BaseArguments):
     """The flags of this recipe."""
 
     model: str = argument(help="folder written by recipes/finetune.py, or a Hub repository")
@@ -33,8 +33,6 @@ class ComposeArguments:
     concept_pack: list[str] = argument([], help="files of recipes/train_concept.py: further concepts of the model")
     image: str | None = argument(None, help="an image to show counterfactuals of")
     image_context: str = argument("obs", help="the context the image was seen in")
-    base: str = argument("nvae", help="family of the base, with --base_checkpoint")
-    base_checkpoint: str | None = argument(None, help="the base, if it is not where it was in training")
     n: int = argument(8, help="images per row, without --image")
     temperature: float = argument(1.0, help="of the noise and of the base's deeper latents")
     seed: int = argument(0, help="of the noise")
@@ -43,8 +41,7 @@ class ComposeArguments:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(ComposeArguments, description=__doc__.splitlines()[0], argv=argv)
-    base = load_base(args.base, args.base_checkpoint) if args.base_checkpoint else None
-    model = ContextualDecoder.from_pretrained(args.model, base=base)
+    model = ContextualDecoder.from_pretrained(args.model, base=args.load_base())
     for pack in args.concept_pack:
         model.add_concept(pack)
     do = read_interventions(args.do, model.concepts)

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from context_module import ContextualDecoder
-from context_module.adapters import DecoderAdapter, load_base
+from context_module.adapters import DecoderAdapter
 from context_module.arguments import argument, parse_arguments, run_recipe
+from context_module.base_arguments import BaseArguments
 from context_module.checkpoints import CONFIG_NAME, fingerprint
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextData
@@ -41,7 +42,7 @@ PICTURED = 8  # images per picture of a context
 
 
 @dataclass(kw_only=True)
-class EvaluateArguments:
+class EvaluateArguments(BaseArguments):
     """The flags of this recipe."""
 
     model: str = argument(help="folder written by recipes/finetune.py, or a base's, by recipes/pretrain.py")
@@ -50,8 +51,7 @@ class EvaluateArguments:
     metrics: list[str] = argument([], help=f"some of {', '.join(METRICS)}; default: all that apply")
     projections: int = argument(200, help="random directions of the sliced Wasserstein distance")
     seed: int | None = argument(None, help="of generated images and metrics; default: the training's")
-    base: str | None = argument(None, help="family of the base; default: the training's")
-    base_checkpoint: str | None = argument(None, help="the base, if it is not where it was in training")
+    base: str | None = argument(None, help="family of the base; default: the training's")  # type: ignore[assignment]
     data: str | None = argument(None, help="as in training, as all further flags: see recipes/finetune.py --help")
     data_options: list[str] | None = argument(None, help="default: the training's")
     samples_per_context: int | None = argument(None, help="default: the training's")
@@ -80,8 +80,7 @@ def load_model(args: EvaluateArguments, run: Mapping[str, Any]) -> ContextualDec
         raise CheckpointError(f"{folder}: no such folder; expected one written by recipes/finetune.py or pretrain.py")
     family = args.base or run.get("base")
     if (folder / CONFIG_NAME).exists():
-        base = load_base(family or "nvae", args.base_checkpoint) if args.base_checkpoint else None
-        return ContextualDecoder.from_pretrained(folder, base=base)
+        return ContextualDecoder.from_pretrained(folder, base=args.load_base(family=family or "nvae"))
     if not (folder / CONFIG_FILE).exists():
         raise CheckpointError(
             f"{folder} holds no model: neither {CONFIG_NAME} (of recipes/finetune.py) nor {CONFIG_FILE} (of "
@@ -89,7 +88,9 @@ def load_model(args: EvaluateArguments, run: Mapping[str, Any]) -> ContextualDec
         )
     if family is None:
         raise CheckpointError(f"{folder} does not say which family its base is of: give --base")
-    return load_base(family, folder)
+    base = args.load_base(folder, family)
+    assert base is not None
+    return base.eval()
 
 
 def load_real(args: EvaluateArguments, run: Mapping[str, Any], image_shape: tuple[int, int, int]) -> ContextData:

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from context_module import ContextualDecoder, wrap_decoder
-from context_module.adapters import DecoderAdapter, get_adapter, load_base
+from context_module.adapters import DecoderAdapter, get_adapter
 from context_module.arguments import argument, parse_arguments, run_recipe
+from context_module.base_arguments import BaseArguments
 from context_module.card import CardDetails
 from context_module.checkpoints import FILES
-from context_module.config import Composition, Form
+from context_module.config import Composition, Form, Inversion
 from context_module.data import ContextData, ContextDataset
 from context_module.encoder_fitting import fit_encoder, wants_encoder
 from context_module.encodings import encode_dataset
@@ -47,7 +48,7 @@ SHIPPED = {"nvae": Path(__file__).resolve().parent / "pretrained" / "nvae-quad32
 
 
 @dataclass(kw_only=True)
-class FinetuneArguments(TrainingArguments):
+class FinetuneArguments(BaseArguments, TrainingArguments):
     """The flags of this recipe."""
 
     output_dir: str = argument("outputs/finetune", help="where the module, checkpoints, metrics and pictures go")
@@ -77,6 +78,9 @@ class FinetuneArguments(TrainingArguments):
     free_blocks: int | None = argument(None, help="noise blocks that no context intervenes on; default: 2")
     inversion_width: int | None = argument(
         None, help="hidden width of a residual MLP after the linear inversion; 0: none; default: by the latents' size"
+    )
+    inversion: Inversion | None = argument(
+        None, help="dense, or factorised for large spatial latents; default: by the latents' size"
     )
     graph: list[str] = argument(
         [], help="edges that may be learned, cause:effect, such as quad2:quad1 quad3:quad2; default: all"
@@ -108,11 +112,10 @@ class FinetuneArguments(TrainingArguments):
 def base_of(args: FinetuneArguments) -> DecoderAdapter:
     """The pretrained base."""
     get_adapter(args.base)  # an unknown name ends it
-    checkpoint = args.base_checkpoint or SHIPPED.get(args.base)
-    if checkpoint is None:
+    base = args.load_base(SHIPPED.get(args.base))
+    if base is None:
         raise ValueError(f"no base ships for --base {args.base}: give --base_checkpoint")
-    local = Path(checkpoint).expanduser()
-    return load_base(args.base, local.resolve() if local.exists() else checkpoint)  # else the id of a Hub repository
+    return base
 
 
 def data_for(args: FinetuneArguments, base: DecoderAdapter) -> ContextData:
@@ -143,7 +146,7 @@ def edges_of(words: list[str]) -> tuple[tuple[str, str], ...] | None:
 
 def trained_before(args: FinetuneArguments, folder: str) -> tuple[ContextualDecoder, ContextData]:
     """A module to go on from, and data of its concepts."""
-    model = ContextualDecoder.from_pretrained(folder, base=base_of(args) if args.base_checkpoint else None)
+    model = ContextualDecoder.from_pretrained(folder, base=args.load_base())
     data = data_for(args, model.base)
     if model.concepts != data.concepts:
         raise ConceptError(
@@ -160,6 +163,7 @@ def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
     if args.train_mode == "end_to_end":
         if args.module or args.base_checkpoint:
             raise ValueError("--train_mode end_to_end starts from scratch: leave out --module and --base_checkpoint")
+        args.load_base()  # there is none: refuses options of one
         data = chosen(args, args.load())
         base = get_adapter(args.base).fresh(data.train.image_shape)
     elif args.module:
@@ -175,6 +179,7 @@ def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
         depth=args.depth,
         free_blocks=args.free_blocks,
         inversion_width=args.inversion_width,
+        inversion=args.inversion,
         graph=edges_of(args.graph),
         form=args.form,
         composition=args.composition,

@@ -13,8 +13,8 @@ import dataclasses
 from dataclasses import dataclass
 
 from context_module import ContextualDecoder
-from context_module.adapters import load_base
 from context_module.arguments import argument, parse_arguments, run_recipe
+from context_module.base_arguments import BaseArguments
 from context_module.contexts import OBSERVATIONAL
 from context_module.encodings import encode_dataset
 from context_module.grids import contexts_on_one_noise, labelled_grid
@@ -26,14 +26,12 @@ from context_module.training_arguments import TrainingArguments
 
 
 @dataclass(kw_only=True)
-class TrainConceptArguments(TrainingArguments):
+class TrainConceptArguments(BaseArguments, TrainingArguments):
     """The flags of this recipe."""
 
     output_dir: str = argument(help="where CONCEPT.safetensors, checkpoints, metrics and pictures go")
     module: str = argument(help="folder written by recipes/finetune.py, or a Hub repository: it is left as it is")
     concept: str = argument(help="the concept's name: that of its context in the data")
-    base: str = argument("nvae", help="family of the base, with --base_checkpoint")
-    base_checkpoint: str | None = argument(None, help="the base, if it is not where it was in training")
     max_train_steps: int = argument(600, help="optimiser steps")
     train_batch_size: int = argument(512, help="images per optimiser step, over all processes and accumulation steps")
     learning_rate: float = argument(3e-3, help="peak learning rate; it falls to 1%% along a cosine")
@@ -50,8 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
     accelerator = make_accelerator(args)
     repository = args.hub_repository() if accelerator.is_main_process else None
-    base = load_base(args.base, args.base_checkpoint) if args.base_checkpoint else None
-    model = ContextualDecoder.from_pretrained(args.module, base=base).to(accelerator.device)
+    model = ContextualDecoder.from_pretrained(args.module, base=args.load_base()).to(accelerator.device)
     pack = new_pack(model, args.concept, rank=args.rank, noise_width=args.noise_width, hidden_width=args.hidden_width)
     model.add_concept(pack)
     channels, resolution, _ = model.base.image_shape

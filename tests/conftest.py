@@ -50,21 +50,72 @@ def tiny_nvae():
     return NVAE(config)
 
 
-def tiny_autoencoder_kl():
-    from diffusers import AutoencoderKL  # seconds, for the tests that need it
+def tiny_autoencoder(name, **config):
+    """A diffusers autoencoder for 3 x 8 x 8 images, around latents of 4 x 4."""
+    import diffusers  # seconds, for the tests that need it
 
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    sizes = {"block_out_channels": (4, 8), "norm_num_groups": 2, "latent_channels": 2, "sample_size": 8}
-    return AutoencoderKL(**blocks, **sizes, scaling_factor=0.5, shift_factor=0.1)
+    widths, tiny = {"block_out_channels": (4, 8), "norm_num_groups": 2}, {"latent_channels": 2, "sample_size": 8}
+    both = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8), "latent_channels": 2}
+    mine = {
+        "AutoencoderKL": {**blocks, **widths, **tiny},
+        "AsymmetricAutoencoderKL": {
+            **blocks,
+            **tiny,
+            "down_block_out_channels": (4, 8),
+            "up_block_out_channels": (8, 8),
+            "norm_num_groups": 2,
+        },
+        "AutoencoderKLTemporalDecoder": {  # its decoder has groups of 32 channels
+            **tiny,
+            "block_out_channels": (32, 32),
+            "down_block_types": blocks["down_block_types"],
+            "layers_per_block": 2,  # with one, its attention would not run
+        },
+        "AutoencoderTiny": {**both, "num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)},
+        "AutoencoderDC": {
+            **both,
+            **dict.fromkeys(("encoder_layers_per_block", "decoder_layers_per_block"), (1, 1)),
+            **dict.fromkeys(("encoder_qkv_multiscales", "decoder_qkv_multiscales"), ((), ())),
+        },
+        "VQModel": {**blocks, **widths, **tiny, "num_vq_embeddings": 16, "vq_embed_dim": 3},
+        "ConsistencyDecoderVAE": {
+            "sample_size": 8,
+            "encoder_block_out_channels": (4, 8),
+            "encoder_down_block_types": blocks["down_block_types"],
+            "encoder_layers_per_block": 1,
+            "encoder_norm_num_groups": 2,
+            "decoder_block_out_channels": (8, 8),
+            "decoder_down_block_types": ("ResnetDownsampleBlock2D",) * 2,
+            "decoder_up_block_types": ("ResnetUpsampleBlock2D",) * 2,
+            "decoder_layers_per_block": 1,
+            "decoder_norm_num_groups": 2,
+        },
+    }[name]
+    return getattr(diffusers, name)(**{**mine, **config}).eval()
 
 
-# name of the family -> what a user passes as the base; a new family gets all generic tests by a row here
+def tiny_diffusers(name, sample_size=None, **config):
+    from context_module.adapters.diffusers import DiffusersAdapter
+
+    return DiffusersAdapter(tiny_autoencoder(name, **config), sample_size=sample_size)
+
+
+# the base of every adapter -> what a user passes as the base; a new one gets all generic tests by a row here
 TINY_BASES = {
-    "diffusers": tiny_autoencoder_kl,
+    "diffusers": lambda: tiny_autoencoder("AutoencoderKL", scaling_factor=0.5, shift_factor=0.1),
+    "diffusers AsymmetricAutoencoderKL": lambda: tiny_diffusers("AsymmetricAutoencoderKL"),
+    "diffusers AutoencoderKLTemporalDecoder": lambda: tiny_diffusers("AutoencoderKLTemporalDecoder"),
+    "diffusers AutoencoderTiny": lambda: tiny_diffusers("AutoencoderTiny", 8),
+    "diffusers AutoencoderDC": lambda: tiny_diffusers("AutoencoderDC", 8, scaling_factor=0.4),
+    "diffusers VQModel": lambda: tiny_diffusers("VQModel"),
+    "diffusers ConsistencyDecoderVAE": lambda: tiny_diffusers("ConsistencyDecoderVAE"),
     "lightweight": lambda: LightweightVAE("conv3"),
     "modules": tiny_modules,
     "nvae": tiny_nvae,
 }
+# one base per family, for what does not depend on the class within it
+FAMILIES = ("diffusers", "lightweight", "modules", "nvae")
 
 
 @pytest.fixture
@@ -84,12 +135,30 @@ def make_base():
     return make
 
 
-@pytest.fixture(params=TINY_BASES)
+@pytest.fixture(params=FAMILIES)
 def family(request):
-    """Runs the test on every family."""
+    """Runs the test on one base of every family."""
+    return request.param
+
+
+@pytest.fixture(params=TINY_BASES)
+def every(request):
+    """Runs the test on every base of the table."""
     return request.param
 
 
 @pytest.fixture
 def base(family, make_base):
     return make_base(family)
+
+
+@pytest.fixture
+def autoencoder():
+    """Builds a tiny autoencoder of diffusers, the same each time; keywords change its configuration."""
+    pytest.importorskip("diffusers")
+
+    def build(name="AutoencoderKL", **config):
+        torch.manual_seed(0)
+        return tiny_autoencoder(name, **config)
+
+    return build

@@ -52,10 +52,10 @@ BAD = [
     ({"form": "linear"}, "form must be one of structural, reduced, got 'linear'"),
     ({"composition": "sum"}, "composition must be one of do, published, got 'sum'"),
     ({"depth": 1}, r"depth 1 has no layer between the noise \(width 32\) and the concepts \(width 8\)"),
-    ({"reference": True}, "it needs form='reduced', free_blocks=0 and inversion_width=0"),
+    ({"reference": True}, "it needs form='reduced', free_blocks=0, inversion_width=0 and inversion='dense'"),
     (
         {"reference": True, "form": "reduced", "free_blocks": 1},
-        "it needs form='reduced', free_blocks=0 and inversion_width=0",
+        "it needs form='reduced', free_blocks=0, inversion_width=0 and inversion='dense'",
     ),
     ({"concepts": ("a", "a")}, "named more than once: a"),
     ({"concepts": ()}, "no concepts given: name at least one concept.*or ask for free_blocks"),

@@ -65,9 +65,7 @@ def test_its_lora_is_a_part_of_the_base(lora_family, make_base, tmp_path):
     model.save_pretrained(tmp_path)
     again = ContextualDecoder.from_pretrained(tmp_path, base=with_lora(make_base(lora_family), lora_family))
     assert torch.equal(generated(again), generated(model))
-    message = (
-        "was trained on another base.*that base came with LoRA of its own, in [0-9]+ layers; the one given has it"
-    )
+    message = "was trained on another base.*that base came with LoRA of its own, in [0-9]+ layers; this one has it"
     with pytest.raises(CheckpointError, match=f"{message} in 0"):
         ContextualDecoder.from_pretrained(tmp_path, base=make_base(lora_family))
 

@@ -12,7 +12,7 @@ from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, Lat
 from context_module.adapters.nvae.layers import EncoderCombiner
 from context_module.adapters.nvae.network import NVAE
 from context_module.files import CONFIG_FILE, WEIGHTS_FILE
-from context_module.hub import local_folder
+from context_module.hub import HUB_OPTIONS, local_folder, recorded
 
 __all__ = ["NVAEAdapter"]
 
@@ -31,6 +31,7 @@ class NVAEAdapter(DecoderAdapter):
     """
 
     name = "nvae"
+    load_options = HUB_OPTIONS
 
     def __init__(self, net: NVAE, source: str | None = None) -> None:
         super().__init__()
@@ -50,12 +51,12 @@ class NVAEAdapter(DecoderAdapter):
         return cls(base)
 
     @classmethod
-    def load(cls, path: str | Path, **options: Any) -> NVAEAdapter:
+    def load(cls, path: str | Path, **hub: Any) -> NVAEAdapter:
         """The adapter around a saved folder, here or on the Hub, or a ``checkpoint.pt`` of the public code."""
-        found = local_folder(path, (CONFIG_FILE, WEIGHTS_FILE), expected=_EXPECTED, **options)
+        found = local_folder(path, (CONFIG_FILE, WEIGHTS_FILE), expected=_EXPECTED, **hub)
         net = NVAE.from_pretrained(found) if found.is_dir() else NVAE.from_checkpoint(found)
         adapter = cls(net, source=str(path))
-        adapter.revision = options.get("revision")
+        adapter.options = recorded(hub)
         return adapter
 
     def save(self, directory: str | Path) -> None:

@@ -1,22 +1,13 @@
 """Diffusers' autoencoders: what is theirs. The tests of every family run on them too (conftest.py)."""
 
-import json
-import math
-import subprocess
-import sys
-
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
-from context_module import ContextualDecoder, wrap_decoder
-from context_module.adapters.base import adapt, get_adapter
-from context_module.adapters.diffusers import AutoencoderKLObjective, DiffusersAdapter
-from context_module.adapters.likelihoods import DiscretisedLogistic, DiscretisedLogisticLikelihood
-from context_module.checkpoints import fingerprint
-from context_module.errors import CheckpointError, ShapeError
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+from context_module import wrap_decoder
+from context_module.adapters.base import LatentSpec, adapt
+from context_module.adapters.diffusers import AUTOENCODERS, AutoencoderKLObjective, DiffusersAdapter
+from context_module.adapters.likelihoods import DiscretisedLogisticLikelihood
+from context_module.errors import ShapeError
 
 
 @pytest.fixture(scope="module")
@@ -25,64 +16,8 @@ def diffusers():
 
 
 @pytest.fixture
-def autoencoder(diffusers):
-    """Builds a tiny AutoencoderKL for 3 x 8 x 8 images."""
-
-    def build(**config):
-        torch.manual_seed(0)
-        blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-        sizes = {"block_out_channels": (4, 8), "norm_num_groups": 2, "latent_channels": 2, "sample_size": 8}
-        return diffusers.AutoencoderKL(**{**blocks, **sizes, **config}).eval()
-
-    return build
-
-
-@pytest.fixture
 def x():
     return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-
-
-def same(first, second):
-    first, second = first.state_dict(), second.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-# the likelihood
-
-
-@pytest.mark.parametrize("scale", [1e-3, 0.03, 2.0])
-@pytest.mark.parametrize("mean", [-0.4, 0.0, 0.3137, 1.0, 1.7])
-def test_probabilities_of_the_256_values_sum_to_one(mean, scale):
-    values = (torch.arange(256) / 255).reshape(256, 1, 1, 1)
-    likelihood = DiscretisedLogisticLikelihood(torch.full_like(values, mean), torch.tensor(scale))
-    log_prob = likelihood.log_prob(values)
-    assert log_prob.isfinite().all()
-    torch.testing.assert_close(log_prob.double().exp().sum(), torch.tensor(1.0).double(), rtol=0, atol=1e-4)
-
-
-def test_log_prob_is_the_mass_of_the_bin():
-    mean, scale, x = 0.2, 0.05, 60 / 255
-
-    def below(value):
-        return 1 / (1 + math.exp(-(value - mean) / scale))
-
-    expected = math.log(below(x + 0.5 / 255) - below(x - 0.5 / 255))
-    likelihood = DiscretisedLogisticLikelihood(torch.full((2, 3, 4, 5), mean), torch.tensor(scale))
-    found = likelihood.log_prob(torch.full((2, 3, 4, 5), x))
-    torch.testing.assert_close(found, torch.full((2,), 60 * expected), rtol=1e-5, atol=1e-3)
-
-
-def test_draws_are_of_the_256_values():
-    likelihood = DiscretisedLogistic(0.05)(torch.full((20, 1, 30, 30), 0.4))
-    draws = [likelihood.sample(torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
-    assert torch.equal((draws[0] * 255).round() / 255, draws[0])
-    assert abs(draws[0].mean().item() - 0.4) < 5e-3
-    assert abs(draws[0].std().item() - 0.05 * math.pi / math.sqrt(3)) < 5e-3
-    likelihood = DiscretisedLogistic(0.5)(torch.tensor([[[[-3.0, 0.5, 3.0]]]]))
-    assert likelihood.mean.flatten().tolist() == [0, 0.5, 1]
-    assert likelihood.sample().aminmax().min >= 0
 
 
 # latents and images
@@ -94,7 +29,7 @@ def test_draws_are_of_the_256_values():
     [
         ({}, 0.18215, 0.0),
         ({"scaling_factor": 1.5305, "shift_factor": 0.0609}, 1.5305, 0.0609),
-        ({"scaling_factor": 0.5, "latents_mean": (1.0, 2.0), "latents_std": (4.0, 6.0)}, 0.1, 1.5),
+        ({"scaling_factor": 0.5, "latents_mean": (1.0, 2.0), "latents_std": (4.0, 5.0)}, (0.125, 0.1), (1.0, 2.0)),
     ],
 )
 def test_latents_are_normalised_as_the_configuration_says(config, scale, shift, autoencoder, x):
@@ -104,6 +39,7 @@ def test_latents_are_normalised_as_the_configuration_says(config, scale, shift, 
     encoding = base.encode(x)
     assert base.latent.shape == tuple(raw.mean.shape[1:]) == (2, 4, 4)
     assert (base.latent.scale, base.latent.shift) == (pytest.approx(scale), shift)
+    scale, shift = (torch.tensor(value).view(-1, 1, 1) for value in (scale, shift))
     torch.testing.assert_close(encoding.mean, (raw.mean - shift) * scale)
     torch.testing.assert_close((0.5 * encoding.log_var).exp(), raw.std * scale)
     assert torch.equal(encoding.features, encoding.mean.flatten(1))
@@ -127,9 +63,9 @@ def test_image_shape_is_the_sample_size(autoencoder):
     [
         (
             {"sample_size": 9},
-            r"divides sizes by 2, its sample_size is 9x9: load it with from_pretrained",
+            "this AutoencoderKL divides sizes by 2, its sample_size is 9x9: give a sample_size that is a multiple of",
         ),
-        ({"out_channels": 1}, "takes 3 channels and gives 1 does not reconstruct its images"),
+        ({"out_channels": 1}, "takes 3 channels and gives 1, and divides sizes by 2 and .*, does not reconstruct its"),
     ],
 )
 def test_refuses_a_configuration(config, message, autoencoder):
@@ -137,11 +73,75 @@ def test_refuses_a_configuration(config, message, autoencoder):
         adapt(autoencoder(**config))
 
 
-def test_tiling_is_switched_off(autoencoder):
+def test_refuses_a_decoder_of_other_sizes(autoencoder):
+    with pytest.raises(ShapeError, match="divides sizes by 2 and multiplies them by 4, does not reconstruct"):
+        DiffusersAdapter(autoencoder("AutoencoderTiny", upsampling_scaling_factor=4), sample_size=8)
+
+
+def test_tiling_and_slicing_are_switched_off(autoencoder):
     net = autoencoder()
     net.enable_tiling()
+    net.enable_slicing()
     adapt(net)
     assert not net.use_tiling
+    assert not net.use_slicing
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sample_size", [8, (4, 8)])
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_pictures_are_those_of_the_network(name, sample_size, autoencoder):
+    net = autoencoder(name)
+    base = DiffusersAdapter(net, sample_size=sample_size)
+    x = torch.rand(2, *base.image_shape)
+    raw = base.raw_posterior(x)[0]
+    assert raw.shape[1:] == base.latent.shape
+    options = {
+        "AutoencoderKLTemporalDecoder": {"num_frames": 1},
+        "ConsistencyDecoderVAE": {"generator": torch.Generator().manual_seed(3)},
+    }
+    images = (net.decode(raw, **options.get(name, {})).sample + 1) / 2
+    decoded = base.decode(base.encode(x).mean, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(decoded.likelihood.location, images, rtol=1e-4, atol=1e-5)
+    assert decoded.mean.shape == x.shape
+    assert len(decoded.residuals) == (2 if name == "ConsistencyDecoderVAE" else 0)
+
+
+def test_classes_without_a_size_ask_for_one(autoencoder, tmp_path):
+    with pytest.raises(
+        ShapeError, match=r"AutoencoderTiny takes images of any size .* DiffusersAdapter\(net, sample_size"
+    ):
+        wrap_decoder(autoencoder("AutoencoderTiny"), ["a"])
+    base = DiffusersAdapter(autoencoder("AutoencoderTiny"), sample_size=(8, 12))
+    base.save(tmp_path)
+    assert DiffusersAdapter.load(tmp_path).image_shape == (3, 8, 12)  # it is in the configuration now
+
+
+@torch.no_grad()
+def test_a_vq_model_decodes_what_its_codebook_makes_of_latents(autoencoder):
+    base = adapt(autoencoder("VQModel"))
+    latent = base.sample_latent(2, torch.Generator().manual_seed(0))
+    quantised = base.latent.normalise(base.net.quantize(base.latent.denormalise(latent))[0])
+    assert not torch.allclose(latent, quantised, atol=1e-3)
+    torch.testing.assert_close(base.decode(latent).mean, base.decode(quantised).mean)
+
+
+def test_a_tiny_autoencoder_does_not_round_to_bytes(autoencoder):
+    base = DiffusersAdapter(autoencoder("AutoencoderTiny"), sample_size=8)
+    latent = (0.3 * torch.randn(2, *base.latent.shape)).requires_grad_()
+    base.decode(latent).likelihood.location.square().sum().backward()
+    assert (latent.grad != 0).all()
+
+
+def test_latents_of_another_size_are_refused(autoencoder, x):
+    base = adapt(autoencoder())
+    message = r"latents must have shape \(batch, 2, 4, 4\), got \(4, 2, 8, 8\): where they depend on the size"
+    with pytest.raises(ShapeError, match=message):
+        base.encode(torch.rand(4, 3, 16, 16))
+    with pytest.raises(ShapeError, match=message):
+        base.decode(torch.rand(4, 2, 8, 8))
+    with pytest.raises(ShapeError, match=r"scale must be a number, or one for each of the 2 channels .*; got 3"):
+        LatentSpec((2, 4, 4), scale=(1.0, 2.0, 3.0))
 
 
 @torch.no_grad()
@@ -169,140 +169,6 @@ def test_decoder_parts_are_what_encode_does_not_run(autoencoder):
     assert adapt(net).decoder_parts() == [net.post_quant_conv, net.decoder]
     net = autoencoder(use_post_quant_conv=False)
     assert adapt(net).decoder_parts() == [net.decoder]
-
-
-# recognising, and what is not there
-
-
-def test_nothing_imports_diffusers_until_it_is_needed(tmp_path):
-    code = """
-import sys, torch
-from context_module.adapters import adapt
-from context_module.adapters.diffusers import DiffusersAdapter
-from context_module.adapters.lightweight import LightweightVAE
-adapt(LightweightVAE("conv3"))
-assert not DiffusersAdapter.matches(torch.nn.Linear(1, 1)) and not DiffusersAdapter.matches(3)
-assert "diffusers" not in sys.modules
-"""
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-
-
-def test_recognises_classes_derived_from_theirs(diffusers, autoencoder):
-    class Mine(diffusers.AutoencoderKL):
-        pass
-
-    assert DiffusersAdapter.matches(autoencoder())
-    assert DiffusersAdapter.matches(Mine(norm_num_groups=2))
-
-
-def test_names_the_classes_it_takes(diffusers):
-    with pytest.raises(TypeError, match="no adapter for diffusers' AutoencoderTiny; supported: AutoencoderKL"):
-        wrap_decoder(diffusers.AutoencoderTiny(), ["a"])
-
-
-def test_without_diffusers(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "diffusers", None)
-    for use in (lambda: DiffusersAdapter.load(tmp_path), lambda: DiffusersAdapter.fresh((3, 8, 8))):
-        with pytest.raises(ImportError, match=r"needs diffusers: pip install context-module\[diffusers\]"):
-            use()
-
-
-# files
-
-
-@pytest.fixture
-def folder(autoencoder, tmp_path):
-    autoencoder().save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
-
-
-def test_reads_what_diffusers_saved(autoencoder, folder):
-    base = get_adapter("diffusers").load(folder)
-    assert same(base.net, autoencoder())
-    assert base.source == str(folder)
-    assert not base.net.training
-
-
-def test_saves_and_loads_bit_for_bit(autoencoder, diffusers, folder, tmp_path):
-    base = DiffusersAdapter.load(folder)
-    torch.nn.init.constant_(base.likelihood.log_scale, -3.0)
-    torch.nn.init.normal_(base.net.post_quant_conv.bias)
-    base.save(tmp_path / "new" / "folder")
-    base.save(folder)  # over the old one
-    assert sorted(file.name for file in folder.iterdir()) == ["config.json", WEIGHTS]
-    for where in (tmp_path / "new" / "folder", folder):
-        again = DiffusersAdapter.load(where)
-        assert same(again.net, base.net)
-        assert again.likelihood.scale.item() == pytest.approx(math.exp(-3.0))
-        assert fingerprint(again) == fingerprint(adapt(diffusers.AutoencoderKL.from_pretrained(where)))
-
-
-def edit_config(folder, **changes):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
-
-
-def edit_tensors(folder, change):
-    tensors = load_file(folder / WEIGHTS)
-    change(tensors)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-
-
-SPOILED = {
-    "nothing": (lambda d: (d / "config.json").unlink(), "base is neither a folder written by .* nor a Hub id"),
-    "no JSON": (lambda d: (d / "config.json").write_text("{"), "base is neither a folder written by"),
-    "no weights": (lambda d: (d / WEIGHTS).unlink(), f"base is neither a folder written by .*{WEIGHTS}"),
-    "truncated": (lambda d: (d / WEIGHTS).write_bytes(b"123"), "base is neither a folder written by"),
-    "another class": (
-        lambda d: edit_config(d, _class_name="VQModel"),
-        "base holds a VQModel of diffusers; supported: AutoencoderKL",
-    ),
-    "another library": (lambda d: edit_config(d, _class_name=None), "holds a None of diffusers; supported"),
-    "missing tensor": (
-        lambda d: edit_tensors(d, lambda t: t.pop("decoder.conv_in.bias")),
-        "base does not fit .*missing.*decoder.conv_in.bias",
-    ),
-    "unexpected tensor": (
-        lambda d: edit_tensors(d, lambda t: t.update(wings=torch.ones(2))),
-        "base does not fit .*unexpected.*wings",
-    ),
-    "wrong shape": (
-        lambda d: edit_tensors(d, lambda t: t.update({"decoder.conv_in.bias": torch.ones(3)})),
-        "decoder.conv_in.bias",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", SPOILED)
-def test_refuses_a_spoiled_folder(case, folder):
-    spoil, message = SPOILED[case]
-    spoil(folder)
-    with pytest.raises(CheckpointError, match=message):
-        DiffusersAdapter.load(folder)
-
-
-def test_weights_are_never_unpickled(folder):
-    torch.save(load_file(folder / WEIGHTS), folder / "diffusion_pytorch_model.bin")
-    (folder / WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match="is neither a folder written by"):
-        DiffusersAdapter.load(folder)
-
-
-def test_a_hub_id_that_cannot_be_had(diffusers):
-    with pytest.raises(CheckpointError, match="nobody/nothing is neither a folder written by"):
-        DiffusersAdapter.load("nobody/nothing")
-
-
-def test_a_base_that_trained_is_saved_with_the_module(autoencoder, x, tmp_path):
-    model = wrap_decoder(autoencoder(), ["a"], noise_width=4, concept_width=3).unfreeze_base()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    model(x, "a").loss.mean().backward()
-    before = model.base.likelihood.scale.item()
-    optimizer.step()
-    assert model.base.likelihood.scale.item() != before
-    model.eval().save_pretrained(tmp_path)
-    assert same(ContextualDecoder.from_pretrained(tmp_path).base.net, model.base.net)
 
 
 # from scratch
@@ -341,6 +207,11 @@ def test_the_objective_trains(autoencoder, x):
         optimizer.step()
         losses.append(terms["loss"].mean().item())
     assert losses[-1] < losses[0]
+
+
+def test_the_objective_needs_a_posterior(autoencoder):
+    with pytest.raises(ValueError, match="VQModel has no posterior to pretrain: take an AutoencoderKL"):
+        AutoencoderKLObjective(adapt(autoencoder("VQModel")))
 
 
 @torch.no_grad()

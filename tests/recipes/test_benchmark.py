@@ -4,10 +4,33 @@ import re
 
 
 def test_benchmark(run, check, tmp_path):
-    out = check.succeeded(run("benchmark.py", "--num_concepts", "2", "--repeats", "2", cwd=tmp_path))
+    argv = ["--of", "contexts", "--num_concepts", "2", "--repeats", "2"]
+    out = check.succeeded(run("benchmark.py", *argv, cwd=tmp_path))
     rows = re.findall(r"^ +2  (\w+) +([\d.]+)x$", out, flags=re.MULTILINE)
     assert [form for form, _ in rows] == ["reduced", "structural"]
     assert all(float(ratio) > 0 for _, ratio in rows)
+
+
+def test_inversions(here, check):
+    argv = ["--of", "inversion", "--sizes", "8", "64", "--latent_channels", "2", "--repeats", "1"]
+    out = check.succeeded(here("benchmark.py", *argv))
+    rows = re.findall(r"^ +(2x\d+x\d+) +([\d,]+) +([\d,]+)  ([\d.]+)x$", out, flags=re.MULTILINE)
+    assert [shape for shape, *_ in rows] == ["2x8x8", "2x64x64"]
+    (_, dense, factorised), (_, large, large_factorised) = [
+        (shape, *(int(count.replace(",", "")) for count in counts)) for shape, *counts, _ in rows
+    ]
+    assert large > 20 * dense
+    assert large_factorised < 1.1 * factorised
+
+
+def test_overhead(here, check):
+    argv = ["--of", "overhead", "--base_channels", "32", "--resolution", "16", "--repeats", "1"]
+    out = check.succeeded(here("benchmark.py", *argv))
+    assert re.search(
+        r"^[\d,]+ parameters, 16x16 images: [+-][\d.]+%; the base against itself: [+-][\d.]+%$",
+        out,
+        flags=re.MULTILINE,
+    )
 
 
 def test_errors(here, check):

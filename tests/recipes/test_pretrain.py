@@ -66,6 +66,15 @@ def test_diffusers(here, check, tmp_path):
     again = ContextualDecoder.from_pretrained(tmp_path / "module")
     assert again.base.source == str(tmp_path / "base")
     assert again.generate(2, do="quad1").shape == (2, 3, 8, 8)
+    # the same base, as a part of a pipeline, and of larger images
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "base").rename(tmp_path / "pipeline" / "vae")
+    argv[3] = "pipeline"
+    argv += ["--subfolder", "vae", "--sample_size", "16"]
+    check.succeeded(here("finetune.py", "--output_dir", "larger", "--score_samples", "0", *argv))
+    again = ContextualDecoder.from_pretrained(tmp_path / "larger")
+    assert again.base.options == {"subfolder": "vae", "sample_size": 16}
+    assert again.generate(2, do="quad1").shape == (2, 3, 16, 16)
 
 
 @pytest.mark.parametrize(

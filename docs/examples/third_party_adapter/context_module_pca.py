@@ -88,7 +88,7 @@ class PCAAdapter(DecoderAdapter):
         return cls(base)
 
     @classmethod
-    def load(cls, path: str | Path, **options: Any) -> PCAAdapter:
+    def load(cls, path: str | Path) -> PCAAdapter:
         return cls(PCA.load(path), source=str(path))
 
     # what every base needs

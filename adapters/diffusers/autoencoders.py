@@ -1,0 +1,138 @@
+"""What differs between diffusers' autoencoders, as a table: a class is shown by its row, a new one by adding a row.
+
+They agree on images in [-1, 1] and on latents (B, C, H, W). Their `decode` takes what follows the latents in another
+order in every class, so that goes by keyword; `forward` is never called (`AutoencoderTiny`'s rounds latents to bytes,
+and gradients with them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["AUTOENCODERS", "Autoencoder", "row_of"]
+
+_CONSISTENCY_STEPS = 2  # all that its scheduler knows
+
+
+def _decode(net: Any, raw: Tensor, noises: Sequence[Tensor]) -> Tensor:
+    return net.decode(raw).sample
+
+
+def _decode_frame(net: Any, raw: Tensor, noises: Sequence[Tensor]) -> Tensor:
+    return net.decode(raw, num_frames=1).sample
+
+
+def _decode_consistency(net: Any, raw: Tensor, noises: Sequence[Tensor]) -> Tensor:
+    """What `ConsistencyDecoderVAE.decode` does, on given noise (Song et al. 2023, "Consistency Models")."""
+    scheduler, size = net.decoder_scheduler, noises[0].shape[-2:]
+    scheduler.set_timesteps(_CONSISTENCY_STEPS, device=raw.device)
+    condition = (raw * net.config.scaling_factor - net.means.to(raw)) / net.stds.to(raw)
+    condition = F.interpolate(condition, size=size, mode="nearest")
+    clean = torch.zeros_like(noises[0])
+    for step, noise in zip(scheduler.timesteps, noises, strict=True):
+        noisy = scheduler.sqrt_alphas_cumprod[step] * clean + scheduler.sqrt_one_minus_alphas_cumprod[step] * noise
+        read = torch.cat([(noisy * scheduler.c_in[step]).to(raw.dtype), condition], dim=1)
+        predicted = net.decoder_unet(read, step).sample[:, : noise.shape[1]]
+        clean = scheduler.c_out[step] * predicted + scheduler.c_skip[step] * noisy
+    return clean
+
+
+def _consistency_scale_and_shift(net: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The decoder reads (raw * scaling_factor - means) / stds, channel by channel."""
+    factor, means, stds = net.config.scaling_factor, net.means.flatten().tolist(), net.stds.flatten().tolist()
+    return tuple(factor / std for std in stds), tuple(mean / factor for mean in means)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autoencoder:
+    """How one class of diffusers is shown.
+
+    Attributes:
+        latent: the attribute of what `encode` returns: ``latent_dist`` (a diagonal Gaussian), or a tensor's name.
+        encoder_sizes, decoder_sizes: the entries of the configuration with one number for each resolution of the
+            encoder and the decoder; sizes are halved between them.
+        in_channels, out_channels: the entries with the images' channels; `out_channels` is None where there is none.
+        latent_channels: the entries with the latents' channels, the first that is set.
+        decoder: the submodules that decoding runs and encoding does not.
+        decode: (network, raw latents, noises) to images in [-1, 1].
+        noises: standard normal tensors of an image's shape that decoding takes.
+        scale_and_shift: the network's own normalisation of latents, if it is not among the configuration's factors.
+    """
+
+    latent: str = "latent_dist"
+    encoder_sizes: str = "block_out_channels"
+    decoder_sizes: str = "block_out_channels"
+    in_channels: str = "in_channels"
+    out_channels: str | None = "out_channels"
+    latent_channels: tuple[str, ...] = ("latent_channels",)
+    decoder: tuple[str, ...] = ("post_quant_conv", "decoder")
+    decode: Callable[[Any, Tensor, Sequence[Tensor]], Tensor] = _decode
+    noises: int = 0
+    scale_and_shift: Callable[[Any], tuple[tuple[float, ...], tuple[float, ...]]] | None = None
+
+    def channels(self, config: Any) -> tuple[int, int, int]:
+        """Channels of images encoded, of images decoded, and of latents."""
+        ins = config[self.in_channels]
+        outs = ins if self.out_channels is None else config[self.out_channels]
+        return ins, outs, next(config[name] for name in self.latent_channels if config[name])
+
+    def factors(self, config: Any) -> tuple[int, int]:
+        """By what the encoder divides heights and widths, and the decoder multiplies them."""
+        up = config.get("upsampling_scaling_factor", 2)  # of AutoencoderTiny
+        return 2 ** (len(config[self.encoder_sizes]) - 1), up ** (len(config[self.decoder_sizes]) - 1)
+
+
+_DECODER_WITHOUT_CONDITION = ("conv_in", "mid_block", "up_blocks", "conv_norm_out", "conv_out")
+
+AUTOENCODERS = {
+    "AutoencoderKL": Autoencoder(),
+    # its decoder takes an image and a mask, too, for inpainting; without them it decodes the whole
+    "AsymmetricAutoencoderKL": Autoencoder(
+        encoder_sizes="down_block_out_channels",
+        decoder_sizes="up_block_out_channels",
+        decoder=("post_quant_conv", *(f"decoder.{part}" for part in _DECODER_WITHOUT_CONDITION)),
+    ),
+    # of Stable Video Diffusion; an image is a video of one frame
+    "AutoencoderKLTemporalDecoder": Autoencoder(decoder=("decoder",), decode=_decode_frame),
+    "AutoencoderTiny": Autoencoder(
+        latent="latents",
+        encoder_sizes="encoder_block_out_channels",
+        decoder_sizes="decoder_block_out_channels",
+        decoder=("decoder",),
+    ),
+    "AutoencoderDC": Autoencoder(
+        latent="latent",
+        encoder_sizes="encoder_block_out_channels",
+        decoder_sizes="decoder_block_out_channels",
+        out_channels=None,
+        decoder=("decoder",),
+    ),
+    # latents are those before the codebook; decoding quantises them, and gradients pass straight through
+    "VQModel": Autoencoder(
+        latent="latents",
+        latent_channels=("vq_embed_dim", "latent_channels"),
+        decoder=("quantize", "post_quant_conv", "decoder"),
+    ),
+    "ConsistencyDecoderVAE": Autoencoder(
+        encoder_sizes="encoder_block_out_channels",
+        decoder_sizes="encoder_block_out_channels",
+        in_channels="encoder_in_channels",
+        out_channels=None,
+        decoder=("decoder_unet",),
+        decode=_decode_consistency,
+        noises=_CONSISTENCY_STEPS,
+        scale_and_shift=_consistency_scale_and_shift,
+    ),
+}
+
+
+def row_of(net: object) -> Autoencoder | None:
+    """The row of a network's class, or of the first class of diffusers that it derives from; None without any."""
+    names = (kind.__name__ for kind in type(net).__mro__ if kind.__module__.partition(".")[0] == "diffusers")
+    return next((AUTOENCODERS[name] for name in names if name in AUTOENCODERS), None)

@@ -1,0 +1,46 @@
+"""The flags that name a pretrained base, the same in every recipe that loads one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from context_module.adapters import DecoderAdapter, load_base
+from context_module.arguments import argument
+
+__all__ = ["BaseArguments"]
+
+
+@dataclass(kw_only=True)
+class BaseArguments:
+    """The flags that name a pretrained base."""
+
+    base: str = argument("nvae", help="family of the base, with --base_checkpoint")
+    base_checkpoint: str | None = argument(None, help="the base, if it is not where it was in training")
+    subfolder: str | None = argument(None, help="diffusers: folder in the checkpoint's, such as vae in a pipeline's")
+    variant: str | None = argument(None, help="diffusers: of the weights' files, such as fp16")
+    revision: str | None = argument(None, help="branch, tag or commit of the base's Hub repository")
+    sample_size: int | None = argument(None, help="diffusers: height and width of the images; default: the base's own")
+
+    def load_base(self, checkpoint: str | Path | None = None, family: str | None = None) -> DecoderAdapter | None:
+        """The base of --base_checkpoint, else that of `checkpoint`; None where there is neither.
+
+        Args:
+            checkpoint: file, folder or Hub id that stands in for the flag.
+            family: default: --base.
+
+        Raises:
+            ValueError: for an option without a base to load, or one that the family does not take.
+            CheckpointError: for a base that cannot be read.
+        """
+        checkpoint = self.base_checkpoint or checkpoint
+        options = {name: getattr(self, name) for name in _OPTIONS}
+        if checkpoint is None:
+            if given := [name for name, value in options.items() if value is not None]:
+                raise ValueError(f"--{given[0]} is of the base to load: give --base and --base_checkpoint, too")
+            return None
+        local = Path(checkpoint).expanduser()
+        return load_base(family or self.base, local.resolve() if local.exists() else checkpoint, **options)
+
+
+_OPTIONS = [field.name for field in fields(BaseArguments) if field.name not in ("base", "base_checkpoint")]
