@@ -220,6 +220,7 @@ _BUILT_IN = {
     "lightweight": "context_module.adapters.lightweight:LightweightAdapter",
     "modules": "context_module.adapters.modules:ModulesAdapter",
     "diffusers": "context_module.adapters.diffusers:DiffusersAdapter",
+    "denoiser": "context_module.adapters.denoiser.adapter:DenoiserAdapter",
 }
 _GROUP = "context_module.adapters"
 _registered: dict[str, type[DecoderAdapter]] = {}

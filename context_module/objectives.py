@@ -93,6 +93,11 @@ class EmbeddingObjective(nn.Module):
             raise ValueError("the latent objective models the decoder input: wrap the base with latent_noise=True")
         self.model, self.posterior_share, self.projections = model, posterior_share, projections
         center, signal, noise = encodings.moments()
+        if not signal.any():
+            raise ValueError(
+                f"the {model.base.name!r} base has no embedding of images to model (all are the same): use "
+                "--objective pixel"
+            )
         # dimensions the base does not use keep their tiny signal beside their noise, instead of being blown up
         spread = (signal + posterior_share**2 * noise).sqrt().clamp_min(1e-4)
         device = model.module.inversion.linear.weight.device

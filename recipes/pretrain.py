@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from context_module.adapters.base import DecoderAdapter
+from context_module.adapters.denoiser import DenoiserAdapter, DenoisingObjective
 from context_module.adapters.diffusers import AutoencoderKLObjective, DiffusersAdapter
 from context_module.adapters.lightweight import LightweightAdapter, LightweightObjective
 from context_module.adapters.nvae import NVAE, NVAEAdapter, NVAEConfig, NVAEObjective
@@ -31,7 +32,7 @@ from context_module.training_arguments import TrainingArguments
 class PretrainArguments(TrainingArguments):
     """The flags of this recipe."""
 
-    base: Literal["nvae", "lightweight", "diffusers"] = argument("nvae", help="family of the base")
+    base: Literal["nvae", "lightweight", "diffusers", "denoiser"] = argument("nvae", help="family of the base")
     resolution: int | None = argument(None, help="height and width of the images; default: the data's own")
     contexts: list[str] = argument([], help="training contexts to learn from, their labels unused; default: all")
     learning_rate: float = argument(1e-2, help="peak learning rate; it falls to 1%% along a cosine")
@@ -56,6 +57,9 @@ def build(args: PretrainArguments, image_shape: tuple[int, int, int]) -> tuple[D
     if args.base == "diffusers":
         autoencoder = DiffusersAdapter.fresh(image_shape)
         return autoencoder, AutoencoderKLObjective(autoencoder, args.beta)
+    if args.base == "denoiser":
+        denoiser = DenoiserAdapter.fresh(image_shape)
+        return denoiser, DenoisingObjective(denoiser)
     channels, height, width = image_shape
     if height != width:
         raise ValueError(f"an NVAE takes square images, got {height}x{width}: set --resolution")
@@ -113,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
         objective,
         train_data,
         val_data,
-        optimizer=torch.optim.Adam if args.base == "lightweight" else torch.optim.Adamax,
+        optimizer=torch.optim.Adam if args.base in ("lightweight", "denoiser") else torch.optim.Adamax,
         preview=lambda: labelled_grid(preview(base, examples)),
     )
     result = trainer.train()

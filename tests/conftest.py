@@ -58,8 +58,21 @@ def tiny_autoencoder_kl():
     return AutoencoderKL(**blocks, **sizes, scaling_factor=0.5, shift_factor=0.1)
 
 
+def tiny_denoiser():
+    from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+
+    from context_module.adapters.denoiser import DenoiserAdapter
+
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "layers_per_block": 1}
+    sizes = {"block_out_channels": (4,), "norm_num_groups": 2, "attention_head_dim": 4, "sample_size": 8}
+    net = UNet2DModel(**blocks, **sizes, class_embed_type="identity")
+    scheduler = DDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing")
+    return DenoiserAdapter(DDIMPipeline(unet=net, scheduler=scheduler), num_inference_steps=2)
+
+
 # name of the family -> what a user passes as the base; a new family gets all generic tests by a row here
 TINY_BASES = {
+    "denoiser": tiny_denoiser,
     "diffusers": tiny_autoencoder_kl,
     "lightweight": lambda: LightweightVAE("conv3"),
     "modules": tiny_modules,

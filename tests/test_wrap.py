@@ -219,7 +219,7 @@ def test_temperature(base):
 def test_draws_from_the_likelihood(base):
     model = wrapped(base)
     drawn = model.generate(2, sample=True, generator=seeded())
-    steps = 255 if model.base.name == "diffusers" else 1  # the others' images are of Bernoulli variables
+    steps = 255 if model.base.name in ("denoiser", "diffusers") else 1  # the others' images are of Bernoulli variables
     assert torch.equal((drawn * steps).round() / steps, drawn)
     assert torch.equal(drawn, model.generate(2, sample=True, generator=seeded()))
     assert not torch.equal(drawn, model.generate(2, generator=seeded()))
@@ -252,7 +252,7 @@ def test_abduct_then_generate_is_the_reconstruction(base, context):
     x = images(model)
     abduction = model.abduct(x, context)
     assert torch.equal(abduction.noise, model.posterior(x, context).mean)
-    assert len(abduction.residuals) == (1 if model.base.name == "nvae" else 0)
+    assert len(abduction.residuals) == (1 if model.base.name in ("denoiser", "nvae") else 0)
     latent = model.module(abduction.noise, model.concepts.mask(context, 6))
     reconstruction = model.base.decode(latent, model.base.encode(x), temperature=0.0).mean
     assert torch.allclose(model.generate(noise=abduction, do=context), reconstruction, atol=1e-5)
@@ -528,7 +528,7 @@ def test_a_base_that_cannot_be_found(saved):
     ):
         ContextualDecoder.from_pretrained(saved)
     edit_config(saved, base_adapter="pixie")
-    with pytest.raises(ValueError, match="unknown base 'pixie'; known bases: diffusers, lightweight, modules, nvae"):
+    with pytest.raises(ValueError, match="unknown base 'pixie'; known bases: denoiser, diffusers, lightweight, modules, nvae"):
         ContextualDecoder.from_pretrained(saved)
 
 
@@ -633,7 +633,7 @@ def check_toy():
     model = wrapped(Toy())
     assert isinstance(model.base, ToyAdapter)
     assert get_adapter("toy") is ToyAdapter
-    assert available_adapters() == ["diffusers", "lightweight", "modules", "nvae", "toy"]
+    assert available_adapters() == ["denoiser", "diffusers", "lightweight", "modules", "nvae", "toy"]
     assert model.generate(2, do="a+b").shape == (2, 1, 4, 4)
     assert model(images(model), CONTEXTS).loss.shape == (6,)
 
@@ -659,12 +659,12 @@ def test_an_installed_adapter(monkeypatch):
 
 
 def test_a_base_nobody_knows():
-    known = "known families: diffusers, lightweight, modules, nvae. Pass an"
+    known = "known families: denoiser, diffusers, lightweight, modules, nvae. Pass an"
     with pytest.raises(TypeError, match=f"no adapter for a base of type Linear; {known}"):
         adapt(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="no adapter for a base of type str"):
         wrap_decoder("some/path", ["a"])
-    with pytest.raises(ValueError, match="unknown base 'toy'; known bases: diffusers, lightweight, modules, nvae"):
+    with pytest.raises(ValueError, match="unknown base 'toy'; known bases: denoiser, diffusers, lightweight, modules, nvae"):
         get_adapter("toy")
 
 
