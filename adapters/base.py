@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -117,6 +119,7 @@ class DecoderAdapter(nn.Module, ABC):
         image_shape: (C, H, W) of the images.
         num_features: D, the width of `Encoding.features`.
         source: where the base came from (path or hub id), for the saved configuration; None if unknown.
+        options: what `load` took besides the path, for the saved configuration.
     """
 
     name: ClassVar[str]
@@ -124,6 +127,7 @@ class DecoderAdapter(nn.Module, ABC):
     image_shape: tuple[int, int, int]
     num_features: int
     source: str | None = None
+    options: Mapping[str, Any] = MappingProxyType({})
 
     @classmethod
     def matches(cls, base: object) -> bool:
@@ -137,7 +141,10 @@ class DecoderAdapter(nn.Module, ABC):
 
     @classmethod
     def load(cls, path: str | Path) -> DecoderAdapter:
-        """The adapter around a base read from a file or folder; raises CheckpointError for what it cannot read."""
+        """The adapter around a base read from a file or folder; raises CheckpointError for what it cannot read.
+
+        Families may take options, as keywords; they are kept in `options`.
+        """
         raise CheckpointError(
             f"a {cls.name!r} base cannot be rebuilt from a file: build it yourself and pass base={cls.__name__}(...)"
         )

@@ -109,7 +109,8 @@ def base_of(config: Mapping[str, Any], directory: Path, base: object = None) -> 
     if base is None:
         if not where:
             raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
-        base = get_adapter(config["base_adapter"]).load(directory / where if where == BASE_FOLDER else where)
+        family, options = get_adapter(config["base_adapter"]), config.get("base_options", {})
+        base = family.load(directory / where if where == BASE_FOLDER else where, **options)
     adapter = adapt(base)
     found = fingerprint(adapter)
     if found != config["base_fingerprint"]:

@@ -239,6 +239,8 @@ class ContextualDecoder(WrappedBase):
             "base_fingerprint": fingerprint(self.base),
             "module": self.config.to_dict(),
         }
+        if self.base.options:
+            config["base_options"] = dict(self.base.options)
         if sizes := self.value_maps.sizes:
             config["value_maps"] = sizes
         if self.lora is not None:

@@ -22,6 +22,7 @@ from context_module.adapters.base import DecoderAdapter, get_adapter
 from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.config import Composition, Form
 from context_module.data import ContextData
+from context_module.data.registry import parse_options
 from context_module.encodings import encode_dataset
 from context_module.errors import ConceptError
 from context_module.evaluation import composition_table, evaluate
@@ -48,8 +49,11 @@ class FinetuneArguments(TrainingArguments):
     learning_rate: float = argument(3e-3, help="peak learning rate; it falls to 1%% along a cosine")
     max_grad_norm: float = argument(5.0, help="gradients are clipped to this norm")
     validation_steps: int = argument(500, help="steps between validations, each with a sample grid")
-    base: str = argument("nvae", help="family of the base: nvae, lightweight, diffusers, or an installed adapter's")
+    base: str = argument(
+        "nvae", help="family of the base: nvae, lightweight, diffusers, denoiser, or an installed adapter's"
+    )
     base_checkpoint: str | None = argument(None, help="file, folder or Hub id; default: the NVAE that ships")
+    base_options: list[str] = argument([], help="options of the base, each name=value, as in prompt='a photo'")
     train_mode: TrainMode = argument(
         "frozen",
         help="the base: as it is, with LoRA on its decoder, unfrozen after --frozen_share of the steps, or from "
@@ -103,7 +107,11 @@ def load_base(args: FinetuneArguments) -> DecoderAdapter:
     if checkpoint is None:
         raise ValueError(f"no base ships for --base {args.base}: give --base_checkpoint")
     local = Path(checkpoint).expanduser()
-    return adapter.load(local.resolve() if local.exists() else checkpoint)  # else the id of a Hub repository
+    path = local.resolve() if local.exists() else checkpoint  # else the id of a Hub repository
+    try:
+        return adapter.load(path, **parse_options(args.base_options))
+    except TypeError as error:
+        raise ValueError(f"--base {args.base} does not take these --base_options: {error}") from error
 
 
 def data_for(args: FinetuneArguments, base: DecoderAdapter) -> ContextData:

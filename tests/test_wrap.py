@@ -528,7 +528,9 @@ def test_a_base_that_cannot_be_found(saved):
     ):
         ContextualDecoder.from_pretrained(saved)
     edit_config(saved, base_adapter="pixie")
-    with pytest.raises(ValueError, match="unknown base 'pixie'; known bases: denoiser, diffusers, lightweight, modules, nvae"):
+    with pytest.raises(
+        ValueError, match="unknown base 'pixie'; known bases: denoiser, diffusers, lightweight, modules, nvae"
+    ):
         ContextualDecoder.from_pretrained(saved)
 
 
@@ -664,7 +666,9 @@ def test_a_base_nobody_knows():
         adapt(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="no adapter for a base of type str"):
         wrap_decoder("some/path", ["a"])
-    with pytest.raises(ValueError, match="unknown base 'toy'; known bases: denoiser, diffusers, lightweight, modules, nvae"):
+    with pytest.raises(
+        ValueError, match="unknown base 'toy'; known bases: denoiser, diffusers, lightweight, modules, nvae"
+    ):
         get_adapter("toy")
 
 

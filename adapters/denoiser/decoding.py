@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +68,7 @@ class DenoisingDecoding(Decoding):
         output = self.base.denoise(z, schedule.timesteps[level], self.latent)
         errors = (data - schedule.estimate(z, output, level)).square().flatten(1).sum(1)
         first = schedule.add_noise(data, self.noise, torch.zeros_like(level))
-        return self.base.log_prob_at_first(x, data, first) - schedule.weight(level) * errors - schedule.prior_kl(data)
+        return self.base.log_prob_at_first(x, data, first) - schedule.weights[level] * errors - schedule.prior_kl(data)
 
     @cached_property
     @torch.no_grad()
@@ -91,23 +92,17 @@ class DenoisingDecoding(Decoding):
 
     def _generate(self, noise: Tensor) -> Tensor:
         """Images from starting noise, by the scheduler. Noise of its steps is a function of the starting noise."""
-        scheduler = self._scheduler()
-        takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-        options: dict[str, Any] = {"generator": [_generator_for(image) for image in noise]} if takes_generator else {}
-        z = noise * getattr(scheduler, "init_noise_sigma", 1.0)
-        for timestep in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(z, timestep) if hasattr(scheduler, "scale_model_input") else z
-            z = scheduler.step(self._guided(scaled, timestep), timestep, z, **options).prev_sample
-        return self.base.images(z)
+        generators = [_generator_for(image) for image in noise]
+        return self.base.images(_run(self._scheduler(noise), noise, self._guided, generators))
 
     def _invert(self, data: Tensor) -> Tensor:
         """Starting noise from which deterministic generation leads to the data.
 
-        A step of generation goes from z' to z = alpha x'(z') + sigma noise'(z'). Backwards that is an equation for z',
-        solved by fixed-point iteration (Pan et al. 2023, "Effective Real Image Editing with AIDI").
+        A step of generation takes z' to z, a sum of z' and the denoiser's output for z'. Backwards that is an equation
+        for z', solved by fixed-point iteration (Pan et al. 2023, "Effective Real Image Editing with AIDI").
         """
-        schedule, scheduler = self.base.schedule, self._scheduler()
-        if not self.base.is_deterministic():
+        schedule, scheduler = self.base.schedule, self._scheduler(data)
+        if not self._is_deterministic():
             raise ValueError(
                 f"a {type(scheduler).__name__} adds noise at every step, so no starting noise leads back to given "
                 "images: for counterfactuals and reconstructions set base.scheduler = "
@@ -116,19 +111,29 @@ class DenoisingDecoding(Decoding):
         levels = torch.stack([schedule.nearest(timestep) for timestep in scheduler.timesteps]).unique()
         z, alpha, sigma = data, data.new_ones(()), data.new_zeros(())
         for level in levels:
-            earlier, higher = schedule.alphas[level], schedule.sigmas[level]
+            of_z, of_output = schedule.step_factors(level, alpha, sigma)
             reached = z
             for _ in range(_REFINEMENTS):
-                output = self._guided(reached, schedule.timesteps[level])
-                noise = (reached - earlier * schedule.estimate(reached, output, level)) / higher
-                reached = earlier / alpha * (z - sigma * noise) + higher * noise
-            z, alpha, sigma = reached, earlier, higher
+                if of_z == 0:  # the last step of those that predict the data keeps nothing of z'
+                    reached = schedule.alphas[level] * z
+                    break
+                reached = (z - of_output * self._guided(reached, schedule.timesteps[level])) / of_z
+            z, alpha, sigma = reached, schedule.alphas[level], schedule.sigmas[level]
         return z
 
-    def _scheduler(self) -> Any:
+    def _is_deterministic(self) -> bool:
+        """Whether the scheduler's images are a function of the starting noise; found by a trial on nothing."""
+        nothing = torch.zeros(1, 1, 8, 8)
+        one, other = (
+            _run(self._scheduler(nothing), nothing, lambda z, _: nothing, [torch.Generator().manual_seed(seed)])
+            for seed in (0, 1)
+        )
+        return torch.equal(one, other)
+
+    def _scheduler(self, like: Tensor) -> Any:
         """The base's scheduler, set to its steps: a copy, as schedulers count them."""
         scheduler = copy.deepcopy(self.base.scheduler)
-        scheduler.set_timesteps(self.base.num_inference_steps, device=self.noise.device)
+        scheduler.set_timesteps(self.base.num_inference_steps, device=like.device)
         return scheduler
 
     def _guided(self, z: Tensor, timestep: Tensor) -> Tensor:
@@ -139,6 +144,22 @@ class DenoisingDecoding(Decoding):
             return output
         neutral = base.denoise(z, timesteps, torch.zeros_like(self.latent), prompted=False)
         return neutral + base.guidance_scale * (output - neutral)
+
+
+def _run(
+    scheduler: Any,
+    noise: Tensor,
+    predict: Callable[[Tensor, Tensor], Tensor],
+    generators: list[torch.Generator],
+) -> Tensor:
+    """Data (B, C, H, W) from starting noise; `predict` is the denoiser, of noisy data and a timestep ()."""
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    options: dict[str, Any] = {"generator": generators} if takes_generator else {}
+    z = noise * getattr(scheduler, "init_noise_sigma", 1.0)
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(z, timestep) if hasattr(scheduler, "scale_model_input") else z
+        z = scheduler.step(predict(scaled, timestep), timestep, z, **options).prev_sample
+    return z
 
 
 def _generator_for(image: Tensor) -> torch.Generator:

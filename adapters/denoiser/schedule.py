@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["NoiseSchedule"]
@@ -15,13 +17,14 @@ _FLOOR = -10.0  # log signal-to-noise ratio below which levels are hardly drawn:
 class NoiseSchedule(nn.Module):
     """Levels z_t = alpha_t x + sigma_t noise of a diffusers scheduler, from the least noise to the most.
 
-    The T levels make up the variational bound of diffusion models (Ho et al. 2020, Kingma et al. 2021):
+    They make up the variational bound in continuous time (Kingma et al. 2021, "Variational Diffusion Models"),
 
-        -log p(x) <= sum_t (SNR_{t-1} - SNR_t) / 2 E|x - x_t(z_t)|^2 + E[-log p(x | z_0)] + KL(q(z_T | x) || N(0, I))
+        -log p(x) <= 1/2 integral E|x - x_t(z_t)|^2 dSNR + E[-log p(x | z_0)] + KL(q(z_T | x) || N(0, I)),
 
-    with x_t the denoiser's estimate and SNR = alpha^2 / sigma^2. The sum is estimated at one level per sample, drawn
-    evenly in the logarithm of the SNR, where the errors of the noise have nearly equal weights: with these draws the
-    bound is what is otherwise trained as a surrogate, but for the share that each level gets.
+    with x_t the denoiser's estimate, SNR = alpha^2 / sigma^2, and the integral by the trapezoidal rule over the
+    levels. It is estimated at one level per sample, drawn evenly in the logarithm of the SNR. There the errors of the
+    noise have equal weights, so that this is the loss that denoisers are usually trained with, the surrogate, but for
+    how often each level is drawn.
 
     Args:
         scheduler: one with ``alphas_cumprod`` (DDPM, DDIM, DPM-Solver, Euler, ...), of the prediction types
@@ -63,20 +66,17 @@ class NoiseSchedule(nn.Module):
             raise ValueError(
                 f"the {name} has prediction_type {self.prediction!r}; supported: epsilon, sample, v_prediction"
             )
-        ratios = (alphas / sigmas).square()
-        spacing = -(ratios + torch.tensor(_FLOOR).exp()).log().diff()
-        shares = spacing / spacing.sum()
+        ratios = (alphas / sigmas).square() + math.exp(_FLOOR)
+        steps = -ratios.log().diff() / 2
+        cells = F.pad(steps, (0, 1)) + F.pad(steps, (1, 0))
         levels = {"timesteps": timesteps, "alphas": alphas, "sigmas": sigmas}
-        for key, values in {**levels, "weights": -ratios.diff() / (2 * shares), "shares": shares.cumsum(0)}.items():
+        levels |= {"weights": cells.sum() * ratios / 2, "shares": cells.cumsum(0) / cells.sum()}
+        for key, values in levels.items():
             self.register_buffer(key, values.float(), persistent=False)
 
     def draw(self, uniform: Tensor) -> Tensor:
-        """Numbers (B,) of levels from 1 to T - 1 for values (B,) uniform in [0, 1]."""
-        return 1 + torch.searchsorted(self.shares, uniform).clamp_max(len(self.shares) - 1)
-
-    def weight(self, level: Tensor) -> Tensor:
-        """Weights (B,) of |x - x_t|^2 at levels that were drawn."""
-        return self.weights[level - 1]
+        """Numbers (B,) of levels from 0 to T - 1 for values (B,) uniform in [0, 1]; `weights` are of their errors."""
+        return torch.searchsorted(self.shares, uniform).clamp_max(len(self.shares) - 1)
 
     def nearest(self, timestep: Tensor) -> Tensor:
         """The number () of the level that is nearest to a timestep ()."""
@@ -88,12 +88,23 @@ class NoiseSchedule(nn.Module):
 
     def estimate(self, z: Tensor, output: Tensor, level: Tensor) -> Tensor:
         """The data x (B, C, H, W) that a denoiser's output for z at these levels stands for."""
-        alpha, sigma = _wide(self.alphas[level]), _wide(self.sigmas[level])
+        of_z, of_output = self._estimate_factors(level)
+        return _wide(of_z) * z + _wide(of_output) * output
+
+    def step_factors(self, level: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors on z and on the output for it that make up a DDIM step from a level () to (alpha, sigma)."""
+        of_z, of_output = self._estimate_factors(level)
+        ratio = sigma / self.sigmas[level]  # a step is alpha x + sigma noise, with noise the rest of z
+        return alpha * of_z + ratio * (1 - self.alphas[level] * of_z), (alpha - ratio * self.alphas[level]) * of_output
+
+    def _estimate_factors(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Estimates are linear in z and the denoiser's output: the factors on both."""
+        alpha, sigma = self.alphas[level], self.sigmas[level]
         if self.prediction == "sample":
-            return output
+            return torch.zeros_like(alpha), torch.ones_like(alpha)
         if self.prediction == "epsilon":
-            return (z - sigma * output) / alpha
-        return alpha * z - sigma * output if self.prediction == "v_prediction" else z - sigma * output
+            return 1 / alpha, -sigma / alpha
+        return (alpha if self.prediction == "v_prediction" else torch.ones_like(alpha)), -sigma
 
     def prior_kl(self, x: Tensor) -> Tensor:
         """KL (B,) of q(z | x) at the last level from N(0, I), in nats."""
