@@ -76,8 +76,8 @@ class DenoiserAdapter(DecoderAdapter):
         self.data_shape, self.image_shape = self._shapes()
         self.latent = LatentSpec(self.conditioning.latent_shape)
         self.num_features = math.prod(self.data_shape)
-        self.options = {"prompt": prompt, "tokens": tokens}
-        self.options |= {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+        self.options = {"prompt": prompt, "tokens": tokens, **sampling}
         self.pipeline = pipeline
         self.conditioning.to(self.device)
         self.schedule.to(self.device)
@@ -113,7 +113,7 @@ class DenoiserAdapter(DecoderAdapter):
             ValueError: for a denoiser that takes no prompt, or a pipeline without a text encoder.
         """
         self.conditioning.set_prompt(self.pipeline, prompt)
-        self.options["prompt"] = prompt
+        self.options = {**self.options, "prompt": prompt}
 
     @classmethod
     def matches(cls, base: object) -> bool:

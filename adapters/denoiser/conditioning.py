@@ -149,7 +149,8 @@ class CaptionTokens(VirtualTokens):
         return {"tokens": found[0][0], "attended": found[1][0]}
 
     def forward(self, net: Any, z: Tensor, timestep: Tensor, latent: Tensor, prompted: bool = True) -> Tensor:
-        attended, extra = self._text("attended", prompted, latent), {"resolution": None, "aspect_ratio": None}
+        attended = self._text("attended", prompted, latent)
+        extra: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if net.use_additional_conditions:
             height, width = (8 * size for size in z.shape[-2:])  # pixels, as PixArt was trained
             extra["resolution"] = latent.new_tensor([height, width]).repeat(len(z), 1)

@@ -72,7 +72,7 @@ class DenoisingDecoding(Decoding):
 
     @cached_property
     @torch.no_grad()
-    def mean(self) -> Tensor:  # type: ignore[override]
+    def mean(self) -> Tensor:
         """(B, C, H, W) in [0, 1]."""
         return self._generate(self.residuals[0])
 
