@@ -39,6 +39,8 @@ class DenoiserAdapter(DecoderAdapter):
         tokens: number of virtual tokens.
         num_inference_steps: of the scheduler.
         guidance_scale: above 1, generation goes further away from what the neutral input (and the empty prompt) give.
+        max_snr: the bound on the likelihood is of noise levels up to this signal-to-noise ratio, by default of all.
+            Concepts show in much noise; detail that is only seen in less of it adds to the bound what drowns them.
         source: the folder or hub id it was read from, if any.
 
     Attributes:
@@ -60,6 +62,7 @@ class DenoiserAdapter(DecoderAdapter):
         tokens: int = 4,
         num_inference_steps: int = 20,
         guidance_scale: float = 1.0,
+        max_snr: float | None = None,
         source: str | None = None,
     ) -> None:
         super().__init__()
@@ -70,14 +73,14 @@ class DenoiserAdapter(DecoderAdapter):
         self.conditioning = conditioning_of(net, tokens)
         self.net, self.scheduler, self.source = net, pipeline.scheduler, source
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
-        self.schedule = NoiseSchedule(pipeline.scheduler)
+        self.schedule = NoiseSchedule(pipeline.scheduler, math.inf if max_snr is None else max_snr)
         autoencoder = components.get("vae", components.get("vqvae"))
         self.vae = None if autoencoder is None else DiffusersAdapter(autoencoder)
         self.data_shape, self.image_shape = self._shapes()
         self.latent = LatentSpec(self.conditioning.latent_shape)
         self.num_features = math.prod(self.data_shape)
         sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-        self.options = {"prompt": prompt, "tokens": tokens, **sampling}
+        self.options = {"prompt": prompt, "tokens": tokens, "max_snr": max_snr, **sampling}
         self.pipeline = pipeline
         self.conditioning.to(self.device)
         self.schedule.to(self.device)
@@ -253,8 +256,8 @@ class DenoiserAdapter(DecoderAdapter):
         return self.vae.decode(data.to(self.vae.dtype)).mean
 
     def log_prob_at_first(self, x: Tensor, data: Tensor, z: Tensor) -> Tensor:
-        """log p(x | z_0) (B,) in nats, of data around the noisy data of the least noise."""
-        alpha, sigma = self.schedule.alphas[0], self.schedule.sigmas[0]
+        """log p(x | z) (B,) in nats, of data around the noisy data of the first level in the bound."""
+        alpha, sigma = self.schedule.alphas[self.schedule.first], self.schedule.sigmas[self.schedule.first]
         if self.vae is None:
             scale = sigma / alpha / 2 * math.sqrt(3) / math.pi  # a logistic of the same variance, in units of images
             return DiscretisedLogisticLikelihood((z / alpha + 1) / 2, scale).log_prob(x)

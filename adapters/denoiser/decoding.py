@@ -67,7 +67,7 @@ class DenoisingDecoding(Decoding):
         z = schedule.add_noise(data, self.noise, level)
         output = self.base.denoise(z, schedule.timesteps[level], self.latent)
         errors = (data - schedule.estimate(z, output, level)).square().flatten(1).sum(1)
-        first = schedule.add_noise(data, self.noise, torch.zeros_like(level))
+        first = schedule.add_noise(data, self.noise, torch.full_like(level, schedule.first))
         return self.base.log_prob_at_first(x, data, first) - schedule.weights[level] * errors - schedule.prior_kl(data)
 
     @cached_property

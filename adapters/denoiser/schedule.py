@@ -29,6 +29,11 @@ class NoiseSchedule(nn.Module):
     Args:
         scheduler: one with ``alphas_cumprod`` (DDPM, DDIM, DPM-Solver, Euler, ...), of the prediction types
             ``epsilon``, ``sample`` or ``v_prediction``; or one of flow matching (``FlowMatchEulerDiscreteScheduler``).
+        max_snr: the bound is made of levels up to this SNR. That is a bound, too, a looser one: the first of them, z_0
+            above, holds less of the data.
+
+    Attributes:
+        first: number of the first level in the bound.
 
     Raises:
         TypeError: for any other.
@@ -41,7 +46,7 @@ class NoiseSchedule(nn.Module):
     weights: Tensor
     shares: Tensor
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Any, max_snr: float = math.inf) -> None:
         super().__init__()
         name, config = type(scheduler).__name__, scheduler.config
         if name.startswith("FlowMatch"):
@@ -67,7 +72,11 @@ class NoiseSchedule(nn.Module):
                 f"the {name} has prediction_type {self.prediction!r}; supported: epsilon, sample, v_prediction"
             )
         ratios = (alphas / sigmas).square() + math.exp(_FLOOR)
+        self.first = int((ratios > max_snr).sum())
+        if self.first > len(ratios) - 2:
+            raise ValueError(f"max_snr {max_snr} leaves no two noise levels: they have from {ratios[-2]:.2g} up")
         steps = -ratios.log().diff() / 2
+        steps[: self.first] = 0
         cells = F.pad(steps, (0, 1)) + F.pad(steps, (1, 0))
         levels = {"timesteps": timesteps, "alphas": alphas, "sigmas": sigmas}
         levels |= {"weights": cells.sum() * ratios / 2, "shares": cells.cumsum(0) / cells.sum()}
@@ -75,8 +84,8 @@ class NoiseSchedule(nn.Module):
             self.register_buffer(key, values.float(), persistent=False)
 
     def draw(self, uniform: Tensor) -> Tensor:
-        """Numbers (B,) of levels from 0 to T - 1 for values (B,) uniform in [0, 1]; `weights` are of their errors."""
-        return torch.searchsorted(self.shares, uniform).clamp_max(len(self.shares) - 1)
+        """Numbers (B,) of levels from `first` on, for values (B,) uniform in [0, 1]; `weights` are of their errors."""
+        return torch.searchsorted(self.shares, uniform).clamp(self.first, len(self.shares) - 1)
 
     def nearest(self, timestep: Tensor) -> Tensor:
         """The number () of the level that is nearest to a timestep ()."""

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -178,6 +179,17 @@ def test_the_bound_is_tight_for_a_denoiser_that_knows_the_distribution(diffusers
         base.schedule, base.denoise = schedule, know
         found = base.decode(torch.zeros(n, 16), encoding, generator=seeded(4)).log_prob(torch.zeros(n)).mean().item()
         assert found == pytest.approx(expected, abs=0.02 * 192), schedule.prediction
+    # without the levels of little noise it is looser by what they would tell, which here is known, too
+    base.schedule = schedule = NoiseSchedule(diffusers.FlowMatchEulerDiscreteScheduler(), max_snr=1.0)
+    levels = schedule.draw(torch.linspace(0, 1, 1001))
+    assert levels.min() == schedule.first
+    assert (schedule.alphas / schedule.sigmas)[levels].max() <= 1
+    base.denoise = partial(know, schedule=schedule)
+    found = base.decode(torch.zeros(n, 16), encoding, generator=seeded(4)).log_prob(torch.zeros(n)).mean().item()
+    told = 0.5 * math.log1p(1 / spread**2)  # per dimension: noise as strong as one, around data of this spread
+    assert found == pytest.approx(expected - 192 * told, abs=0.02 * 192)
+    with pytest.raises(ValueError, match="max_snr 0.0 leaves no two noise levels"):
+        NoiseSchedule(diffusers.DDIMScheduler(), max_snr=0.0)
 
 
 @torch.no_grad()
@@ -483,7 +495,7 @@ def test_a_text_pipeline_and_its_options_come_back_with_the_module(text_pipeline
     model = wrapped(DenoiserAdapter.load(tmp_path / "base", **TEXT))
     model.save_pretrained(tmp_path / "module")
     config = json.loads((tmp_path / "module" / "adapter_config.json").read_text())
-    assert config["base_options"] == {**TEXT, "guidance_scale": 1.0}
+    assert config["base_options"] == {**TEXT, "guidance_scale": 1.0, "max_snr": None}
     again = ContextualDecoder.from_pretrained(tmp_path / "module")
     for do in ("obs", "a+b"):
         assert torch.equal(model.generate(2, do=do, generator=seeded()), again.generate(2, do=do, generator=seeded()))
