@@ -109,7 +109,7 @@ class Encoding:
 
     Attributes:
         features: (B, D), read by the posterior heads.
-        mean: (B, *latent.shape), the base's own embedding, normalised.
+        mean: (B, *latent.shape), the base's own embedding, normalised; zeros for a base without (`embeds`).
         log_var: its log-variance, same shape; None for a deterministic encoder.
         states: whatever `decode` wants to know of the images (NVAE: encoder states for the deeper latents).
     """
@@ -153,6 +153,7 @@ class DecoderAdapter(nn.Module, ABC):
 
     Attributes:
         name: the registry's name of the family, as in ``--base nvae``.
+        embeds: whether `Encoding.mean` is a decoder input that x can be decoded from, as the latent objective needs.
         latent: the decoder input.
         image_shape: (C, H, W) of the images.
         num_features: D, the width of `Encoding.features`.
@@ -164,6 +165,7 @@ class DecoderAdapter(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    embeds: ClassVar[bool] = True
     latent: LatentSpec
     image_shape: tuple[int, int, int]
     num_features: int
@@ -272,6 +274,7 @@ _BUILT_IN = {
     "modules": "context_module.adapters.modules:ModulesAdapter",
     "decoder_only": "context_module.adapters.decoder_only:DecoderOnlyAdapter",
     "diffusers": "context_module.adapters.diffusers.adapter:DiffusersAdapter",
+    "denoiser": "context_module.adapters.denoiser.adapter:DenoiserAdapter",
 }
 _GROUP = "context_module.adapters"
 _registered: dict[str, type[DecoderAdapter]] = {}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from context_module.adapters import DecoderAdapter, load_base
 from context_module.arguments import argument
+from context_module.data.registry import parse_options
 
 __all__ = ["BaseArguments"]
 
@@ -22,6 +23,10 @@ class BaseArguments:
     revision: str | None = argument(None, help="branch, tag or commit of the base's Hub repository")
     sample_size: int | None = argument(None, help="diffusers: height and width of the images; default: the base's own")
 
+    base_options: list[str] = argument(
+        [], help="further options of the base's family, each name=value, as in prompt='a photo'"
+    )
+
     def load_base(self, checkpoint: str | Path | None = None, family: str | None = None) -> DecoderAdapter | None:
         """The base of --base_checkpoint, else that of `checkpoint`; None where there is neither.
 
@@ -34,13 +39,15 @@ class BaseArguments:
             CheckpointError: for a base that cannot be read.
         """
         checkpoint = self.base_checkpoint or checkpoint
-        options = {name: getattr(self, name) for name in _OPTIONS}
+        options = {**parse_options(self.base_options), **{name: getattr(self, name) for name in _OPTIONS}}
         if checkpoint is None:
-            if given := [name for name, value in options.items() if value is not None]:
+            if given := [name for name in _OPTIONS if options[name] is not None] or self.base_options:
                 raise ValueError(f"--{given[0]} is of the base to load: give --base and --base_checkpoint, too")
             return None
         local = Path(checkpoint).expanduser()
         return load_base(family or self.base, local.resolve() if local.exists() else checkpoint, **options)
 
 
-_OPTIONS = [field.name for field in fields(BaseArguments) if field.name not in ("base", "base_checkpoint")]
+_OPTIONS = [
+    field.name for field in fields(BaseArguments) if field.name not in ("base", "base_checkpoint", "base_options")
+]

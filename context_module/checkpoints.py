@@ -15,7 +15,7 @@ from context_module.adapters.loading import load_base
 from context_module.card import CARD_NAME, GRID_NAME
 from context_module.errors import CheckpointError
 from context_module.files import load_tensors, read_json, save_tensors, write_json
-from context_module.hub import is_hub_id, local_folder
+from context_module.hub import PLACE_OPTIONS, is_hub_id, local_folder
 from context_module.lora import foreign_lora, without_lora
 
 __all__ = [
@@ -165,7 +165,7 @@ def base_entries(base: DecoderAdapter, owned: bool) -> dict[str, Any]:
         base: in its state at the time.
         owned: whether it is saved with the module, no longer the one it came from.
     """
-    options = {} if owned else dict(base.options)
+    options = {name: value for name, value in base.options.items() if not (owned and name in PLACE_OPTIONS)}
     optional = {
         "base_revision": options.pop("revision", None),
         "base_options": options,

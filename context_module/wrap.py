@@ -53,6 +53,11 @@ class ContextualDecoder(SavedModules):
                 f"the module is made for decoder inputs of shape {config.latent_shape} and {config.num_features} "
                 f"encoder features; the base {base.name!r} has {tuple(base.latent.shape)} and {base.num_features}"
             )
+        if config.latent_noise and not base.embeds:
+            raise ValueError(
+                f"a {base.name!r} base has no decoder inputs of its own for latent_noise=True (the latent objective) "
+                "to model: leave it out (--objective pixel: the likelihood of what is decoded)"
+            )
         super().__init__(base, config)
         self.module = ContextModule(config)
         self.posterior_heads = PosteriorHeads(config)

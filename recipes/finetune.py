@@ -57,7 +57,9 @@ class FinetuneArguments(BaseArguments, TrainingArguments):
     learning_rate: float = argument(3e-3, help="peak learning rate; it falls to 1%% along a cosine")
     max_grad_norm: float = argument(5.0, help="gradients are clipped to this norm")
     validation_steps: int = argument(500, help="steps between validations, each with a sample grid")
-    base: str = argument("nvae", help="family of the base: nvae, lightweight, diffusers, or an installed adapter's")
+    base: str = argument(
+        "nvae", help="family of the base: nvae, lightweight, diffusers, denoiser, or an installed adapter's"
+    )
     base_checkpoint: str | None = argument(None, help="file, folder or Hub id; default: the NVAE that ships")
     encoder_steps: int = argument(2000, help="a base without an encoder: steps of training one, before all else")
     train_mode: TrainMode = argument(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from context_module.adapters.base import DecoderAdapter
+from context_module.adapters.denoiser import DenoiserAdapter, DenoisingObjective
 from context_module.adapters.diffusers import AutoencoderKLObjective, DiffusersAdapter
 from context_module.adapters.lightweight import LightweightAdapter, LightweightObjective
 from context_module.adapters.nvae import NVAE, NVAEAdapter, NVAEConfig, NVAEObjective
@@ -28,14 +29,16 @@ from context_module.run_directory import RunDirectory
 from context_module.training import Trainer, make_accelerator
 from context_module.training_arguments import TrainingArguments
 
-BASE_FILES = (CONFIG_FILE, WEIGHTS_FILE, "diffusion_pytorch_model.safetensors", "README.md")  # of all families
+# of all families
+BASE_FILES = (CONFIG_FILE, WEIGHTS_FILE, "diffusion_pytorch_model.safetensors", "README.md")
+PIPELINE_FILES = ("model_index.json", "scheduler/*", "unet/*")
 
 
 @dataclass(kw_only=True)
 class PretrainArguments(TrainingArguments):
     """The flags of this recipe."""
 
-    base: Literal["nvae", "lightweight", "diffusers"] = argument("nvae", help="family of the base")
+    base: Literal["nvae", "lightweight", "diffusers", "denoiser"] = argument("nvae", help="family of the base")
     resolution: int | None = argument(None, help="height and width of the images; default: the data's own")
     contexts: list[str] = argument([], help="training contexts to learn from, their labels unused; default: all")
     learning_rate: float = argument(1e-2, help="peak learning rate; it falls to 1%% along a cosine")
@@ -60,6 +63,9 @@ def build(args: PretrainArguments, image_shape: tuple[int, int, int]) -> tuple[D
     if args.base == "diffusers":
         autoencoder = DiffusersAdapter.fresh(image_shape)
         return autoencoder, AutoencoderKLObjective(autoencoder, args.beta)
+    if args.base == "denoiser":
+        denoiser = DenoiserAdapter.fresh(image_shape)
+        return denoiser, DenoisingObjective(denoiser)
     channels, height, width = image_shape
     if height != width:
         raise ValueError(f"an NVAE takes square images, got {height}x{width}: set --resolution")
@@ -118,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
         objective,
         train_data,
         val_data,
-        optimizer=torch.optim.Adam if args.base == "lightweight" else torch.optim.Adamax,
+        optimizer=torch.optim.Adam if args.base in ("lightweight", "denoiser") else torch.optim.Adamax,
         preview=lambda: labelled_grid(preview(base, examples)),
     )
     result = trainer.train()
@@ -134,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
             f"per image at step {result.best_step} of {result.steps}, {result.seconds:.0f} s"
         )
         if repository is not None:
-            upload(run.path, repository, BASE_FILES, f"{args.base} base")
+            upload(run.path, repository, (*BASE_FILES, *PIPELINE_FILES), f"{args.base} base")
             print(f"https://huggingface.co/{repository}")
 
 

@@ -101,8 +101,21 @@ def tiny_diffusers(name, sample_size=None, **config):
     return DiffusersAdapter(tiny_autoencoder(name, **config), sample_size=sample_size)
 
 
+def tiny_denoiser():
+    from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+
+    from context_module.adapters.denoiser import DenoiserAdapter
+
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "layers_per_block": 1}
+    sizes = {"block_out_channels": (4,), "norm_num_groups": 2, "attention_head_dim": 4, "sample_size": 8}
+    net = UNet2DModel(**blocks, **sizes, class_embed_type="identity")
+    scheduler = DDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing")
+    return DenoiserAdapter(DDIMPipeline(unet=net, scheduler=scheduler), num_inference_steps=2)
+
+
 # the base of every adapter -> what a user passes as the base; a new one gets all generic tests by a row here
 TINY_BASES = {
+    "denoiser": tiny_denoiser,
     "diffusers": lambda: tiny_autoencoder("AutoencoderKL", scaling_factor=0.5, shift_factor=0.1),
     "diffusers AsymmetricAutoencoderKL": lambda: tiny_diffusers("AsymmetricAutoencoderKL"),
     "diffusers AutoencoderKLTemporalDecoder": lambda: tiny_diffusers("AutoencoderKLTemporalDecoder"),
@@ -115,7 +128,7 @@ TINY_BASES = {
     "nvae": tiny_nvae,
 }
 # one base per family, for what does not depend on the class within it
-FAMILIES = ("diffusers", "lightweight", "modules", "nvae")
+FAMILIES = ("denoiser", "diffusers", "lightweight", "modules", "nvae")
 
 
 @pytest.fixture

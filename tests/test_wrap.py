@@ -183,7 +183,7 @@ def test_temperature(base):
 def test_draws_from_the_likelihood(base):
     model = wrapped(base)
     drawn = model.generate(2, sample=True, generator=seeded())
-    steps = 255 if model.base.name == "diffusers" else 1  # the others' images are of Bernoulli variables
+    steps = 255 if model.base.name in ("denoiser", "diffusers") else 1  # the others' images are of Bernoulli variables
     assert torch.equal((drawn * steps).round() / steps, drawn)
     assert torch.equal(drawn, model.generate(2, sample=True, generator=seeded()))
     assert not torch.equal(drawn, model.generate(2, generator=seeded()))
@@ -325,6 +325,7 @@ def test_the_file_holds_module_and_heads_only(base, tmp_path, capsys):
         "base_name_or_path": None,
         "context_module_version": importlib.metadata.version("context-module"),
         "module": model.config.to_dict(),
+        **({"base_options": model.base.options} if model.base.options else {}),
     }
     card = (tmp_path / CARD).read_text()
     for part in (
@@ -503,7 +504,8 @@ def check_toy():
     model = wrapped(Toy())
     assert isinstance(model.base, ToyAdapter)
     assert get_adapter("toy") is ToyAdapter
-    assert available_adapters() == ["decoder_only", "diffusers", "lightweight", "modules", "nvae", "toy"]
+    known = ["decoder_only", "denoiser", "diffusers", "lightweight", "modules", "nvae", "toy"]
+    assert available_adapters() == known
     assert model.generate(2, do="a+b").shape == (2, 1, 4, 4)
     assert model(images(model), CONTEXTS).loss.shape == (6,)
 
@@ -529,7 +531,7 @@ def test_an_installed_adapter(monkeypatch):
 
 
 def test_a_base_nobody_knows():
-    known = "known families: decoder_only, diffusers, lightweight, modules, nvae. Pass an"
+    known = "known families: decoder_only, denoiser, diffusers, lightweight, modules, nvae. Pass an"
     with pytest.raises(TypeError, match=f"no adapter for a base of type Linear; {known}"):
         adapt(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="no adapter for a base of type str"):

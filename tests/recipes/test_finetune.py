@@ -186,7 +186,10 @@ def test_a_signal_leaves_a_checkpoint_to_resume(signum, exit_code, interrupted, 
         (["--overwrite", "--base_checkpoint", "nowhere"], "nowhere"),
         (["--overwrite", "--base", "nonsense"], "unknown base 'nonsense'; known bases: "),
         (["--overwrite", "--base", "lightweight"], "no base ships for --base lightweight: give --base_checkpoint"),
-        (["--overwrite", "--subfolder", "vae"], "a 'nvae' base takes no option subfolder ('vae'): it takes none"),
+        (
+            ["--overwrite", "--subfolder", "vae"],
+            "a 'nvae' base takes no option subfolder ('vae'): it takes revision, token, local_files_only",
+        ),
         (
             ["--overwrite", "--base", "diffusers", "--revision", "v2"],
             "--revision is of the base to load: give --base and --base_checkpoint, too",

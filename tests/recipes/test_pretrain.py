@@ -77,9 +77,30 @@ def test_diffusers(here, check, tmp_path):
     assert again.generate(2, do="quad1").shape == (2, 3, 16, 16)
 
 
+def test_denoiser(here, check, tmp_path):
+    argv = ["--samples_per_context", "20", *QUICK, "--validation_steps", "3"]
+    out = check.succeeded(
+        here("pretrain.py", "--base", "denoiser", "--output_dir", "base", "--resolution", "8", *argv)
+    )
+    assert "base: denoiser with" in out
+    assert get_adapter("denoiser").load(tmp_path / "base").image_shape == (3, 8, 8)
+    base = ["--base", "denoiser", "--base_checkpoint", "base", "--base_options", "num_inference_steps=2"]
+    argv = [*base, "--output_dir", "module", "--score_samples", "10", "--value_draws", "0", *argv]
+    assert "--objective pixel" in check.failed(here("finetune.py", *argv))
+    argv += ["--objective", "pixel", "--overwrite"]
+    assert "| quad1+size |" in check.succeeded(here("finetune.py", *argv, "--train_mode", "lora"))
+    again = ContextualDecoder.from_pretrained(tmp_path / "module")
+    assert again.base.num_inference_steps == 2
+    assert again.lora is not None
+    assert again.generate(2, do="quad1").shape == (2, 3, 8, 8)
+    argv[argv.index("num_inference_steps=2")] = "wings=2"
+    assert "takes no option wings (2): it takes revision" in check.failed(here("finetune.py", *argv))
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        (["--base", "denoiser", "--resolution", "10"], "sides that divide by 4, got 10x10: set --resolution"),
         (["--base", "diffusers", "--resolution", "10"], "sides that divide by 4, got 10x10: set --resolution"),
         (
             ["--base", "lightweight", "--resolution", "16"],

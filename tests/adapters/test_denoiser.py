@@ -1,0 +1,626 @@
+"""Diffusion models: what is theirs. The tests of every family run on a pixel one, too (conftest.py)."""
+
+import copy
+import json
+import math
+import sys
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from context_module import ContextualDecoder, wrap_decoder
+from context_module.adapters.base import Encoding, adapt
+from context_module.adapters.denoiser import DenoiserAdapter, DenoisingObjective
+from context_module.adapters.denoiser.schedule import NoiseSchedule
+from context_module.checkpoints import fingerprint
+from context_module.errors import CheckpointError, LoraError, ShapeError
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+TEXT = {"prompt": "a cat", "tokens": 2, "num_inference_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def diffusers():
+    return pytest.importorskip("diffusers")
+
+
+@pytest.fixture
+def unet(diffusers):
+    """Builds a tiny UNet2DModel for 3 x 8 x 8 images."""
+
+    def build(**config):
+        torch.manual_seed(0)
+        blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "layers_per_block": 1}
+        sizes = {"block_out_channels": (4,), "norm_num_groups": 2, "attention_head_dim": 4, "sample_size": 8}
+        return diffusers.UNet2DModel(**{**blocks, **sizes, "class_embed_type": "identity", **config}).eval()
+
+    return build
+
+
+@pytest.fixture
+def pixels(diffusers, unet):
+    """Builds the adapter around a pipeline of it."""
+
+    def build(net=None, steps=3, scheduler="DDIMScheduler", **config):
+        config = {"clip_sample": False, "prediction_type": "v_prediction", **config}
+        scheduler = getattr(diffusers, scheduler).from_config(config)
+        return DenoiserAdapter(diffusers.DDPMPipeline(net or unet(), scheduler), num_inference_steps=steps)
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def text_parts(diffusers, tmp_path_factory):
+    """A tiny CLIP text encoder with its tokenizer, and an autoencoder: those of a text-to-image pipeline."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("tokenizer")
+    letters = [chr(code) for code in range(97, 123)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    torch.manual_seed(0)
+    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = transformers.CLIPTextConfig(vocab_size=len(words), max_position_embeddings=8, **sizes, **ids)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    vae = {"block_out_channels": (4, 8), "norm_num_groups": 2, "latent_channels": 2, "sample_size": 8}
+    return {
+        "text_encoder": transformers.CLIPTextModel(text).eval(),
+        "tokenizer": transformers.CLIPTokenizer(
+            str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8
+        ),
+        "vae": diffusers.AutoencoderKL(**blocks, **vae, scaling_factor=0.5).eval(),
+    }
+
+
+@pytest.fixture
+def text_pipeline(diffusers, text_parts):
+    """Builds a tiny latent diffusion pipeline with text, for 3 x 8 x 8 images."""
+
+    def build(net=None, **parts):
+        torch.manual_seed(1)
+        blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+        sizes = {"block_out_channels": (8,), "layers_per_block": 1, "norm_num_groups": 2, "attention_head_dim": 4}
+        config = {**blocks, **sizes, "sample_size": 4, "in_channels": 2, "out_channels": 2, "cross_attention_dim": 8}
+        config |= net or {}
+        scheduler = diffusers.DDIMScheduler(clip_sample=False, steps_offset=1, set_alpha_to_one=False)
+        unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        parts = {**copy.deepcopy(text_parts), "scheduler": scheduler, **parts}
+        return diffusers.StableDiffusionPipeline(
+            unet=diffusers.UNet2DConditionModel(**config).eval(), **parts, **unused
+        )
+
+    return build
+
+
+@pytest.fixture
+def x():
+    return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def some_latents(base, n=4, scale=1.0):
+    return scale * torch.randn(n, *base.latent.shape, generator=seeded(3))
+
+
+def wrapped(base, **options):
+    torch.manual_seed(2)
+    model = wrap_decoder(base, ["a", "b"], noise_width=4, concept_width=3, posterior_width=8, **options)
+    with torch.no_grad():
+        for parameter in model.module.parameters():
+            parameter.normal_(std=0.5)
+    return model.eval()
+
+
+def same(first, second):
+    first, second = first.state_dict(), second.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# the bound
+
+
+def schedules(diffusers):
+    for prediction in ("epsilon", "sample", "v_prediction"):
+        yield NoiseSchedule(diffusers.DDIMScheduler(prediction_type=prediction))
+    yield NoiseSchedule(diffusers.DDPMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True))
+    yield NoiseSchedule(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
+
+
+def exact_output(schedule, data, noise, level):
+    """What a denoiser that knows all is trained to say."""
+    alpha, sigma = (values[level].reshape(-1, 1, 1, 1) for values in (schedule.alphas, schedule.sigmas))
+    outputs = {"epsilon": noise, "sample": data, "v_prediction": alpha * noise - sigma * data, "flow": noise - data}
+    return outputs[schedule.prediction]
+
+
+def test_estimates_of_every_prediction_type(diffusers):
+    data, noise = torch.randn(2, 900, 1, 2, 2, generator=seeded())
+    for schedule in schedules(diffusers):
+        level = torch.arange(900)
+        z = schedule.add_noise(data, noise, level)
+        estimate = schedule.estimate(z, exact_output(schedule, data, noise, level), level)
+        torch.testing.assert_close(estimate, data, atol=1e-3, rtol=1e-3)
+
+
+def test_levels_run_from_data_to_noise(diffusers):
+    for schedule in schedules(diffusers):
+        assert len(schedule.timesteps) == 1000
+        assert schedule.alphas[0] > 0.99
+        assert schedule.sigmas[-1] > 0.99
+        assert (schedule.sigmas.diff() >= 0).all()
+        assert schedule.weights.isfinite().all()
+        levels = schedule.draw(torch.linspace(0, 1, 50001))
+        assert levels.min() == 0
+        assert levels.max() == 999
+
+
+def test_the_bound_is_tight_for_a_denoiser_that_knows_the_distribution(diffusers, pixels):
+    """Gaussian data, whose likelihood is known: in nats, and for every prediction type."""
+    spread, n = 0.5, 1024
+    base = pixels()
+    base.vae = object()  # density instead of 256 values
+    data = spread * torch.randn(n, 3, 8, 8, generator=seeded())
+    encoding = Encoding(data.flatten(1), data, states=(torch.zeros(n), data))
+    expected = -0.5 * 192 * (1 + math.log(2 * math.pi * spread**2))
+    for schedule in schedules(diffusers):
+
+        def know(z, timestep, latent, schedule=schedule):
+            level = (timestep[:, None] - schedule.timesteps).abs().argmin(1)
+            alpha, sigma = (values[level].reshape(-1, 1, 1, 1) for values in (schedule.alphas, schedule.sigmas))
+            best = alpha * spread**2 * z / ((alpha * spread) ** 2 + sigma**2)
+            return exact_output(schedule, best, (z - alpha * best) / sigma, level)
+
+        base.schedule, base.denoise = schedule, know
+        found = base.decode(torch.zeros(n, 16), encoding, generator=seeded(4)).log_prob(torch.zeros(n)).mean().item()
+        assert found == pytest.approx(expected, abs=0.02 * 192), schedule.prediction
+    # without the levels of little noise it is looser by what they would tell, which here is known, too
+    base.schedule = schedule = NoiseSchedule(diffusers.FlowMatchEulerDiscreteScheduler(), max_snr=1.0)
+    levels = schedule.draw(torch.linspace(0, 1, 1001))
+    assert levels.min() == schedule.first
+    assert (schedule.alphas / schedule.sigmas)[levels].max() <= 1
+    base.denoise = partial(know, schedule=schedule)
+    found = base.decode(torch.zeros(n, 16), encoding, generator=seeded(4)).log_prob(torch.zeros(n)).mean().item()
+    told = 0.5 * math.log1p(1 / spread**2)  # per dimension: noise as strong as one, around data of this spread
+    assert found == pytest.approx(expected - 192 * told, abs=0.02 * 192)
+    with pytest.raises(ValueError, match="max_snr 0.0 leaves no two noise levels"):
+        NoiseSchedule(diffusers.DDIMScheduler(), max_snr=0.0)
+
+
+@torch.no_grad()
+def test_the_bound_is_of_images_and_the_same_at_every_call(pixels, x):
+    base = pixels()
+    decoding = base.decode(some_latents(base), base.encode(x), generator=seeded())
+    found = decoding.log_prob(x)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, decoding.log_prob(x))
+    assert torch.equal(found, base.decode(some_latents(base), generator=seeded()).log_prob(x))
+    assert not torch.equal(found, base.decode(some_latents(base), generator=seeded(1)).log_prob(x))
+    assert not torch.equal(found, decoding.log_prob(1 - x))  # others than were encoded
+    # one level per image: none of them twice, as they are spread
+    levels = base.schedule.draw(decoding.uniform)
+    assert len(levels.unique()) == 4
+
+
+# where the decoder input goes
+
+
+@torch.no_grad()
+def test_zero_leaves_an_unconditional_denoiser_as_it_is(unet, pixels, diffusers):
+    plain, net = unet(class_embed_type=None), unet()
+    assert same(plain, net)
+    base = pixels(net)
+    assert base.latent.shape == (16,)
+    assert not base.sample_latent(2).any()
+    made = base.decode(base.sample_latent(2), generator=seeded()).mean
+    pipeline = diffusers.DDIMPipeline(plain, base.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(batch_size=2, generator=seeded(), num_inference_steps=3, output_type="np").images
+    torch.testing.assert_close(made, torch.from_numpy(expected).permute(0, 3, 1, 2))
+    assert not torch.allclose(made, base.decode(some_latents(base, 2), generator=seeded()).mean, atol=1e-3)
+
+
+@torch.no_grad()
+def test_tokens_follow_those_of_the_prompt(text_pipeline, x):
+    base = DenoiserAdapter(text_pipeline(), **TEXT)
+    assert base.latent.shape == (2, 8)
+    assert base.image_shape == (3, 8, 8)
+    assert base.num_features == 2 * 4 * 4
+    read = []
+    base.net.register_forward_pre_hook(
+        lambda net, args, options: read.append(options["encoder_hidden_states"]), with_kwargs=True
+    )
+    base.decode(some_latents(base), generator=seeded()).log_prob(x)
+    (tokens,) = read
+    tokenizer, text_encoder = base.pipeline.tokenizer, base.pipeline.text_encoder
+
+    def embedded(prompt):
+        return text_encoder(torch.tensor([tokenizer(prompt, padding="max_length").input_ids]))[0][0]
+
+    torch.testing.assert_close(tokens[:, :8], embedded("a cat").expand(4, -1, -1))
+    torch.testing.assert_close(tokens[:, 8:], some_latents(base) + embedded("")[-2:])
+    assert not torch.allclose(embedded("a cat"), embedded(""))
+
+
+@torch.no_grad()
+def test_concepts_compose_on_top_of_another_prompt(text_pipeline):
+    model = wrapped(DenoiserAdapter(text_pipeline(), **TEXT))
+    made = {}
+    for prompt in ("a cat", "a dog", "a cat"):
+        model.base.set_prompt(prompt)
+        for do in ("obs", "a", "a+b"):
+            images = model.generate(2, do=do, generator=seeded())
+            assert torch.equal(images, made.setdefault((prompt, do), images))
+    for first, one in made.items():
+        assert all(not torch.allclose(one, other, atol=1e-4) for second, other in made.items() if first != second)
+    assert model.base.options["prompt"] == "a cat"
+
+
+def test_tokens_alone_without_a_text_encoder(text_pipeline, x):
+    base = DenoiserAdapter(text_pipeline(text_encoder=None, tokenizer=None), tokens=3)
+    assert base.latent.shape == (3, 8)
+    assert torch.equal(base.conditioning.neutral, torch.zeros(3, 8))
+    latents = some_latents(base).requires_grad_()
+    base.decode(latents).log_prob(x).sum().backward()
+    assert latents.grad.abs().sum() > 0
+    with pytest.raises(
+        ValueError, match=r"StableDiffusionPipeline has no text encoder: leave out the prompt \('a cat'"
+    ):
+        base.set_prompt("a cat")
+
+
+@torch.no_grad()
+def test_guidance_goes_away_from_the_neutral_input_and_the_empty_prompt(text_pipeline):
+    base = DenoiserAdapter(text_pipeline(), prompt="a cat", tokens=2, num_inference_steps=1)
+    latents, made = some_latents(base), {}
+    z, timestep = torch.randn(4, 2, 4, 4, generator=seeded()), torch.full((4,), 501)
+    output = base.denoise(z, timestep, latents)
+    neutral = base.denoise(z, timestep, 0 * latents, prompted=False)
+    base.set_prompt("")
+    torch.testing.assert_close(neutral, base.denoise(z, timestep, 0 * latents))
+    base.set_prompt("a cat")
+    for base.guidance_scale in (1.0, 3.0):
+        decoding = base.decode(latents, generator=seeded())
+        expected = neutral + base.guidance_scale * (output - neutral)
+        torch.testing.assert_close(decoding._guided(z, timestep[0]), expected)
+        made[base.guidance_scale] = decoding.mean
+    assert not torch.allclose(made[1.0], made[3.0], atol=1e-4)
+
+
+def flow_base(diffusers, vae):
+    sizes = {"num_layers": 1, "attention_head_dim": 4, "num_attention_heads": 2, "pooled_projection_dim": 6}
+    channels = {"in_channels": 2, "out_channels": 2, "joint_attention_dim": 8, "caption_projection_dim": 8}
+    net = diffusers.SD3Transformer2DModel(sample_size=4, patch_size=1, **sizes, **channels)
+    text = {f"{part}{number}": None for part in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")}
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return diffusers.StableDiffusion3Pipeline(transformer=net, scheduler=scheduler, vae=vae, **text)
+
+
+def caption_base(diffusers, vae):
+    sizes = {"num_layers": 1, "attention_head_dim": 4, "num_attention_heads": 2, "cross_attention_dim": 8}
+    channels = {"in_channels": 2, "out_channels": 4, "caption_channels": 8}  # it gives variances, too
+    norm = {"norm_type": "ada_norm_single", "num_embeds_ada_norm": 1000}
+    net = diffusers.PixArtTransformer2DModel(sample_size=4, patch_size=1, **sizes, **channels, **norm)
+    scheduler = diffusers.DDIMScheduler(clip_sample=False, steps_offset=1)
+    return diffusers.PixArtAlphaPipeline(None, None, vae, net, scheduler)
+
+
+@pytest.mark.parametrize("build", [flow_base, caption_base])
+def test_transformers(build, diffusers, text_parts, x):
+    torch.manual_seed(0)
+    base = DenoiserAdapter(build(diffusers, copy.deepcopy(text_parts["vae"])), tokens=3, num_inference_steps=2)
+    assert base.latent.shape == (3, 8)
+    model = wrapped(base)
+    with torch.no_grad():  # such transformers start from zero modulation, and say nothing of their tokens
+        for parameter in base.net.parameters():
+            parameter.add_(0.5 * torch.randn(parameter.shape, generator=seeded()))
+    out = model(x, ["obs", "a", "b", "a+b"], generator=seeded())
+    out.loss.mean().backward()
+    assert out.loss.isfinite().all()
+    assert model.module.inversion.linear.weight.grad.abs().sum() > 0
+    one, other = (model.generate(2, do=do, generator=seeded()) for do in ("a", "b"))
+    assert one.shape == (2, 3, 8, 8)
+    assert not torch.allclose(one, other, atol=1e-4)
+    assert model.generate(noise=model.abduct(x), do="a").isfinite().all()
+
+
+# generation
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' schedulers, numpy 2
+@pytest.mark.parametrize(
+    ("scheduler", "deterministic"),
+    [
+        ("DDIMScheduler", True),
+        ("DPMSolverMultistepScheduler", True),
+        ("EulerDiscreteScheduler", True),
+        ("DDPMScheduler", False),
+        ("EulerAncestralDiscreteScheduler", False),
+    ],
+)
+@torch.no_grad()
+def test_any_scheduler_and_its_noise_is_replayed(scheduler, deterministic, pixels, x):
+    base = pixels(scheduler=scheduler)
+    latents = some_latents(base)
+    decoding = base.decode(latents, generator=seeded())
+    assert decoding.mean.isfinite().all()
+    assert 0 <= decoding.mean.min() <= decoding.mean.max() <= 1
+    assert torch.equal(decoding.mean, base.decode(latents, generator=seeded()).mean)
+    assert torch.equal(decoding.mean, base.decode(latents, residuals=decoding.residuals).mean)
+    assert not torch.equal(decoding.mean, base.decode(latents, generator=seeded(1)).mean)
+    explained = base.decode(latents, base.encode(x))
+    if deterministic:
+        assert explained.residuals[0].shape == (4, 3, 8, 8)
+    else:
+        with pytest.raises(ValueError, match=f"a {scheduler} adds noise at every step.*DDIMScheduler.from_config"):
+            explained.residuals  # noqa: B018
+
+
+@torch.no_grad()
+def test_more_steps_run_the_denoiser_more_often(pixels):
+    base, calls = pixels(), []
+    base.net.register_forward_hook(lambda *_: calls.append(1))
+    for base.num_inference_steps in (2, 5):
+        calls.clear()
+        decoding = base.decode(some_latents(base))
+        assert not calls  # nothing runs before it is asked for
+        assert decoding.mean is decoding.mean
+        assert len(calls) == base.num_inference_steps
+
+
+@torch.no_grad()
+def test_inversion_leads_back_to_the_images(pixels, unet, diffusers, x):
+    net = unet()
+    net.conv_out.weight.mul_(0.3)  # a denoiser at random changes faster than one that denoises
+    for spacing in ("leading", "trailing"):
+        base = pixels(net, steps=10, timestep_spacing=spacing)
+        latents = some_latents(base)
+        decoding = base.decode(latents, base.encode(x))
+        torch.testing.assert_close(decoding.mean, x, atol=2e-3, rtol=0)
+        # and to others for another decoder input
+        other = base.decode(-latents, residuals=decoding.residuals).mean
+        assert (other - x).abs().max() > 0.05
+
+
+@torch.no_grad()
+def test_inversion_of_every_prediction_type(diffusers, pixels):
+    """With the denoiser of Gaussian data it is the linear map that it should be."""
+    spread, data = 0.5, 0.5 * torch.randn(4, 3, 8, 8, generator=seeded())
+    for prediction in ("epsilon", "v_prediction", "sample"):
+        base = pixels(steps=50, prediction_type=prediction, timestep_spacing="trailing")
+        schedule = base.schedule
+
+        def know(z, timestep, latent, schedule=schedule):
+            level = timestep.long()
+            alpha, sigma = (values[level].reshape(-1, 1, 1, 1) for values in (schedule.alphas, schedule.sigmas))
+            best = alpha * spread**2 * z / ((alpha * spread) ** 2 + sigma**2)
+            return exact_output(schedule, best, (z - alpha * best) / sigma, level)
+
+        base.denoise, base.images = know, lambda data: data
+        encoding = Encoding(data.flatten(1), data, states=(data, data))
+        decoding = base.decode(torch.zeros(4, 16), encoding)
+        assert decoding.residuals[0].std().item() == pytest.approx(1, abs=0.15), prediction
+        torch.testing.assert_close(decoding.mean, data, atol=0.1 if prediction == "sample" else 0.01, rtol=0)
+
+
+@torch.no_grad()
+def test_counterfactuals_keep_the_noise(pixels, unet, x):
+    net = unet()
+    net.conv_out.weight.mul_(0.3)
+    model = wrapped(pixels(net, steps=10))
+    behind = model.abduct(x, "a")
+    torch.testing.assert_close(model.generate(noise=behind, do="a"), x, atol=5e-3, rtol=0)
+    changed = model.generate(noise=behind, do="b")
+    assert torch.equal(changed, model.generate(noise=behind, do="b"))
+    assert not torch.allclose(changed, x, atol=0.02)
+
+
+# training
+
+
+def test_a_frozen_pipeline_stays_and_the_loss_falls(text_pipeline, x):
+    model = wrapped(DenoiserAdapter(text_pipeline(), **TEXT)).train()
+    pipeline = model.base.pipeline
+    before = {name: copy.deepcopy(getattr(pipeline, name)) for name in ("unet", "vae", "text_encoder")}
+    optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], 3e-3)
+    losses = []
+    for _ in range(15):
+        optimizer.zero_grad()
+        loss = model(x, ["obs", "a", "b", "a"], generator=seeded()).loss.mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert all(same(getattr(pipeline, name), copied) for name, copied in before.items())
+
+
+def test_lora_adapts_the_denoiser_alone(text_pipeline, x):
+    pytest.importorskip("peft")
+    model = wrapped(DenoiserAdapter(text_pipeline(), **TEXT)).add_lora(rank=2)
+    assert all(name.startswith("net.") for name in model.lora.target_modules)
+    assert any("attn2.to_k" in name for name in model.lora.target_modules)
+    model(x, "a").loss.mean().backward()
+    trained = [name for name, parameter in model.base.named_parameters() if parameter.grad is not None]
+    assert trained
+    assert all(".lora_" in name for name in trained)
+    with pytest.raises(LoraError, match="LoRA already"):
+        wrapped(adapt(model.base.pipeline))
+
+
+def test_the_objective_trains_without_contexts(x):
+    torch.manual_seed(0)
+    base = DenoiserAdapter.fresh((3, 8, 8))
+    objective = DenoisingObjective(base).train()
+    optimizer = torch.optim.Adam(objective.parameters(), 1e-3)
+    losses = []
+    for _ in range(10):
+        torch.manual_seed(1)
+        losses.append(objective({"x": x})["loss"].mean())
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+
+
+# files
+
+
+@pytest.fixture
+def folder(pixels, tmp_path):
+    pixels(steps=2).save(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@torch.no_grad()
+def test_saves_and_loads_bit_for_bit(folder, pixels):
+    base = DenoiserAdapter.load(folder, num_inference_steps=2)
+    assert base.source == str(folder)
+    assert not base.net.training
+    assert fingerprint(base) == fingerprint(pixels())
+    expected = pixels(steps=2).decode(some_latents(base), generator=seeded()).mean
+    assert torch.equal(base.decode(some_latents(base), generator=seeded()).mean, expected)
+    torch.nn.init.normal_(base.net.conv_in.bias)
+    base.save(folder)  # over the old one
+    assert sorted(path.name for path in folder.iterdir()) == ["model_index.json", "scheduler", "unet"]
+    assert same(DenoiserAdapter.load(folder).net, base.net)
+
+
+def test_a_text_pipeline_and_its_options_come_back_with_the_module(text_pipeline, tmp_path, x):
+    DenoiserAdapter(text_pipeline(), **TEXT).save(tmp_path / "base")
+    model = wrapped(DenoiserAdapter.load(tmp_path / "base", **TEXT))
+    model.save_pretrained(tmp_path / "module")
+    config = json.loads((tmp_path / "module" / "adapter_config.json").read_text())
+    assert config["base_options"] == {**TEXT, "guidance_scale": 1.0}
+    again = ContextualDecoder.from_pretrained(tmp_path / "module")
+    for do in ("obs", "a+b"):
+        assert torch.equal(model.generate(2, do=do, generator=seeded()), again.generate(2, do=do, generator=seeded()))
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def edit_tensors(folder, change):
+    tensors = load_file(folder / "unet" / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / "unet" / WEIGHTS, metadata={"format": "pt"})
+
+
+SPOILED = {
+    "nothing": (lambda d: (d / "model_index.json").unlink(), "base is neither a folder written by .* nor a Hub id"),
+    "no weights": (lambda d: (d / "unet" / WEIGHTS).unlink(), f"base is neither a folder written by .*{WEIGHTS}"),
+    "truncated": (lambda d: (d / "unet" / WEIGHTS).write_bytes(b"123"), "base is neither a folder written by"),
+    "no scheduler": (lambda d: (d / "scheduler" / "scheduler_config.json").unlink(), "base is neither a folder"),
+    "another class": (
+        lambda d: edit_json(d / "model_index.json", unet=["diffusers", "DiTTransformer2DModel"]),
+        "base holds a denoiser DiTTransformer2DModel; supported: UNet2DModel, UNet2DConditionModel, PixArt",
+    ),
+    "missing tensor": (
+        lambda d: edit_tensors(d, lambda t: t.pop("conv_in.bias")),
+        "unet of .*base does not fit .*missing.*conv_in.bias",
+    ),
+    "unexpected tensor": (
+        lambda d: edit_tensors(d, lambda t: t.update(wings=torch.ones(2))),
+        "unet of .*base does not fit .*unexpected.*wings",
+    ),
+    "a pickle": (
+        lambda d: torch.save((d / "unet" / WEIGHTS).unlink(), d / "unet" / "diffusion_pytorch_model.bin"),
+        "base is neither a folder written by",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_refuses_a_spoiled_folder(case, folder):
+    spoil, message = SPOILED[case]
+    spoil(folder)
+    with pytest.raises(CheckpointError, match=message):
+        DenoiserAdapter.load(folder)
+
+
+def test_a_place_for_the_decoder_input_can_be_added_in_the_file(folder):
+    """As the error says: an unconditional denoiser keeps its weights."""
+    edit_json(folder / "unet" / "config.json", class_embed_type=None)
+    with pytest.raises(ValueError, match="no place for a decoder input: its class_embed_type is None.*or that entry"):
+        DenoiserAdapter.load(folder)
+    edit_json(folder / "unet" / "config.json", class_embed_type="identity")
+    assert DenoiserAdapter.load(folder).latent.shape == (16,)
+
+
+def test_every_autoencoder_that_is_a_base_serves(diffusers, text_pipeline):
+    base = adapt(text_pipeline(vae=diffusers.AutoencoderTiny(latent_channels=2)))
+    assert (base.data_shape, base.image_shape) == ((2, 4, 4), (3, 32, 32))
+    latent = some_latents(base, 1)
+    assert base.decode(latent, generator=seeded()).mean.shape == (1, 3, 32, 32)
+    assert base.decode(latent, generator=seeded()).log_prob(torch.rand(1, 3, 32, 32)).isfinite().all()
+
+
+# what is refused
+
+
+def test_denoisers_it_does_not_take(diffusers, unet, text_pipeline):
+    scheduler = diffusers.DDIMScheduler()
+    transformer = diffusers.DiTTransformer2DModel(
+        num_attention_heads=1, attention_head_dim=4, num_layers=1, sample_size=4, num_embeds_ada_norm=10
+    )
+    vae = diffusers.AutoencoderKL(norm_num_groups=2, block_out_channels=(4,))
+    cases = [
+        (
+            diffusers.DiTPipeline(transformer, vae, scheduler),
+            TypeError,
+            "of the class DiTTransformer2DModel; supported",
+        ),
+        (diffusers.DDIMPipeline(unet(class_embed_type=None, num_class_embeds=5), scheduler), ValueError, "embeds 5"),
+        (diffusers.DDIMPipeline(unet(sample_size=None), scheduler), ShapeError, "does not say the size of its images"),
+        (text_pipeline({"in_channels": 3}), ShapeError, "takes 3 channels, the autoencoder's latents have 2"),
+        (
+            text_pipeline({"class_embed_type": "timestep"}),
+            ValueError,
+            "asks for more than tokens .*class_embed_type.*timestep",
+        ),
+        (
+            text_pipeline({"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}),
+            ValueError,
+            "no place for a decoder input: none of its blocks has cross-attention",
+        ),
+        (
+            text_pipeline({"cross_attention_dim": 16}),
+            ShapeError,
+            "4 virtual tokens of width 16 do not go with a prompt",
+        ),
+        (unet(), TypeError, "a UNet2DModel alone does not say how noisy its data is: give the pipeline"),
+    ]
+    for pipeline, error, message in cases:
+        with pytest.raises(error, match=message):
+            wrap_decoder(pipeline, ["a"])
+
+
+def test_schedulers_it_does_not_take(diffusers, pixels):
+    with pytest.raises(TypeError, match="no noise levels known of a EDMEulerScheduler: supported are schedulers with"):
+        NoiseSchedule(diffusers.EDMEulerScheduler())
+    with pytest.raises(ValueError, match="shifts its noise levels with the images' size"):
+        NoiseSchedule(diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True))
+    with pytest.raises(ValueError, match="prediction_type 'velocity'; supported: epsilon, sample, v_prediction"):
+        NoiseSchedule(diffusers.DDIMScheduler(prediction_type="velocity"))
+
+
+def test_a_prompt_where_there_is_no_text(pixels):
+    with pytest.raises(ValueError, match="the denoiser of this DDPMPipeline reads no text, so it takes no prompt"):
+        pixels().set_prompt("a cat")
+
+
+def test_fresh_refuses_sizes_it_cannot_halve():
+    with pytest.raises(ValueError, match="sides that divide by 4, got 30x32: set --resolution"):
+        DenoiserAdapter.fresh((3, 30, 32))
+
+
+def test_without_diffusers(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    for use in (lambda: DenoiserAdapter.load(tmp_path), lambda: DenoiserAdapter.fresh((3, 8, 8))):
+        with pytest.raises(ImportError, match=r"needs diffusers: pip install context-module\[diffusers\]"):
+            use()
