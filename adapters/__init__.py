@@ -14,6 +14,7 @@ from context_module.adapters.base import (
     adapt,
     available_adapters,
     get_adapter,
+    load_base,
     register_adapter,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "adapt",
     "available_adapters",
     "get_adapter",
+    "load_base",
     "register_adapter",
 ]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +27,7 @@ __all__ = [
     "adapt",
     "available_adapters",
     "get_adapter",
+    "load_base",
     "register_adapter",
 ]
 
@@ -50,7 +54,7 @@ class LatentSpec:
 
 
 class Likelihood(Protocol):
-    """A distribution over images (B, C, H, W) with values in [0, 1]."""
+    """A distribution over images (B, C, H, W) with values in [0, 1], or over whatever else the base is of."""
 
     @property
     def mean(self) -> Tensor:
@@ -69,7 +73,7 @@ class Encoding:
 
     Attributes:
         features: (B, D), read by the posterior heads.
-        mean: (B, *latent.shape), the base's own embedding, normalised.
+        mean: (B, *latent.shape), the base's own embedding, normalised; zeros for a base without (`embeds`).
         log_var: its log-variance, same shape; None for a deterministic encoder.
         states: whatever `decode` wants to know of the images (NVAE: encoder states for the deeper latents).
     """
@@ -111,19 +115,27 @@ class DecoderAdapter(nn.Module, ABC):
 
     The base itself is a submodule, so that ``.to()``, ``.parameters()`` and ``.state_dict()`` reach it.
 
+    Bases are of images, unless `check_inputs`, `data_settings`, `present` and `kind` say otherwise.
+
     Attributes:
         name: the registry's name of the family, as in ``--base nvae``.
+        kind: what the base generates.
+        embeds: whether `Encoding.mean` is a decoder input that x can be decoded from, as the latent objective needs.
         latent: the decoder input.
-        image_shape: (C, H, W) of the images.
+        image_shape: (C, H, W) of the images; bases of anything else have none.
         num_features: D, the width of `Encoding.features`.
         source: where the base came from (path or hub id), for the saved configuration; None if unknown.
+        options: by name, what `load` needs besides the path to give the same base; saved with the module.
     """
 
     name: ClassVar[str]
+    kind: ClassVar[Literal["images", "texts"]] = "images"
+    embeds: ClassVar[bool] = True
     latent: LatentSpec
     image_shape: tuple[int, int, int]
     num_features: int
     source: str | None = None
+    options: Mapping[str, Any] = MappingProxyType({})
 
     @classmethod
     def matches(cls, base: object) -> bool:
@@ -137,7 +149,10 @@ class DecoderAdapter(nn.Module, ABC):
 
     @classmethod
     def load(cls, path: str | Path) -> DecoderAdapter:
-        """The adapter around a base read from a file or folder; raises CheckpointError for what it cannot read."""
+        """The adapter around a base read from a file or folder; raises CheckpointError for what it cannot read.
+
+        Families may take options by name, with defaults; their values are plain (see `options`).
+        """
         raise CheckpointError(
             f"a {cls.name!r} base cannot be rebuilt from a file: build it yourself and pass base={cls.__name__}(...)"
         )
@@ -160,7 +175,7 @@ class DecoderAdapter(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, x: Tensor) -> Encoding:
-        """Encode images (B, C, H, W) with values in [0, 1]."""
+        """Encode images (B, C, H, W) with values in [0, 1], or what else `check_inputs` returns."""
 
     @abstractmethod
     def decode(
@@ -197,8 +212,26 @@ class DecoderAdapter(nn.Module, ABC):
         """The type of the base's first parameter; images and decoder inputs come in it."""
         return next((parameter.dtype for parameter in self.parameters()), torch.float32)
 
-    def check_images(self, x: Tensor) -> None:
-        """Raise ShapeError unless x is a float tensor (B, *image_shape) with finite values in [0, 1]."""
+    @property
+    def takes(self) -> str:
+        """What the base is of, for people: ``images 3x32x32``."""
+        return f"images {'x'.join(map(str, self.image_shape))}"
+
+    def data_settings(self) -> dict[str, Any]:
+        """Arguments of `context_module.data.load_data` that make data fit the base."""
+        channels, resolution, _ = self.image_shape
+        return {"resolution": resolution, "channels": channels}
+
+    def present(self, samples: Tensor) -> Any:
+        """Means or samples as `ContextualDecoder.generate` hands them out: images (B, C, H, W), float32."""
+        return samples.float()
+
+    def check_inputs(self, x: Any) -> Tensor:
+        """x as `encode` and `Decoding.log_prob` take it, but for the device: here, images as they are.
+
+        Raises:
+            ShapeError: unless x is a float tensor (B, *image_shape) with finite values in [0, 1].
+        """
         if not isinstance(x, Tensor) or not x.is_floating_point():
             found = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise ShapeError(f"images must be a float tensor with values in [0, 1], got {found}: use x.float() / 255")
@@ -208,10 +241,11 @@ class DecoderAdapter(nn.Module, ABC):
                 f"(channels, height, width), got {tuple(x.shape)}: resize or convert the images"
             )
         if torch.compiler.is_compiling() or not len(x):
-            return
+            return x
         low, high = (bound.item() for bound in x.detach().aminmax())
         if not (low >= 0 and high <= 1):  # also true for NaN
             raise ShapeError(f"image values must be finite and in [0, 1], got a range of [{low:g}, {high:g}]")
+        return x
 
 
 # Built-in families, imported on demand; outside packages add theirs through the entry-point group.
@@ -220,6 +254,7 @@ _BUILT_IN = {
     "lightweight": "context_module.adapters.lightweight:LightweightAdapter",
     "modules": "context_module.adapters.modules:ModulesAdapter",
     "diffusers": "context_module.adapters.diffusers:DiffusersAdapter",
+    "transformers": "context_module.adapters.transformers:TransformersAdapter",
 }
 _GROUP = "context_module.adapters"
 _registered: dict[str, type[DecoderAdapter]] = {}
@@ -249,6 +284,25 @@ def get_adapter(name: str) -> type[DecoderAdapter]:
         if point.name == name:
             return point.load()
     raise ValueError(f"unknown base {name!r}; known bases: {', '.join(available_adapters())}")
+
+
+def load_base(family: str, path: str | Path, options: Mapping[str, Any] = MappingProxyType({})) -> DecoderAdapter:
+    """The base of a family that lies in a file or folder, or on the Hub, by its adapter's `load`.
+
+    Raises:
+        ValueError: for an unknown family, or options that it does not take.
+        CheckpointError: for what it cannot read.
+    """
+    adapter = get_adapter(family)
+    parameters = list(inspect.signature(adapter.load).parameters.values())[1:]
+    known = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+    unknown = [name for name in options if name not in known]
+    if unknown and len(known) == len(parameters):
+        raise ValueError(
+            f"a {family!r} base takes no option {', '.join(map(repr, unknown))}; its options: "
+            f"{', '.join(known) or 'none'}"
+        )
+    return adapter.load(path, **options)
 
 
 def adapt(base: object) -> DecoderAdapter:

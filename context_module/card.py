@@ -37,7 +37,7 @@ It goes in front of the decoder of a pretrained generative model and controls th
 
 | | |
 |---|---|
-| base | {base.source or "given by the caller"} ({base.name}, images {"x".join(map(str, base.image_shape))}) |
+| base | {base.source or "given by the caller"} ({base.name}, {base.takes}) |
 | tensors saved | {num_saved:,d} values: {saved}; the base is not in this folder |
 | widths | noise {config.noise_width}, concept {config.concept_width}, depth {config.depth} |
 | free blocks | {config.free_blocks} |
@@ -47,7 +47,7 @@ It goes in front of the decoder of a pretrained generative model and controls th
 from context_module import ContextualDecoder
 
 model = ContextualDecoder.from_pretrained("path/to/this/folder", base=base)
-images = model.generate(16, do={list(config.concepts[:2])!r})  # {joint}
+{base.kind} = model.generate(16, do={list(config.concepts[:2])!r})  # {joint}
 ```
 
 Method: 'Intervening to Learn and Compose Causally Disentangled Representations', CLeaR 2026.

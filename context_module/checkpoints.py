@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.base import DecoderAdapter, adapt, get_adapter
+from context_module.adapters.base import DecoderAdapter, adapt, load_base
 from context_module.errors import CheckpointError
 from context_module.files import load_tensors, read_json, save_tensors, write_atomically, write_json
 from context_module.lora import without_lora
@@ -100,16 +100,17 @@ def load_adapter(
 
 
 def base_of(config: Mapping[str, Any], directory: Path, base: object = None) -> DecoderAdapter:
-    """The base of a saved module: `base`, or without it the one that the configuration names.
+    """The base of a saved module: `base`, or what lies at that path; without it the one that the configuration names.
 
     Raises:
         CheckpointError: if it names none, or if the weights are not those that the module was trained on.
     """
     where = config.get("base_name_or_path")
-    if base is None:
-        if not where:
-            raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
-        base = get_adapter(config["base_adapter"]).load(directory / where if where == BASE_FOLDER else where)
+    if base is None and not where:
+        raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
+    if base is None or isinstance(base, str | Path):
+        source = base or (directory / where if where == BASE_FOLDER else where)
+        base = load_base(config["base_adapter"], source, config.get("base_options", {}))
     adapter = adapt(base)
     found = fingerprint(adapter)
     if found != config["base_fingerprint"]:

@@ -55,6 +55,11 @@ class ContextualDecoder(WrappedBase):
                 f"the module is made for decoder inputs of shape {config.latent_shape} and {config.num_features} "
                 f"encoder features; the base {base.name!r} has {tuple(base.latent.shape)} and {base.num_features}"
             )
+        if config.latent_noise and not base.embeds:
+            raise ValueError(
+                f"a {base.name!r} base has no decoder inputs of its own behind {base.kind} for latent_noise=True "
+                "(the latent objective) to model: leave it out (--objective pixel: the likelihood of what is decoded)"
+            )
         super().__init__(base)
         self.config = config
         self.module = ContextModule(config)
@@ -90,12 +95,12 @@ class ContextualDecoder(WrappedBase):
         pack.to(self.module.inversion.linear.weight)
 
     def forward(
-        self, x: Tensor, contexts: ContextsLike, *, beta: float = 1.0, generator: torch.Generator | None = None
+        self, x: Any, contexts: ContextsLike, *, beta: float = 1.0, generator: torch.Generator | None = None
     ) -> ContextualOutput:
         """Losses per sample, and the reconstruction.
 
         Args:
-            x: images (B, C, H, W), float, in [0, 1].
+            x: images (B, C, H, W), float, in [0, 1]; for a language model texts, or token ids (B, T).
             contexts: one context name, one name per sample, or a bool mask (B, K).
             beta: weight of the noise's KL.
             generator: for the draws of noise and deeper latents; the default generator without it.
@@ -104,7 +109,7 @@ class ContextualDecoder(WrappedBase):
             ShapeError: for images of another size, dtype or range, NaN among them, or a mask that does not fit.
             ConceptError: for unknown concepts.
         """
-        self.base.check_images(x)
+        x = self.base.check_inputs(x)
         mask = self._mask(contexts, len(x))
         encoding = self._encode(x)
         posterior = self.posterior_heads(encoding.features, mask)
@@ -116,12 +121,12 @@ class ContextualDecoder(WrappedBase):
         loss = neg_log_likelihood + beta * kl_noise + kl_base
         return ContextualOutput(loss, neg_log_likelihood, kl_noise, kl_base, decoding)
 
-    def posterior(self, x: Tensor, contexts: ContextsLike | None = None) -> Normal:
+    def posterior(self, x: Any, contexts: ContextsLike | None = None) -> Normal:
         """q(z | x, context), a `torch.distributions.Normal` over the noise (B, (K+F) w_z).
 
         Without `contexts` the images are taken as observational.
         """
-        self.base.check_images(x)
+        x = self.base.check_inputs(x)
         mask = self._mask(OBSERVATIONAL if contexts is None else contexts, len(x))
         return self.posterior_heads(self._encode(x).features, mask)
 
@@ -135,8 +140,8 @@ class ContextualDecoder(WrappedBase):
         temperature: float = 1.0,
         sample: bool = False,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Generate images under an intervention.
+    ) -> Any:
+        """Generate images, or texts, under an intervention.
 
         Args:
             n: number of images, with fresh noise; or give `noise`.
@@ -146,12 +151,14 @@ class ContextualDecoder(WrappedBase):
                 concept's observational mechanism, to 1, its interventional one; or the value to set the concept to,
                 for models whose training data carried its values (`fit_values`). Either may be a sequence, one per
                 image. Or a mask with a row per image, (n, K) or (n, K+P), bool or of strengths.
-            temperature: standard deviation of fresh noise, and factor on that of the base's deeper latents.
-            sample: draw from the likelihood instead of returning its mean.
+            temperature: standard deviation of fresh noise, and factor on that of the base's deeper latents; of the
+                tokens drawn, for a language model.
+            sample: draw from the likelihood instead of returning its mean (a language model: the likeliest tokens,
+                one by one).
             generator: makes the result reproducible.
 
         Returns:
-            (n, C, H, W), float, in [0, 1].
+            (n, C, H, W), float, in [0, 1]; of a language model a list of n strings.
 
         Raises:
             ValueError: unless exactly one of `n` and `noise` is given; for a negative temperature.
@@ -182,23 +189,23 @@ class ContextualDecoder(WrappedBase):
             decoding = self._decode(
                 latent, residuals=abduction.residuals, temperature=temperature, generator=generator
             )
-            images = (decoding.sample(generator) if sample else decoding.mean).float()
+            samples = self.base.present(decoding.sample(generator) if sample else decoding.mean)
         if of_packs.any():
-            draw_normal(images.new_empty(1), generator)  # other noise for the packs in the next call
-        return images
+            draw_normal(latent.new_empty(1), generator)  # other noise for the packs in the next call
+        return samples
 
     @torch.no_grad()
-    def abduct(self, x: Tensor, contexts: ContextsLike = OBSERVATIONAL) -> Abduction:
+    def abduct(self, x: Any, contexts: ContextsLike = OBSERVATIONAL) -> Abduction:
         """The noise behind images seen in a context: posterior means, and what they leave of every later latent.
 
         ``generate(noise=abduct(x, c), do=c)`` is the reconstruction of x; with another `do` it is the counterfactual.
         With ``latent_noise=True`` the reconstruction is the base's own.
 
         Args:
-            x: images (B, C, H, W) in [0, 1].
+            x: images (B, C, H, W) in [0, 1]; for a language model texts, or token ids (B, T).
             contexts: the contexts they were seen in.
         """
-        self.base.check_images(x)
+        x = self.base.check_inputs(x)
         mask = self._mask(contexts, len(x))
         with evaluating(self):
             encoding = self._encode(x)
@@ -237,6 +244,7 @@ class ContextualDecoder(WrappedBase):
             "base_adapter": self.base.name,
             "base_name_or_path": BASE_FOLDER if self.owns_base else self.base.source,
             "base_fingerprint": fingerprint(self.base),
+            "base_options": dict(self.base.options),
             "module": self.config.to_dict(),
         }
         if sizes := self.value_maps.sizes:
@@ -275,8 +283,8 @@ class ContextualDecoder(WrappedBase):
 
         Args:
             path: a folder, or the id of a Hugging Face Hub repository.
-            base: the base, as for `wrap_decoder`. Without it, it is loaded from where it was when saved, or from the
-                folder itself if it trained with the module.
+            base: the base, as for `wrap_decoder`, or where it lies now. Without it, it is loaded from where it was
+                when saved, or from the folder itself if it trained with the module.
             revision, token, local_files_only: for Hub repositories, as everywhere in huggingface_hub.
 
         Raises:
@@ -320,7 +328,8 @@ class ContextualDecoder(WrappedBase):
 
     def _encode(self, x: Tensor) -> Encoding:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.base_trains):
-            return self.base.encode(x.to(self.base.dtype))
+            # token ids stay what they are
+            return self.base.encode(x.to(self.base.dtype) if x.is_floating_point() else x)
 
     def _decode(self, latent: Tensor, encoding: Encoding | None = None, **options: Any) -> Decoding:
         return self.base.decode(latent.to(self.base.dtype), encoding, **options)

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Literal
 
 from context_module import ContextualDecoder, wrap_decoder
-from context_module.adapters.base import DecoderAdapter, get_adapter
+from context_module.adapters.base import DecoderAdapter, get_adapter, load_base
 from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.config import Composition, Form
-from context_module.data import ContextData
+from context_module.data import ContextData, parse_options
 from context_module.encodings import encode_dataset
 from context_module.errors import ConceptError
-from context_module.evaluation import composition_table, evaluate
-from context_module.grids import contexts_on_one_noise, labelled_grid
+from context_module.evaluation import composition_table, evaluate, evaluate_texts
+from context_module.grids import contexts_on_one_noise, labelled_samples
 from context_module.metrics.estimate import MIN_SAMPLES
 from context_module.objectives import LatentObjective, PixelObjective
 from context_module.prior_gap import prior_gap
@@ -48,8 +48,13 @@ class FinetuneArguments(TrainingArguments):
     learning_rate: float = argument(3e-3, help="peak learning rate; it falls to 1%% along a cosine")
     max_grad_norm: float = argument(5.0, help="gradients are clipped to this norm")
     validation_steps: int = argument(500, help="steps between validations, each with a sample grid")
-    base: str = argument("nvae", help="family of the base: nvae, lightweight, diffusers, or an installed adapter's")
+    base: str = argument(
+        "nvae", help="family of the base: nvae, lightweight, diffusers, transformers, or an installed adapter's"
+    )
     base_checkpoint: str | None = argument(None, help="file, folder or Hub id; default: the NVAE that ships")
+    base_options: list[str] = argument(
+        [], help="further options of the base, each name=value; transformers: virtual_tokens, max_tokens, dtype, ..."
+    )
     train_mode: TrainMode = argument(
         "frozen",
         help="the base: as it is, with LoRA on its decoder, unfrozen after --frozen_share of the steps, or from "
@@ -97,19 +102,20 @@ class FinetuneArguments(TrainingArguments):
     )
 
 
-def load_base(args: FinetuneArguments) -> DecoderAdapter:
+def pretrained_base(args: FinetuneArguments) -> DecoderAdapter:
     """The pretrained base."""
-    adapter, checkpoint = get_adapter(args.base), args.base_checkpoint or SHIPPED.get(args.base)
+    get_adapter(args.base)  # an unknown one is an error first
+    checkpoint = args.base_checkpoint or SHIPPED.get(args.base)
     if checkpoint is None:
         raise ValueError(f"no base ships for --base {args.base}: give --base_checkpoint")
     local = Path(checkpoint).expanduser()
-    return adapter.load(local.resolve() if local.exists() else checkpoint)  # else the id of a Hub repository
+    path = local.resolve() if local.exists() else checkpoint  # else the id of a Hub repository
+    return load_base(args.base, path, parse_options(args.base_options))
 
 
 def data_for(args: FinetuneArguments, base: DecoderAdapter) -> ContextData:
-    """The data at the base's size."""
-    channels, resolution, _ = base.image_shape
-    return chosen(args, args.load(resolution=resolution, channels=channels))
+    """The data that fits the base."""
+    return chosen(args, args.load(**base.data_settings()))
 
 
 def chosen(args: FinetuneArguments, data: ContextData) -> ContextData:
@@ -134,7 +140,7 @@ def edges_of(words: list[str]) -> tuple[tuple[str, str], ...] | None:
 
 def trained_before(args: FinetuneArguments, folder: str) -> tuple[ContextualDecoder, ContextData]:
     """A module to go on from, and data of its concepts."""
-    model = ContextualDecoder.from_pretrained(folder, base=load_base(args) if args.base_checkpoint else None)
+    model = ContextualDecoder.from_pretrained(folder, base=pretrained_base(args) if args.base_checkpoint else None)
     data = data_for(args, model.base)
     if model.concepts != data.concepts:
         raise ConceptError(
@@ -156,7 +162,7 @@ def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
     elif args.module:
         return trained_before(args, args.module)
     else:
-        base = load_base(args)
+        base = pretrained_base(args)
         data = data_for(args, base)
     model = wrap_decoder(
         base,
@@ -226,7 +232,7 @@ def main(argv: list[str] | None = None) -> None:
         train_data,
         val_data,
         after_step=model.module.intervention.clamp_effects if args.reference else None,
-        preview=lambda: labelled_grid(contexts_on_one_noise(model, contexts)),
+        preview=lambda: labelled_samples(contexts_on_one_noise(model, contexts)),
         monitor=monitor,
     )
     result = trainer.train()
@@ -238,21 +244,26 @@ def main(argv: list[str] | None = None) -> None:
             print("values that can be set, and how far off pictures are on average:", end=" ")
             print(", ".join(f"{name} {error:.3g}" for name, error in errors.items()))
         print(f"{run.path}: best validation loss {result.loss:.1f} at step {result.best_step} of {result.steps}")
-        if data.held_out is not None and score_samples >= MIN_SAMPLES:
-            scored = evaluate(
+        texts = model.base.kind == "texts"
+        if data.held_out is not None and texts and data.parser is None:
+            print("no table of compositions: no parser comes with this data to read factors from texts")
+        elif data.held_out is not None and score_samples >= MIN_SAMPLES:
+            score = evaluate_texts if texts else partial(evaluate, metrics=["sliced_wasserstein"])
+            scored = score(
                 model,
                 data,
                 samples=score_samples,
-                metrics=["sliced_wasserstein"],
                 contexts=data.held_out.context_names,
                 pooled=args.pooled,
                 seed=args.seed,
             )
             table = composition_table(scored)
             (run.path / "composition.md").write_text(table + "\n", encoding="utf-8")
-            print(f"\nSliced Wasserstein distance to real images of compositions never trained on:\n\n{table}")
+            distance = "Total variation distance (joint, of the concepts)" if texts else "Sliced Wasserstein distance"
+            print(f"\n{distance} to real {model.base.kind} of compositions never trained on:\n\n{table}")
         elif data.held_out is not None and args.score_samples:
-            print(f"no table of compositions: it takes {2 * MIN_SAMPLES} images of each and {MIN_SAMPLES} samples")
+            needed = f"{2 * MIN_SAMPLES} {model.base.kind} of each and {MIN_SAMPLES} samples"
+            print(f"no table of compositions: it takes {needed}")
 
 
 if __name__ == "__main__":

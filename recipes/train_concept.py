@@ -13,7 +13,6 @@ import dataclasses
 from dataclasses import dataclass
 
 from context_module import ContextualDecoder
-from context_module.adapters.base import get_adapter
 from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.contexts import OBSERVATIONAL
 from context_module.encodings import encode_dataset
@@ -31,7 +30,6 @@ class TrainConceptArguments(TrainingArguments):
     output_dir: str = argument(help="where CONCEPT.safetensors, checkpoints, metrics and pictures go")
     module: str = argument(help="folder written by recipes/finetune.py, or a Hub repository: it is left as it is")
     concept: str = argument(help="the concept's name: that of its context in the data")
-    base: str = argument("nvae", help="family of the base, with --base_checkpoint")
     base_checkpoint: str | None = argument(None, help="the base, if it is not where it was in training")
     max_train_steps: int = argument(600, help="optimiser steps")
     train_batch_size: int = argument(512, help="images per optimiser step, over all processes and accumulation steps")
@@ -48,12 +46,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(TrainConceptArguments, description=__doc__.splitlines()[0], argv=argv)
     run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
     accelerator = make_accelerator(args)
-    base = get_adapter(args.base).load(args.base_checkpoint) if args.base_checkpoint else None
-    model = ContextualDecoder.from_pretrained(args.module, base=base).to(accelerator.device)
+    model = ContextualDecoder.from_pretrained(args.module, base=args.base_checkpoint).to(accelerator.device)
     pack = new_pack(model, args.concept, rank=args.rank, noise_width=args.noise_width, hidden_width=args.hidden_width)
     model.add_concept(pack)
-    channels, resolution, _ = model.base.image_shape
-    images = args.load(resolution=resolution, channels=channels).train.only([args.concept])
+    images = args.load(**model.base.data_settings()).train.only([args.concept])
     shown = accelerator.is_main_process or args.cache_dir is not None
     train_data, val_data = (
         encode_dataset(model.base, part, cache_dir=args.cache_dir, progress=shown)
