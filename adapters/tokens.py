@@ -68,7 +68,8 @@ class TokenLikelihood:
     @torch.no_grad()
     def _draw(self, temperature: float, generator: torch.Generator | None) -> Tensor:
         cache, last = self._cache(), self._begins()
-        ended, tokens = torch.zeros_like(last[:, 0], dtype=torch.bool), []
+        ended = torch.zeros_like(last[:, 0], dtype=torch.bool)
+        tokens: list[Tensor] = []
         while len(tokens) < self.max_tokens - 1 and not ended.all():
             logits = run(self.net, last, cache)[:, -1]
             if temperature:  # the largest with Gumbel noise is a draw; the noise is the same on every device

@@ -344,7 +344,7 @@ def _check_net(net: Any) -> None:
             f"the model's weights are of several types, {' and '.join(types)}: bring them to one, model.to(torch."
             f"{types[0]}), or load it with dtype={types[0]}"
         )
-    if not _is_causal(net):
+    if not _is_causal(net.eval()):  # no dropout
         raise TypeError(_unsupported(type(net).__name__))
 
 

@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
         objective,
         train_data,
         val_data,
-        optimizer=torch.optim.Adam if args.base == "lightweight" else torch.optim.Adamax,
+        optimizer=torch.optim.Adam if args.base in ("lightweight", "transformers") else torch.optim.Adamax,
         preview=lambda: labelled_samples(written(base) if examples is None else preview(base, examples)),
     )
     result = trainer.train()

@@ -60,17 +60,28 @@ def intended_share(generated: Tensor, context: Tensor, others: Sequence[Tensor],
     """
     check_samples(len(generated), len(context), *map(len, others))
 
+    codes, wanted, unwanted = [], [], []  # per column: of the generated texts, and the shares of each value
+    for column, other in enumerate(others):
+        tables = [part[:, column, None] for part in (generated, context, other)]
+        ours, real, others_own = _codes(*tables).split([len(part) for part in tables])
+        codes.append(ours)
+        size = int(max(ours.max(), real.max(), others_own.max())) + 1
+        wanted.append(_shares(real, size))
+        unwanted.append(_shares(others_own, size))
+
     def share(rows: Tensor) -> float:
-        return sum(
-            _distance(rows[:, k], context[:, k]) < _distance(rows[:, k], other[:, k]) for k, other in enumerate(others)
-        ) / len(others)
+        nearer = 0
+        for ours, right, wrong in zip(rows.T, wanted, unwanted, strict=True):
+            found = _shares(ours, len(right))
+            nearer += bool((found - right).abs().sum() < (found - wrong).abs().sum())
+        return nearer / len(wanted)
 
-    return bootstrap(share, generated, seed=seed)
+    return bootstrap(share, torch.stack(codes, dim=1), seed=seed)
 
 
-def _codes(a: Tensor, b: Tensor) -> Tensor:
-    """A number for each row of both tables, one after the other: the same for equal rows."""
-    return torch.cat([a, b]).unique(dim=0, return_inverse=True)[1]
+def _codes(*tables: Tensor) -> Tensor:
+    """A number for each row of the tables, one after the other: the same for equal rows."""
+    return torch.cat(tables).unique(dim=0, return_inverse=True)[1]
 
 
 def _mean_distance(a: Tensor, b: Tensor) -> float:
@@ -78,11 +89,6 @@ def _mean_distance(a: Tensor, b: Tensor) -> float:
     size = int(max(a.max(), b.max())) + 1
     gaps = [_shares(one, size) - _shares(two, size) for one, two in zip(a.T, b.T, strict=True)]
     return sum(gap.abs().sum().item() / 2 for gap in gaps) / len(gaps)
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    codes = _codes(a[:, None], b[:, None])
-    return _mean_distance(codes[: len(a), None], codes[len(a) :, None])
 
 
 def _shares(codes: Tensor, size: int) -> Tensor:

@@ -3,21 +3,30 @@
 import json
 
 import pytest
+from PIL import Image
 
 from context_module import ContextualDecoder
+from context_module.data import grammar
 
 QUICK = ["--train_batch_size", "12", "--max_train_steps", "2", "--checkpointing_steps", "1"]
-GRAMMAR = ["--data", "grammar", "--samples_per_context", "40"]
+GRAMMAR = ["--data", "grammar", "--samples_per_context", "40", "--data_options", "held_out_samples=20"]
 TUNE = ["--base", "transformers", "--base_checkpoint", "base", "--objective", "pixel", *QUICK]
 
 
-@pytest.fixture
-def base(here, check):
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
     pytest.importorskip("transformers")
-    argv = ["--hidden_size", "16", "--num_layers", "1", "--max_tokens", "16", "--output_dir", "base", *QUICK]
-    out = check.succeeded(here("pretrain.py", "--base", "transformers", *GRAMMAR, *argv))
-    assert "base: transformers with" in out
-    assert "nats per text" in out
+    from context_module.adapters.transformers import TransformersAdapter
+
+    folder = tmp_path_factory.mktemp("untrained")
+    texts = grammar(samples_per_context=40, held_out_samples=0).train.texts()
+    TransformersAdapter.from_texts(texts, hidden_size=16, num_layers=1, max_tokens=16).save(folder)
+    return folder
+
+
+@pytest.fixture
+def base(untrained, tmp_path):
+    (tmp_path / "base").symlink_to(untrained)
 
 
 @pytest.fixture
@@ -32,7 +41,13 @@ def corpora(tmp_path):
         (tmp_path / "corpora" / context / "1.txt").write_text(f"{text}\n" * 12, encoding="utf-8")
 
 
-def test_grammar(here, check, base, tmp_path):
+def test_grammar(here, check, tmp_path):
+    pytest.importorskip("transformers")
+    argv = ["--hidden_size", "16", "--num_layers", "1", "--max_tokens", "16", "--output_dir", "base", *QUICK]
+    out = check.succeeded(here("pretrain.py", "--base", "transformers", *GRAMMAR, *argv))
+    assert "base: transformers with" in out
+    assert "nats per text" in out
+
     options = [
         "--score_samples",
         "10",
@@ -113,7 +128,10 @@ def test_lora_on_folders_of_texts_goes_on_after_a_stop(here, check, base, corpor
         ),
     ],
 )
-def test_what_does_not_go_together(here, check, base, recipe, argv, message):
+def test_what_does_not_go_together(here, check, base, recipe, argv, message, tmp_path):
+    for context in ("obs", "size"):
+        (tmp_path / "photos" / context).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "photos" / context / "1.png")
     assert message in check.failed(here(recipe, *argv))
 
 
