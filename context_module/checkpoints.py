@@ -106,11 +106,12 @@ def base_of(config: Mapping[str, Any], directory: Path, base: object = None) -> 
         CheckpointError: if it names none, or if the weights are not those that the module was trained on.
     """
     where = config.get("base_name_or_path")
-    if base is None and not where:
-        raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
-    if base is None or isinstance(base, str | Path):
-        source = base or (directory / where if where == BASE_FOLDER else where)
-        base = load_base(config["base_adapter"], source, config.get("base_options", {}))
+    if base is None:
+        if not where:
+            raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
+        base = directory / where if where == BASE_FOLDER else str(where)
+    if isinstance(base, str | Path):
+        base = load_base(config["base_adapter"], base, config.get("base_options", {}))
     adapter = adapt(base)
     found = fingerprint(adapter)
     if found != config["base_fingerprint"]:

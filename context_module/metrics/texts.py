@@ -60,7 +60,9 @@ def intended_share(generated: Tensor, context: Tensor, others: Sequence[Tensor],
     """
     check_samples(len(generated), len(context), *map(len, others))
 
-    codes, wanted, unwanted = [], [], []  # per column: of the generated texts, and the shares of each value
+    codes: list[Tensor] = []  # per column: the generated texts' values,
+    wanted: list[Tensor] = []  # and the shares of each value as they should be
+    unwanted: list[Tensor] = []  # and should not be
     for column, other in enumerate(others):
         tables = [part[:, column, None] for part in (generated, context, other)]
         ours, real, others_own = _codes(*tables).split([len(part) for part in tables])
