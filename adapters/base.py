@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ class LatentSpec:
 
 
 class Likelihood(Protocol):
-    """A distribution over images (B, C, H, W) with values in [0, 1]."""
+    """A distribution over images (B, C, H, W) with values in [0, 1], or over whatever else the base is of."""
 
     @property
     def mean(self) -> Tensor:
@@ -151,11 +151,14 @@ class DecoderAdapter(nn.Module, ABC):
 
     The base itself is a submodule, so that ``.to()``, ``.parameters()`` and ``.state_dict()`` reach it.
 
+    Bases are of images, unless `check_inputs`, `data_settings`, `present` and `kind` say otherwise.
+
     Attributes:
         name: the registry's name of the family, as in ``--base nvae``.
+        kind: what the base generates.
         embeds: whether `Encoding.mean` is a decoder input that x can be decoded from, as the latent objective needs.
         latent: the decoder input.
-        image_shape: (C, H, W) of the images.
+        image_shape: (C, H, W) of the images; bases of anything else have none.
         num_features: D, the width of `Encoding.features`.
         source: where the base came from (path or hub id), for the saved configuration; None if unknown.
         load_options: names of the keywords that `load` takes besides the path.
@@ -165,6 +168,7 @@ class DecoderAdapter(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    kind: ClassVar[Literal["images", "texts"]] = "images"
     embeds: ClassVar[bool] = True
     latent: LatentSpec
     image_shape: tuple[int, int, int]
@@ -213,7 +217,7 @@ class DecoderAdapter(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, x: Tensor) -> Encoding:
-        """Encode images (B, C, H, W) with values in [0, 1]."""
+        """Encode images (B, C, H, W) with values in [0, 1], or what else `check_inputs` returns."""
 
     @abstractmethod
     def decode(
@@ -250,8 +254,26 @@ class DecoderAdapter(nn.Module, ABC):
         """The type of the base's first parameter; images and decoder inputs come in it."""
         return next((parameter.dtype for parameter in self.parameters()), torch.float32)
 
-    def check_images(self, x: Tensor) -> None:
-        """Raise ShapeError unless x is a float tensor (B, *image_shape) with finite values in [0, 1]."""
+    @property
+    def takes(self) -> str:
+        """What the base is of, for people: ``images 3x32x32``."""
+        return f"images {'x'.join(map(str, self.image_shape))}"
+
+    def data_settings(self) -> dict[str, Any]:
+        """Arguments of `context_module.data.load_data` that make data fit the base."""
+        channels, resolution, _ = self.image_shape
+        return {"resolution": resolution, "channels": channels}
+
+    def present(self, samples: Tensor) -> Any:
+        """Means or samples as `ContextualDecoder.generate` hands them out: images (B, C, H, W), float32."""
+        return samples.float()
+
+    def check_inputs(self, x: Any) -> Tensor:
+        """x as `encode` and `Decoding.log_prob` take it, but for the device: here, images as they are.
+
+        Raises:
+            ShapeError: unless x is a float tensor (B, *image_shape) with finite values in [0, 1].
+        """
         if not isinstance(x, Tensor) or not x.is_floating_point():
             found = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise ShapeError(f"images must be a float tensor with values in [0, 1], got {found}: use x.float() / 255")
@@ -261,10 +283,11 @@ class DecoderAdapter(nn.Module, ABC):
                 f"(channels, height, width), got {tuple(x.shape)}: resize or convert the images"
             )
         if torch.compiler.is_compiling() or not len(x):
-            return
+            return x
         low, high = (bound.item() for bound in x.detach().aminmax())
         if not (low >= 0 and high <= 1):  # also true for NaN
             raise ShapeError(f"image values must be finite and in [0, 1], got a range of [{low:g}, {high:g}]")
+        return x
 
 
 # Built-in families, imported on demand; outside packages add theirs through the entry-point group.
@@ -275,6 +298,7 @@ _BUILT_IN = {
     "decoder_only": "context_module.adapters.decoder_only:DecoderOnlyAdapter",
     "diffusers": "context_module.adapters.diffusers.adapter:DiffusersAdapter",
     "denoiser": "context_module.adapters.denoiser.adapter:DenoiserAdapter",
+    "transformers": "context_module.adapters.transformers:TransformersAdapter",
 }
 _GROUP = "context_module.adapters"
 _registered: dict[str, type[DecoderAdapter]] = {}

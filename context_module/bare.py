@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.distributions import Normal
@@ -21,11 +23,11 @@ def base_samples(
     temperature: float = 1.0,
     sample: bool = False,
     generator: torch.Generator | None = None,
-) -> Tensor:
-    """n images from the base's own prior, (n, C, H, W) in [0, 1]; arguments as for `ContextualDecoder.generate`."""
+) -> Any:
+    """n images, or texts, from the base's own prior; arguments and result as of `ContextualDecoder.generate`."""
     latent = temperature * base.sample_latent(n, generator)
     decoding = base.decode(latent.to(base.dtype), temperature=temperature, generator=generator)
-    return (decoding.sample(generator) if sample else decoding.mean).float()
+    return base.present(decoding.sample(generator) if sample else decoding.mean)
 
 
 def base_output(

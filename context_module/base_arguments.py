@@ -16,7 +16,7 @@ __all__ = ["BaseArguments"]
 class BaseArguments:
     """The flags that name a pretrained base."""
 
-    base: str = argument("nvae", help="family of the base, with --base_checkpoint")
+    base: str | None = argument(None, help="family of the base; default: that in training")
     base_checkpoint: str | None = argument(None, help="the base, if it is not where it was in training")
     subfolder: str | None = argument(None, help="diffusers: folder in the checkpoint's, such as vae in a pipeline's")
     variant: str | None = argument(None, help="diffusers: of the weights' files, such as fp16")
@@ -24,15 +24,25 @@ class BaseArguments:
     sample_size: int | None = argument(None, help="diffusers: height and width of the images; default: the base's own")
 
     base_options: list[str] = argument(
-        [], help="further options of the base's family, each name=value, as in prompt='a photo'"
+        [],
+        help="further options of the base, each name=value: denoiser: prompt, tokens, num_inference_steps, "
+        "guidance_scale, max_snr; transformers: virtual_tokens, max_tokens, dtype",
     )
+
+    def given_base(self) -> DecoderAdapter | str | None:
+        """The base for `ContextualDecoder.from_pretrained`, None for that in training.
+
+        --base_checkpoint alone says where it lies now: its family and options are as the module was saved with.
+        """
+        options = [*self.base_options, *(name for name in _OPTIONS if getattr(self, name) is not None)]
+        return self.base_checkpoint if not (self.base or options) else self.load_base()
 
     def load_base(self, checkpoint: str | Path | None = None, family: str | None = None) -> DecoderAdapter | None:
         """The base of --base_checkpoint, else that of `checkpoint`; None where there is neither.
 
         Args:
             checkpoint: file, folder or Hub id that stands in for the flag.
-            family: default: --base.
+            family: default: --base, else `nvae`.
 
         Raises:
             ValueError: for an option without a base to load, or one that the family does not take.
@@ -45,7 +55,7 @@ class BaseArguments:
                 raise ValueError(f"--{given[0]} is of the base to load: give --base and --base_checkpoint, too")
             return None
         local = Path(checkpoint).expanduser()
-        return load_base(family or self.base, local.resolve() if local.exists() else checkpoint, **options)
+        return load_base(family or self.base or "nvae", local.resolve() if local.exists() else checkpoint, **options)
 
 
 _OPTIONS = [

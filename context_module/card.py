@@ -75,7 +75,7 @@ def model_card(model: SavedModules, name: str | None = None) -> str:
     saved = "context module and posterior heads" if model.lora is None else "context module, posterior heads and LoRA"
     rows = {
         "trained on": details.data or "not recorded",
-        "base": f"{base.source or 'given by the caller'} ({base.name}, images {'x'.join(map(str, base.image_shape))})",
+        "base": f"{base.source or 'given by the caller'} ({base.name}, {base.takes})",
         "licence of the base": licence_of(base.source) or "not known here: see the base",
         "tensors saved": f"{num_saved:,d} values: {saved}"
         + ("; the base that trained with it is in `base/`" if model.owns_base else "; the base is not in this folder"),
@@ -142,7 +142,7 @@ def _loading(model: SavedModules, name: str | None) -> str:
 from context_module import ContextualDecoder
 
 model = ContextualDecoder.from_pretrained("{name or "path/to/this/folder"}"{"" if found else ", base=base"})
-images = model.generate(16, do={list(config.concepts[:2])!r})  # {joint}
+{model.base.kind} = model.generate(16, do={list(config.concepts[:2])!r})  # {joint}
 ```{say}"""
 
 

@@ -120,10 +120,12 @@ def named_modules(directory: Path) -> list[str]:
 def base_of(config: Mapping[str, Any], directory: Path, base: object = None, **hub: Any) -> DecoderAdapter:
     """The base of a saved module: `base`, or without it the one that the configuration names, in its revision.
 
+    It is loaded with the options that it had.
+
     Args:
         config: of the module.
         directory: where it was read.
-        base: as for `adapt`.
+        base: as for `adapt`, or where it lies now: a path or Hub id.
         hub: `token` and `local_files_only`, for a base on the Hub.
 
     Raises:
@@ -132,14 +134,18 @@ def base_of(config: Mapping[str, Any], directory: Path, base: object = None, **h
     """
     family, where = config["base_adapter"], config.get("base_name_or_path")
     revision, given = config.get("base_revision"), base is not None
-    if base is None:
-        if not where:
+    if base is None or isinstance(base, str | Path):
+        if not (base or where):
             raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
-        options = {**_options(config, directory), "revision": revision}
-        if is_hub_id(where):
+        options, place = _options(config, directory), base or (directory / where if where == BASE_FOLDER else where)
+        if base is None:
+            options["revision"] = revision
+        else:
+            options = {name: value for name, value in options.items() if name not in PLACE_OPTIONS}
+        if is_hub_id(place):
             options |= {name: value for name, value in hub.items() if name in get_adapter(family).load_options}
         try:
-            base = load_base(family, directory / where if where == BASE_FOLDER else where, **options)
+            base = load_base(family, place, **options)
         except CheckpointError as error:
             raise CheckpointError(f"the base of {directory} cannot be loaded: {error}. Pass base=...") from error
     adapter = adapt(base)
@@ -183,4 +189,4 @@ def _options(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     options = config.get("base_options", {})
     if not isinstance(options, dict):
         raise CheckpointError(f"{directory} has unusable base_options in its configuration: {options!r}")
-    return options
+    return dict(options)

@@ -146,7 +146,7 @@ def encode_dataset(
         DataError: for a `cache_dir` that cannot be written, or without room.
     """
     first = dataset[0]["x"][None]
-    base.check_images(first)
+    base.check_inputs(first)
     with torch.no_grad():
         encoding = base.encode(first.to(base.device))
     layout = EncodingLayout.of(encoding)
@@ -172,7 +172,7 @@ def _rows(
     rest = dataset.pooled().subset(torch.arange(start, len(dataset)))  # pooled: no context may be left without images
     with tqdm(total=len(dataset), initial=start, desc="encoding", unit="image", disable=not progress) as bar:
         for batch in evaluation_loader(rest, batch_size):
-            base.check_images(batch["x"])
+            base.check_inputs(batch["x"])
             yield layout.pack(base.encode(batch["x"].to(base.device)))
             bar.update(len(batch["x"]))
 

@@ -1,14 +1,16 @@
-"""Labelled picture grids."""
+"""Labelled samples: a grid of pictures, or a table of texts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from context_module.errors import ShapeError
+from context_module.files import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from context_module.outputs import Abduction
     from context_module.wrap import ContextualDecoder
 
-__all__ = ["contexts_on_one_noise", "labelled_grid"]
+__all__ = ["contexts_on_one_noise", "labelled_grid", "labelled_samples", "labelled_texts", "save_samples"]
 
 _GAP, _TEXT, _EDGE = 2, 13, "#d9d9d9"
 
@@ -64,6 +66,32 @@ def labelled_grid(rows: Mapping[str, Tensor], min_size: int = 64) -> Image:
     return grid
 
 
+def labelled_texts(rows: Mapping[str, Sequence[str]]) -> str:
+    """A Markdown table: a row per label, its texts below each other."""
+    cells = {
+        label: "<br>".join(text.replace("|", "\\|").replace("\n", " ") for text in texts)
+        for label, texts in rows.items()
+    }
+    return "\n".join(["| context | texts |", "|---|---|", *(f"| {label} | {cell} |" for label, cell in cells.items())])
+
+
+def labelled_samples(rows: Mapping[str, Any]) -> Image | str:
+    """`labelled_grid` of images, or `labelled_texts` of lists of texts."""
+    texts = all(isinstance(samples, list) for samples in rows.values())
+    return labelled_texts(rows) if texts else labelled_grid(rows)
+
+
+def save_samples(path: str | Path, samples: Image | str) -> Path:
+    """Write what `labelled_samples` returns to `path`, which ends with ``.png`` or, for texts, ``.md`` then."""
+    if isinstance(samples, str):
+        target = Path(path).with_suffix(".md")
+        write_atomically(target, lambda temporary: temporary.write_text(f"{samples}\n", encoding="utf-8"))
+    else:
+        target = Path(path)
+        write_atomically(target, lambda temporary: samples.save(temporary, format="PNG"))
+    return target
+
+
 def contexts_on_one_noise(
     model: ContextualDecoder,
     contexts: Iterable[str] | Mapping[str, Do],
@@ -72,8 +100,8 @@ def contexts_on_one_noise(
     abduction: Abduction | None = None,
     temperature: float = 1.0,
     seed: int = 0,
-) -> dict[str, Tensor]:
-    """The same images under several interventions: rows for `labelled_grid`, each (n, C, H, W).
+) -> dict[str, Any]:
+    """The same images under several interventions: rows for `labelled_samples`, each (n, C, H, W), or n texts.
 
     All noise, the module's and that of the base's deeper latents, is the same in every row.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ class LoraSettings:
 
 
 def decoder_layers(base: DecoderAdapter) -> tuple[str, ...]:
-    """Names of the decoder's layers that LoRA can adapt: linear, convolution and transposed convolution.
+    """Names of the decoder's layers that LoRA can adapt: linear (GPT-2's, too), convolution, transposed convolution.
 
     Layers of other types are left alone, and so are layers whose weight is not a parameter of their own: shared with
     another layer, computed by a parametrisation, or quantised. (NVAE's weight-normalised convolutions are adapted.)
@@ -94,7 +95,7 @@ def decoder_layers(base: DecoderAdapter) -> tuple[str, ...]:
         name
         for name, layer in base.named_modules()
         if layer in decoder
-        and isinstance(layer, ADAPTED_TYPES)
+        and (isinstance(layer, ADAPTED_TYPES) or _is_gpt2_linear(layer))
         # the output layer of nn.MultiheadAttention, which reads its weight without calling it
         and not isinstance(layer, NonDynamicallyQuantizableLinear)
         and (weight := layer._parameters.get("weight")) is not None
@@ -128,7 +129,9 @@ def inject_lora(base: DecoderAdapter, settings: LoraSettings) -> None:
     alpha: Any = settings.alpha  # peft asks for a whole number and takes any
     config = peft.LoraConfig(r=settings.rank, lora_alpha=alpha, target_modules=names)
     config._register_custom_module({nn.Conv2d: KernelLora, nn.ConvTranspose2d: KernelLora})
-    peft.inject_adapter_in_model(config, base)
+    with warnings.catch_warnings():  # peft says that it finds out itself whose weights lie (in, out), as GPT-2's do
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        peft.inject_adapter_in_model(config, base)
     del base.peft_config  # it would have peft warn of a second LoRA after this one is merged
     for name in settings.target_modules:
         setattr(base.get_submodule(name), _OURS, settings)
@@ -213,6 +216,11 @@ def merge_lora(base: nn.Module) -> None:
     for layer in _layers(base).values():
         layer.merge()
     remove_lora(base)
+
+
+def _is_gpt2_linear(layer: nn.Module) -> bool:
+    """Whether it is the linear layer of GPT-2 in transformers, which is called Conv1D; found without importing it."""
+    return (type(layer).__module__, type(layer).__name__) == ("transformers.pytorch_utils", "Conv1D")
 
 
 def _layers(base: nn.Module) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class ContextualOutput:
 
     Attributes:
         loss: neg_log_likelihood + beta * kl_noise + kl_base.
-        neg_log_likelihood: -log p(x | decoder input, deeper latents), summed over channels and pixels.
+        neg_log_likelihood: -log p(x | decoder input, deeper latents), summed over channels and pixels, or tokens.
         kl_noise: KL(q(z | x, context) || N(0, I)).
         kl_base: KL of the base's latents: of the decoder input, for a module with latent noise before a base with a
             probabilistic encoder, and of the deeper ones, if there are any.
@@ -32,7 +32,7 @@ class ContextualOutput:
 
     @property
     def reconstruction(self) -> Tensor:
-        """(B, C, H, W) in [0, 1], the likelihood's mean."""
+        """(B, C, H, W) in [0, 1], the likelihood's mean; of a language model its likeliest token ids (B, T)."""
         return self.decoding.mean
 
 

@@ -119,8 +119,8 @@ class SavedModules(SwitchableModules):
 
         Args:
             path: a folder, or the id of a Hugging Face Hub repository. Local files never touch the network.
-            base: the base, as for `wrap_decoder`. Without it, it is loaded from where it was when saved (a path, or a
-                Hub repository), or from the folder itself if it trained with the module.
+            base: the base, as for `wrap_decoder`, or where it lies now (a path or Hub id). Without it, it is loaded
+                from where it was when saved, or from the folder itself if it trained with the module.
             adapter_name: what to call the module; another one than ``default`` is saved in a subfolder of that name.
             subfolder: of the folder or repository, where a module with a name is.
             revision: of the module's Hub repository. (That of the base is recorded with the module.)

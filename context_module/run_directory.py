@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from context_module.errors import CheckpointError, OutputExistsError
 from context_module.files import read_json, write_atomically, write_json
+from context_module.grids import save_samples
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -113,11 +114,10 @@ class RunDirectory:
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _logged_step(line) <= step]
             write_atomically(path, lambda temporary: temporary.write_text("".join(f"{line}\n" for line in kept)))
 
-    def save_picture(self, step: int, picture: Image) -> None:
-        """Write samples/step-N.png."""
+    def save_preview(self, step: int, preview: Image | str) -> None:
+        """Write samples/step-N.png, or step-N.md for a text."""
         (self.path / "samples").mkdir(exist_ok=True)
-        target = self.path / "samples" / f"step-{step:06d}.png"
-        write_atomically(target, lambda temporary: picture.save(temporary, format="PNG"))
+        save_samples(self.path / "samples" / f"step-{step:06d}.png", preview)
 
     def _find(self, resume: str) -> Path | None:
         found = self.checkpoints()

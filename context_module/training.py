@@ -95,8 +95,8 @@ def _check_batch(data: LabelledDataset, batch_size: int) -> None:
     small = min(range(len(counts)), key=counts.__getitem__)
     if counts[small] < share:
         raise DataError(
-            f"context {data.context_names[small]!r} has {counts[small]} images to train on, fewer than its {share} of "
-            f"every batch: add images, or lower --train_batch_size to {counts[small] * len(counts)}"
+            f"context {data.context_names[small]!r} has {counts[small]} {data.kind} to train on, fewer than its "
+            f"{share} of every batch: add {data.kind}, or lower --train_batch_size to {counts[small] * len(counts)}"
         )
 
 
@@ -112,7 +112,7 @@ class Trainer:
         train_data, val_data: images or encodings; batches are balanced over the contexts of `train_data`.
         optimizer: makes the optimiser from parameters and ``lr``.
         after_step: called after every optimiser step, e.g. to project weights.
-        preview: draws a picture of the model as it is; called at every validation.
+        preview: draws a picture of the model as it is, or a table of texts, as Markdown; called at every validation.
         monitor: measures more of the model as it is, for the log; called at every validation.
     """
 
@@ -127,7 +127,7 @@ class Trainer:
         *,
         optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         after_step: Callable[[], None] | None = None,
-        preview: Callable[[], Image] | None = None,
+        preview: Callable[[], Image | str] | None = None,
         monitor: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         self.accelerator, self.args, self.run = accelerator, args, run
@@ -270,7 +270,7 @@ class Trainer:
                     sums[name] = sums.get(name, 0) + value.sum()
                 count += len(batch["mask"])
             if self.preview is not None and accelerator.is_main_process:
-                self.run.save_picture(self.step, self.preview())
+                self.run.save_preview(self.step, self.preview())
         total = accelerator.reduce(count)
         means = {name: (accelerator.reduce(value) / total).item() for name, value in sums.items()}
         loss = means["loss"]

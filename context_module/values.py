@@ -50,9 +50,11 @@ def fit_values(
 
     Returns:
         by concept that can be set to a value, how far off its pictures are: the mean absolute difference, over values
-        of the data, of what is read from what was asked for; NaN without draws. Empty for data without such factors.
+        of the data, of what is read from what was asked for; NaN without draws. Empty for data without such factors,
+        and for texts, whose factors are categories.
     """
-    named = [name for name in model.config.concepts if dataset.factors is not None and name in dataset.factor_names]
+    valued = dataset.kind == "images" and dataset.factors is not None
+    named = [name for name in model.config.concepts if valued and name in dataset.factor_names]
     maps: dict[str, ValueMap] = {}
     errors: dict[str, float] = {}
     fitted, generator = model.value_maps, torch.Generator().manual_seed(seed)

@@ -55,8 +55,8 @@ class ContextualDecoder(SavedModules):
             )
         if config.latent_noise and not base.embeds:
             raise ValueError(
-                f"a {base.name!r} base has no decoder inputs of its own for latent_noise=True (the latent objective) "
-                "to model: leave it out (--objective pixel: the likelihood of what is decoded)"
+                f"a {base.name!r} base has no decoder inputs of its own behind {base.kind} for latent_noise=True "
+                "(the latent objective) to model: leave it out (--objective pixel: the likelihood of what is decoded)"
             )
         super().__init__(base, config)
         self.module = ContextModule(config)
@@ -92,12 +92,12 @@ class ContextualDecoder(SavedModules):
         pack.to(self.module.inversion.linear.weight)
 
     def forward(
-        self, x: Tensor, contexts: ContextsLike, *, beta: float = 1.0, generator: torch.Generator | None = None
+        self, x: Any, contexts: ContextsLike, *, beta: float = 1.0, generator: torch.Generator | None = None
     ) -> ContextualOutput:
         """Losses per sample, and the reconstruction.
 
         Args:
-            x: images (B, C, H, W), float, in [0, 1].
+            x: images (B, C, H, W), float, in [0, 1]; for a language model texts, or token ids (B, T).
             contexts: one context name, one name per sample, or a bool mask (B, K).
             beta: weight of the noise's KL.
             generator: for the draws of noise and deeper latents; the default generator without it.
@@ -106,7 +106,7 @@ class ContextualDecoder(SavedModules):
             ShapeError: for images of another size, dtype or range, NaN among them, or a mask that does not fit.
             ConceptError: for unknown concepts.
         """
-        self.base.check_images(x)
+        x = self.base.check_inputs(x)
         mask = self._mask(contexts, len(x))
         encoding = self._encode(x)
         if self._disabled:
@@ -120,13 +120,13 @@ class ContextualDecoder(SavedModules):
         loss = neg_log_likelihood + beta * kl_noise + kl_base
         return ContextualOutput(loss, neg_log_likelihood, kl_noise, kl_base, decoding)
 
-    def posterior(self, x: Tensor, contexts: ContextsLike | None = None) -> Normal:
+    def posterior(self, x: Any, contexts: ContextsLike | None = None) -> Normal:
         """q(z | x, context), a `torch.distributions.Normal` over the noise (B, (K+F) w_z).
 
         Without `contexts` the images are taken as observational.
         """
         self._check_enabled("posterior")
-        self.base.check_images(x)
+        x = self.base.check_inputs(x)
         mask = self._mask(OBSERVATIONAL if contexts is None else contexts, len(x))
         return self.posterior_heads(self._encode(x).features, mask)
 
@@ -140,8 +140,8 @@ class ContextualDecoder(SavedModules):
         temperature: float = 1.0,
         sample: bool = False,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Generate images under an intervention.
+    ) -> Any:
+        """Generate images, or texts, under an intervention.
 
         Args:
             n: number of images, with fresh noise; or give `noise`.
@@ -151,12 +151,14 @@ class ContextualDecoder(SavedModules):
                 concept's observational mechanism, to 1, its interventional one; or the value to set the concept to,
                 for models whose training data carried its values (`fit_values`). Either may be a sequence, one per
                 image. Or a mask with a row per image, (n, K) or (n, K+P), bool or of strengths.
-            temperature: standard deviation of fresh noise, and factor on that of the base's deeper latents.
-            sample: draw from the likelihood instead of returning its mean.
+            temperature: standard deviation of fresh noise, and factor on that of the base's deeper latents; of the
+                tokens drawn, for a language model.
+            sample: draw from the likelihood instead of returning its mean (a language model: the likeliest tokens,
+                one by one).
             generator: makes the result reproducible.
 
         Returns:
-            (n, C, H, W), float, in [0, 1].
+            (n, C, H, W), float, in [0, 1]; of a language model a list of n strings.
 
         Raises:
             ValueError: unless exactly one of `n` and `noise` is given; for a negative temperature.
@@ -192,24 +194,24 @@ class ContextualDecoder(SavedModules):
             decoding = self._decode(
                 latent, residuals=abduction.residuals, temperature=temperature, generator=generator
             )
-            images = (decoding.sample(generator) if sample else decoding.mean).float()
+            samples = self.base.present(decoding.sample(generator) if sample else decoding.mean)
         if of_packs.any():
-            draw_normal(images.new_empty(1), generator)  # other noise for the packs in the next call
-        return images
+            draw_normal(latent.new_empty(1), generator)  # other noise for the packs in the next call
+        return samples
 
     @torch.no_grad()
-    def abduct(self, x: Tensor, contexts: ContextsLike = OBSERVATIONAL) -> Abduction:
+    def abduct(self, x: Any, contexts: ContextsLike = OBSERVATIONAL) -> Abduction:
         """The noise behind images seen in a context: posterior means, and what they leave of every later latent.
 
         ``generate(noise=abduct(x, c), do=c)`` is the reconstruction of x; with another `do` it is the counterfactual.
         With ``latent_noise=True`` the reconstruction is the base's own.
 
         Args:
-            x: images (B, C, H, W) in [0, 1].
+            x: images (B, C, H, W) in [0, 1]; for a language model texts, or token ids (B, T).
             contexts: the contexts they were seen in.
         """
         self._check_enabled("abduct")
-        self.base.check_images(x)
+        x = self.base.check_inputs(x)
         mask = self._mask(contexts, len(x))
         with evaluating(self):
             encoding = self._encode(x)
@@ -243,7 +245,8 @@ class ContextualDecoder(SavedModules):
 
     def _encode(self, x: Tensor) -> Encoding:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.base_trains):
-            return self.base.encode(x.to(self.base.dtype))
+            # token ids stay what they are
+            return self.base.encode(x.to(self.base.dtype) if x.is_floating_point() else x)
 
     def _decode(self, latent: Tensor, encoding: Encoding | None = None, **options: Any) -> Decoding:
         self._check_own_lora()

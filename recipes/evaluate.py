@@ -5,7 +5,7 @@
 
 The model is a folder of recipes/finetune.py, or of recipes/pretrain.py: a base alone, whose samples are its answer in
 every context. The data is what it was trained on, unless flags say otherwise. ``report.json`` holds every figure with
-its interval, ``report.html`` is one file to look at, send and print.
+its interval, ``report.html`` is one file to look at, send and print (of language models there is none).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextData
 from context_module.data.arguments import DataArguments
 from context_module.errors import CheckpointError, DataError, OutputExistsError
-from context_module.evaluation import METRICS, Evaluation, evaluate, summary_table
+from context_module.evaluation import METRICS, Evaluation, evaluate, evaluate_texts, summary_table
 from context_module.evaluation.generated import base_images, model_images
 from context_module.figures import training_curves
 from context_module.files import CONFIG_FILE, read_json, write_atomically, write_json
@@ -51,7 +51,6 @@ class EvaluateArguments(BaseArguments):
     metrics: list[str] = argument([], help=f"some of {', '.join(METRICS)}; default: all that apply")
     projections: int = argument(200, help="random directions of the sliced Wasserstein distance")
     seed: int | None = argument(None, help="of generated images and metrics; default: the training's")
-    base: str | None = argument(None, help="family of the base; default: the training's")  # type: ignore[assignment]
     data: str | None = argument(None, help="as in training, as all further flags: see recipes/finetune.py --help")
     data_options: list[str] | None = argument(None, help="default: the training's")
     samples_per_context: int | None = argument(None, help="default: the training's")
@@ -80,7 +79,7 @@ def load_model(args: EvaluateArguments, run: Mapping[str, Any]) -> ContextualDec
         raise CheckpointError(f"{folder}: no such folder; expected one written by recipes/finetune.py or pretrain.py")
     family = args.base or run.get("base")
     if (folder / CONFIG_NAME).exists():
-        return ContextualDecoder.from_pretrained(folder, base=args.load_base(family=family or "nvae"))
+        return ContextualDecoder.from_pretrained(folder, base=args.given_base())
     if not (folder / CONFIG_FILE).exists():
         raise CheckpointError(
             f"{folder} holds no model: neither {CONFIG_NAME} (of recipes/finetune.py) nor {CONFIG_FILE} (of "
@@ -90,17 +89,16 @@ def load_model(args: EvaluateArguments, run: Mapping[str, Any]) -> ContextualDec
         raise CheckpointError(f"{folder} does not say which family its base is of: give --base")
     base = args.load_base(folder, family)
     assert base is not None
-    return base.eval()
+    return base
 
 
-def load_real(args: EvaluateArguments, run: Mapping[str, Any], image_shape: tuple[int, int, int]) -> ContextData:
+def load_real(args: EvaluateArguments, run: Mapping[str, Any], base: DecoderAdapter) -> ContextData:
     """The data of the training, with images to score on that it did not see."""
     if args.data is None and "data" not in run:
         raise DataError(f"{args.model} does not say which data it was trained on: give --data")
     flags = DataArguments(**{field.name: run[field.name] for field in fields(DataArguments) if field.name in run})
-    channels, resolution, _ = image_shape
     enough = 2 * args.samples  # half of them to be compared, half for the floor
-    return flags.load(resolution=resolution, channels=channels, held_out_samples=enough, test_samples=enough)
+    return flags.load(**base.data_settings(), held_out_samples=enough, test_samples=enough)
 
 
 def with_validation(data: ContextData, run: Mapping[str, Any]) -> ContextData:
@@ -174,6 +172,19 @@ def report(
     )
 
 
+def score(
+    args: EvaluateArguments, run: Mapping[str, Any], model: ContextualDecoder | DecoderAdapter, data: ContextData
+) -> Evaluation:
+    """All figures of the report."""
+    settings = {"samples": args.samples, "pooled": bool(run.get("pooled"))}
+    settings["seed"] = run.get("seed", 0) if args.seed is None else args.seed
+    if data.train.kind == "images":
+        return evaluate(model, data, metrics=args.metrics or None, projections=args.projections, **settings)
+    if not isinstance(model, ContextualDecoder) or args.metrics:
+        raise ValueError("of texts all metrics are measured, and of a model with a context module, beside its base")
+    return evaluate_texts(model, data, **settings)
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(EvaluateArguments, description=__doc__.splitlines()[0], argv=argv)
     output = Path(args.output_dir) if args.output_dir else Path(args.model) / "evaluation"
@@ -182,41 +193,35 @@ def main(argv: list[str] | None = None) -> None:
     run = settings(args)
     model = load_model(args, run)
     base = model.base if isinstance(model, ContextualDecoder) else model
-    data = load_real(args, run, base.image_shape)
-    source = "test images, never trained on"
+    data = load_real(args, run, base)
+    source = f"test {base.kind}, never trained on"
     if data.test is None:
         data = with_validation(data, run)
         source = "the validation split of the training, as the data has no test part"
     if isinstance(model, ContextualDecoder) and set(model.concepts) < set(data.concepts):
         data = data.of_concepts(model.concepts)  # of --contexts
-    scored = evaluate(
-        model,
-        data,
-        samples=args.samples,
-        metrics=args.metrics or None,
-        pooled=bool(run.get("pooled")),
-        projections=args.projections,
-        seed=run.get("seed", 0) if args.seed is None else args.seed,
-    )
+    scored = score(args, run, model, data)
+    n = args.samples
     facts = {
         "model": args.model,
         "concepts": ", ".join(data.concepts),
-        "base": f"{base.name}, images {'x'.join(map(str, base.image_shape))}, fingerprint {fingerprint(base)}",
+        "base": f"{base.name}, {base.takes}, fingerprint {fingerprint(base)}",
         "data": " ".join([run["data"], *run.get("data_options", ())]),
-        "real images of training contexts": source,
-        "images per context": f"{args.samples} real, {args.samples} generated, {args.samples} more real for the floor",
+        f"real {base.kind} of training contexts": source,
+        f"{base.kind} per context": f"{n} real, {n} generated, {n} more real for the floor",
         "seed": str(scored.seed),
         "versions": f"context-module {importlib.metadata.version('context-module')}, torch {torch.__version__}",
         "command": f"python recipes/evaluate.py {shlex.join(sys.argv[1:] if argv is None else argv)}",
     }
-    html = report(args, run, model, data, scored, facts)
+    pages = {} if base.kind == "texts" else {"report.html": report(args, run, model, data, scored, facts)}
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "report.json", {"evaluated": facts, **scored.to_dict()})
-    write_atomically(output / "report.html", lambda temporary: temporary.write_text(html, encoding="utf-8"))
+    for name, page in pages.items():
+        write_atomically(output / name, lambda temporary, page=page: temporary.write_text(page, encoding="utf-8"))
     print(summary_table(scored))
     for metric, reason in scored.skipped.items():
         print(f"{metric} was not measured: {reason}")
-    print(f"\n{output / 'report.html'}\n{output / 'report.json'}")
+    print("", *(output / name for name in (*pages, "report.json")), sep="\n")
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ from context_module.data import ContextData, ContextDataset
 from context_module.encoder_fitting import fit_encoder, wants_encoder
 from context_module.encodings import encode_dataset
 from context_module.errors import ConceptError
-from context_module.evaluation import composition_table, evaluate
+from context_module.evaluation import composition_table, evaluate, evaluate_texts
 from context_module.files import load_strictly, load_tensors, save_tensors
-from context_module.grids import contexts_on_one_noise, labelled_grid
+from context_module.grids import contexts_on_one_noise, labelled_grid, labelled_samples
 from context_module.hub import upload
 from context_module.metrics.estimate import MIN_SAMPLES
 from context_module.objectives import LatentObjective, PixelObjective
@@ -44,7 +44,8 @@ from context_module.values import fit_values
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-SHIPPED = {"nvae": Path(__file__).resolve().parent / "pretrained" / "nvae-quad32"}
+DEFAULT = "nvae"
+SHIPPED = {DEFAULT: Path(__file__).resolve().parent / "pretrained" / "nvae-quad32"}
 
 
 @dataclass(kw_only=True)
@@ -57,8 +58,10 @@ class FinetuneArguments(BaseArguments, TrainingArguments):
     learning_rate: float = argument(3e-3, help="peak learning rate; it falls to 1%% along a cosine")
     max_grad_norm: float = argument(5.0, help="gradients are clipped to this norm")
     validation_steps: int = argument(500, help="steps between validations, each with a sample grid")
-    base: str = argument(
-        "nvae", help="family of the base: nvae, lightweight, diffusers, denoiser, or an installed adapter's"
+    base: str | None = argument(
+        None,
+        help="family of the base: nvae (the default), lightweight, diffusers, denoiser, transformers, or an installed "
+        "adapter's",
     )
     base_checkpoint: str | None = argument(None, help="file, folder or Hub id; default: the NVAE that ships")
     encoder_steps: int = argument(2000, help="a base without an encoder: steps of training one, before all else")
@@ -113,17 +116,17 @@ class FinetuneArguments(BaseArguments, TrainingArguments):
 
 def base_of(args: FinetuneArguments) -> DecoderAdapter:
     """The pretrained base."""
-    get_adapter(args.base)  # an unknown name ends it
-    base = args.load_base(SHIPPED.get(args.base))
+    family = args.base or DEFAULT
+    get_adapter(family)  # an unknown name ends it
+    base = args.load_base(SHIPPED.get(family), family)
     if base is None:
-        raise ValueError(f"no base ships for --base {args.base}: give --base_checkpoint")
+        raise ValueError(f"no base ships for --base {family}: give --base_checkpoint")
     return base
 
 
 def data_for(args: FinetuneArguments, base: DecoderAdapter) -> ContextData:
-    """The data at the base's size."""
-    channels, resolution, _ = base.image_shape
-    return chosen(args, args.load(resolution=resolution, channels=channels))
+    """The data that fits the base."""
+    return chosen(args, args.load(**base.data_settings()))
 
 
 def chosen(args: FinetuneArguments, data: ContextData) -> ContextData:
@@ -148,7 +151,7 @@ def edges_of(words: list[str]) -> tuple[tuple[str, str], ...] | None:
 
 def trained_before(args: FinetuneArguments, folder: str) -> tuple[ContextualDecoder, ContextData]:
     """A module to go on from, and data of its concepts."""
-    model = ContextualDecoder.from_pretrained(folder, base=args.load_base())
+    model = ContextualDecoder.from_pretrained(folder, base=args.given_base())
     data = data_for(args, model.base)
     if model.concepts != data.concepts:
         raise ConceptError(
@@ -167,7 +170,7 @@ def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
             raise ValueError("--train_mode end_to_end starts from scratch: leave out --module and --base_checkpoint")
         args.load_base()  # there is none: refuses options of one
         data = chosen(args, args.load())
-        base = get_adapter(args.base).fresh(data.train.image_shape)
+        base = get_adapter(args.base or DEFAULT).fresh(data.train.image_shape)
     elif args.module:
         return trained_before(args, args.module)
     else:
@@ -202,7 +205,7 @@ def prepare_encoder(
         load_strictly(encoder, load_tensors(file), file)
         return
     if args.encoder_steps < 1:
-        raise ValueError(f"--encoder_steps must be at least 1 for a {args.base} base, got {args.encoder_steps}")
+        raise ValueError(f"--encoder_steps must be at least 1 for a {base.name} base, got {args.encoder_steps}")
     shown = accelerator.is_main_process
     loss = fit_encoder(base, images, steps=args.encoder_steps, seed=args.seed, progress=shown)
     for tensor in encoder.state_dict().values():  # devices round differently: all take the first process's
@@ -266,37 +269,43 @@ def main(argv: list[str] | None = None) -> None:
         train_data,
         val_data,
         after_step=model.module.intervention.clamp_effects if args.reference else None,
-        preview=lambda: labelled_grid(contexts_on_one_noise(model, contexts)),
+        preview=lambda: labelled_samples(contexts_on_one_noise(model, contexts)),
         monitor=monitor,
     )
     result = trainer.train()
     if accelerator.is_main_process:
         errors = fit_values(model, train_images, draws=args.value_draws, seed=args.seed)
-        model.details = CardDetails.of(args.data_name, grid=labelled_grid(contexts_on_one_noise(model, contexts)))
+        texts = model.base.kind == "texts"
+        rows = contexts_on_one_noise(model, contexts)
+        model.details = CardDetails.of(args.data_name, grid=None if texts else labelled_grid(rows))
         model.eval().save_pretrained(run.path, repo_id=repository)
         run.finish(dataclasses.asdict(result))
         if errors and args.value_draws:
             print("values that can be set, and how far off pictures are on average:", end=" ")
             print(", ".join(f"{name} {error:.3g}" for name, error in errors.items()))
         print(f"{run.path}: best validation loss {result.loss:.1f} at step {result.best_step} of {result.steps}")
-        if data.held_out is not None and score_samples >= MIN_SAMPLES:
-            scored = evaluate(
+        if data.held_out is not None and texts and data.parser is None:
+            print("no table of compositions: no parser comes with this data to read factors from texts")
+        elif data.held_out is not None and score_samples >= MIN_SAMPLES:
+            score = evaluate_texts if texts else partial(evaluate, metrics=["sliced_wasserstein"])
+            scored = score(
                 model,
                 data,
                 samples=score_samples,
-                metrics=["sliced_wasserstein"],
                 contexts=data.held_out.context_names,
                 pooled=args.pooled,
                 seed=args.seed,
             )
             table = composition_table(scored)
             (run.path / "composition.md").write_text(table + "\n", encoding="utf-8")
-            title = "Sliced Wasserstein distance to real images of compositions never trained on"
+            distance = "Total variation distance (joint, of the concepts)" if texts else "Sliced Wasserstein distance"
+            title = f"{distance} to real {model.base.kind} of compositions never trained on"
             print(f"\n{title}:\n\n{table}")
             model.details.metrics = f"{title} ({score_samples} of each):\n\n{table}"
             model.save_pretrained(run.path, repo_id=repository)
         elif data.held_out is not None and args.score_samples:
-            print(f"no table of compositions: it takes {2 * MIN_SAMPLES} images of each and {MIN_SAMPLES} samples")
+            needed = f"{2 * MIN_SAMPLES} {model.base.kind} of each and {MIN_SAMPLES} samples"
+            print(f"no table of compositions: it takes {needed}")
         if repository is not None:
             upload(run.path, repository, FILES, "context module")
             print(f"https://huggingface.co/{repository}")

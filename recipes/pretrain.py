@@ -20,10 +20,13 @@ from context_module.adapters.denoiser import DenoiserAdapter, DenoisingObjective
 from context_module.adapters.diffusers import AutoencoderKLObjective, DiffusersAdapter
 from context_module.adapters.lightweight import LightweightAdapter, LightweightObjective
 from context_module.adapters.nvae import NVAE, NVAEAdapter, NVAEConfig, NVAEObjective
+from context_module.adapters.transformers import LanguageModelObjective, TransformersAdapter
 from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.data.base import ContextDataset
+from context_module.data.texts import TextContextDataset
+from context_module.errors import DataError
 from context_module.files import CONFIG_FILE, WEIGHTS_FILE
-from context_module.grids import labelled_grid
+from context_module.grids import labelled_samples
 from context_module.hub import upload
 from context_module.run_directory import RunDirectory
 from context_module.training import Trainer, make_accelerator
@@ -32,16 +35,22 @@ from context_module.training_arguments import TrainingArguments
 # of all families
 BASE_FILES = (CONFIG_FILE, WEIGHTS_FILE, "diffusion_pytorch_model.safetensors", "README.md")
 PIPELINE_FILES = ("model_index.json", "scheduler/*", "unet/*")
+TEXT_FILES = ("generation_config.json", "special_tokens_map.json", "tokenizer*")
 
 
 @dataclass(kw_only=True)
 class PretrainArguments(TrainingArguments):
     """The flags of this recipe."""
 
-    base: Literal["nvae", "lightweight", "diffusers", "denoiser"] = argument("nvae", help="family of the base")
+    base: Literal["nvae", "lightweight", "diffusers", "denoiser", "transformers"] = argument(
+        "nvae", help="family of the base"
+    )
     resolution: int | None = argument(None, help="height and width of the images; default: the data's own")
     contexts: list[str] = argument([], help="training contexts to learn from, their labels unused; default: all")
     learning_rate: float = argument(1e-2, help="peak learning rate; it falls to 1%% along a cosine")
+    max_tokens: int = argument(64, help="transformers: limit of texts, their end token included")
+    hidden_size: int = argument(96, help="transformers: width of the language model")
+    num_layers: int = argument(3, help="transformers: layers of the language model")
     max_grad_norm: float = argument(200.0, help="gradients are clipped to this norm")
     beta: float = argument(1.0, help="lightweight, diffusers: weight of the KL")
     channels: int = argument(16, help="nvae: channels at the images' size; doubled by every halving of it")
@@ -55,8 +64,15 @@ class PretrainArguments(TrainingArguments):
     spectral_weight: float = argument(1e-2, help="nvae: weight of the spectral and batch-norm regularisers")
 
 
-def build(args: PretrainArguments, image_shape: tuple[int, int, int]) -> tuple[DecoderAdapter, nn.Module]:
-    """The base and its objective."""
+def build(args: PretrainArguments, images: ContextDataset) -> tuple[DecoderAdapter, nn.Module]:
+    """The base and its objective, for images, or texts, such as these."""
+    if args.base == "transformers":
+        if not isinstance(images, TextContextDataset):
+            raise DataError(f"--data {args.data} holds images, a language model takes texts: such as --data grammar")
+        sizes = {"hidden_size": args.hidden_size, "num_layers": args.num_layers, "max_tokens": args.max_tokens}
+        language_model = TransformersAdapter.from_texts(images.texts(), **sizes)
+        return language_model, LanguageModelObjective(language_model)
+    image_shape = images.image_shape
     if args.base == "lightweight":
         lightweight = LightweightAdapter.fresh(image_shape)
         return lightweight, LightweightObjective(lightweight.net, args.beta)
@@ -96,6 +112,14 @@ def few(data: ContextDataset, n: int) -> Tensor:
 
 
 @torch.no_grad()
+def written(base: DecoderAdapter, n: int = 8) -> dict[str, list[str]]:
+    """Texts that a language model writes."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = base.decode(base.sample_latent(n, generator), generator=generator).sample(generator)
+    return {"samples": base.present(drawn)}
+
+
+@torch.no_grad()
 def preview(base: DecoderAdapter, x: Tensor) -> dict[str, Tensor]:
     """Images, what the base makes of them, and samples of its prior."""
     generator = torch.Generator().manual_seed(0)
@@ -113,10 +137,12 @@ def main(argv: list[str] | None = None) -> None:
     accelerator = make_accelerator(args)
     repository = args.hub_repository() if accelerator.is_main_process else None
     data = args.load(resolution=args.resolution)
+    base, objective = build(args, data.train)
+    if base.kind == "texts":
+        data = args.load(**base.data_settings())
     images = data.train.only(args.contexts) if args.contexts else data.train
     train_data, val_data = images.split(args.val_fraction, seed=args.seed)
-    base, objective = build(args, data.train.image_shape)
-    examples = few(val_data, 2)
+    examples = few(val_data, 2) if base.kind == "images" else None
     trainer = Trainer(
         accelerator,
         args,
@@ -124,8 +150,8 @@ def main(argv: list[str] | None = None) -> None:
         objective,
         train_data,
         val_data,
-        optimizer=torch.optim.Adam if args.base in ("lightweight", "denoiser") else torch.optim.Adamax,
-        preview=lambda: labelled_grid(preview(base, examples)),
+        optimizer=torch.optim.Adam if args.base in ("lightweight", "denoiser", "transformers") else torch.optim.Adamax,
+        preview=lambda: labelled_samples(written(base) if examples is None else preview(base, examples)),
     )
     result = trainer.train()
     if accelerator.is_main_process:
@@ -137,10 +163,10 @@ def main(argv: list[str] | None = None) -> None:
         parameters = sum(parameter.numel() for parameter in base.parameters())
         print(
             f"{run.path}: {args.base} with {parameters:,d} parameters, best validation loss {result.loss:.1f} nats "
-            f"per image at step {result.best_step} of {result.steps}, {result.seconds:.0f} s"
+            f"per {base.kind[:-1]} at step {result.best_step} of {result.steps}, {result.seconds:.0f} s"
         )
         if repository is not None:
-            upload(run.path, repository, (*BASE_FILES, *PIPELINE_FILES), f"{args.base} base")
+            upload(run.path, repository, (*BASE_FILES, *PIPELINE_FILES, *TEXT_FILES), f"{args.base} base")
             print(f"https://huggingface.co/{repository}")
 
 

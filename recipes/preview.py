@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from context_module.arguments import argument, parse_arguments, run_recipe
 from context_module.data import ContextData
 from context_module.data.arguments import DataArguments
+from context_module.data.texts import TextContextDataset
 from context_module.errors import DataError
-from context_module.files import write_atomically
-from context_module.grids import labelled_grid
+from context_module.grids import labelled_samples, save_samples
 
 
 @dataclass(kw_only=True)
@@ -45,11 +45,12 @@ def main(argv: list[str] | None = None) -> None:
     for part in filter(None, (data.train, data.held_out)):
         for label, context in enumerate(part.context_names):
             found = int((part.labels == label).sum())
-            rows[context] = part.select(context, min(args.n, found))
-    grid = labelled_grid(rows)
-    write_atomically(args.output, lambda temporary: grid.save(temporary, format="PNG"))
-    channels, height, width = data.train.image_shape
-    print(f"{args.output}: {len(rows)} contexts of {channels}x{height}x{width} images: {', '.join(rows)}")
+            n = min(args.n, found)
+            rows[context] = part.texts(context, n) if isinstance(part, TextContextDataset) else part.select(context, n)
+    output = save_samples(args.output, labelled_samples(rows))
+    texts = isinstance(data.train, TextContextDataset)
+    items = "texts" if texts else f"{'x'.join(map(str, data.train.image_shape))} images"
+    print(f"{output}: {len(rows)} contexts of {items}: {', '.join(rows)}")
 
 
 if __name__ == "__main__":

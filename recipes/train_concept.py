@@ -48,11 +48,10 @@ def main(argv: list[str] | None = None) -> None:
     run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
     accelerator = make_accelerator(args)
     repository = args.hub_repository() if accelerator.is_main_process else None
-    model = ContextualDecoder.from_pretrained(args.module, base=args.load_base()).to(accelerator.device)
+    model = ContextualDecoder.from_pretrained(args.module, base=args.given_base()).to(accelerator.device)
     pack = new_pack(model, args.concept, rank=args.rank, noise_width=args.noise_width, hidden_width=args.hidden_width)
     model.add_concept(pack)
-    channels, resolution, _ = model.base.image_shape
-    images = args.load(resolution=resolution, channels=channels).train.only([args.concept])
+    images = args.load(**model.base.data_settings()).train.only([args.concept])
     shown = accelerator.is_main_process or args.cache_dir is not None
     train_data, val_data = (
         encode_dataset(model.base, part, cache_dir=args.cache_dir, progress=shown)

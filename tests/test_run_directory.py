@@ -120,7 +120,7 @@ def test_metrics_after_a_step_are_forgotten(tmp_path):
 
 
 def test_pictures(tmp_path):
-    RunDirectory(tmp_path).save_picture(20, Image.new("RGB", (3, 2)))
+    RunDirectory(tmp_path).save_preview(20, Image.new("RGB", (3, 2)))
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["step-000020.png"]
     with Image.open(tmp_path / "samples" / "step-000020.png") as picture:
         assert picture.size == (3, 2)

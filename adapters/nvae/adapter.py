@@ -71,7 +71,7 @@ class NVAEAdapter(DecoderAdapter):
         return [*parts, net.stem_decoder] if net.config.is_single_group else parts
 
     def encode(self, x: Tensor) -> Encoding:
-        self.check_images(x)
+        self.check_inputs(x)
         posterior, states = self.net.encode(x)
         log_sigma = posterior.sigma.log()
         return Encoding(

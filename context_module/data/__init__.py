@@ -4,6 +4,7 @@ from context_module.data.attributes import attributes
 from context_module.data.base import ArrayContextDataset, ContextData, ContextDataset, MappedImages
 from context_module.data.dsprites import dsprites
 from context_module.data.folders import FolderContextDataset, image_folders
+from context_module.data.grammar import grammar
 from context_module.data.hub import HubContextDataset, hub_dataset
 from context_module.data.loader import MixedContextBatchSampler, evaluation_loader, mixed_context_loader
 from context_module.data.morpho_mnist import morpho_mnist
@@ -12,6 +13,7 @@ from context_module.data.quad import quad
 from context_module.data.registry import available_data, load_data, parse_options
 from context_module.data.simulated import simulate
 from context_module.data.simulator import Simulator
+from context_module.data.texts import TextContextDataset, text_folders
 
 __all__ = [
     "ArrayContextDataset",
@@ -22,10 +24,12 @@ __all__ = [
     "MappedImages",
     "MixedContextBatchSampler",
     "Simulator",
+    "TextContextDataset",
     "attributes",
     "available_data",
     "dsprites",
     "evaluation_loader",
+    "grammar",
     "hub_dataset",
     "image_folders",
     "load_data",
@@ -36,4 +40,5 @@ __all__ = [
     "quad",
     "shift_environments",
     "simulate",
+    "text_folders",
 ]

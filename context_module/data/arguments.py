@@ -17,7 +17,10 @@ __all__ = ["DataArguments"]
 class DataArguments:
     """The flags that name data."""
 
-    data: str = argument("quad", help=f"{', '.join(available_data())}, or a directory with a folder per context")
+    data: str = argument(
+        "quad",
+        help=f"{', '.join(available_data())}, or a directory with a folder per context, of images or of .txt files",
+    )
     data_options: list[str] = argument([], help="further options of the data, each name=value")
     samples_per_context: int | None = argument(None, help="training images made per context (generated data)")
     skip_corrupt: bool = argument(False, help="leave out image files that cannot be read, instead of stopping")

@@ -1,14 +1,14 @@
-"""Images grouped by context: what every data set in this package is, and what a recipe is handed."""
+"""Images, or texts, grouped by context: what every data set in this package is, and what a recipe is handed."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,11 +31,13 @@ class LabelledDataset(Dataset[dict[str, Tensor]]):
     """What the mixed-context loader asks of a data set: items with a ``mask``, and the context each belongs to.
 
     Attributes:
+        kind: what the items are, or were made from.
         concepts: `Concepts`.
         context_names: canonical names, such as ``("obs", "quad1", "size")``.
         labels: int64 (N,), per item the index of its context in `context_names`.
     """
 
+    kind: ClassVar[Literal["images", "texts"]] = "images"
     concepts: Concepts
     context_names: tuple[str, ...]
     labels: Tensor
@@ -79,7 +81,9 @@ class ContextDataset(LabelledDataset, ABC):
             )
         repeated = sorted({name for name in self.context_names if self.context_names.count(name) > 1})
         if repeated:
-            raise DataError(f"contexts given more than once: {', '.join(repeated)}; pool their images under one label")
+            raise DataError(
+                f"contexts given more than once: {', '.join(repeated)}; pool their {self.kind} under one label"
+            )
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self._rows = torch.arange(len(self.labels))  # where item i is stored; a subset is a view with other rows
         self._masks = self.concepts.mask(self.context_names)
@@ -88,7 +92,7 @@ class ContextDataset(LabelledDataset, ABC):
         expected = (len(self.labels), len(self.factor_names))
         if factors is not None and tuple(factors.shape) != expected:
             raise ShapeError(
-                f"factors must have one row per image and one column per factor name, {expected}, "
+                f"factors must have one row per {self.kind[:-1]} and one column per factor name, {expected}, "
                 f"got {tuple(factors.shape)}"
             )
         self._factors = factors
@@ -129,7 +133,7 @@ class ContextDataset(LabelledDataset, ABC):
         label = self._label_of(context)
         name, found = self.context_names[label], (self.labels == label).nonzero().flatten()
         if n is not None and not 0 < n <= len(found):
-            raise DataError(f"cannot select {n} images of context {name!r}: expected 1 to {len(found)}")
+            raise DataError(f"cannot select {n} {self.kind} of context {name!r}: expected 1 to {len(found)}")
         return self.read(self._rows[found[:n]])
 
     def subset(self, indices: Tensor | Sequence[int]) -> Self:
@@ -170,7 +174,7 @@ class ContextDataset(LabelledDataset, ABC):
         contexts = [name for name in self.context_names if set(self.concepts.parse(name)) <= set(kept)]
         if not contexts:
             raise DataError(
-                f"no images of contexts of {', '.join(kept) or 'no concept'} alone; contexts here: "
+                f"no {self.kind} of contexts of {', '.join(kept) or 'no concept'} alone; contexts here: "
                 f"{', '.join(self.context_names)}"
             )
         view = self.only(contexts)
@@ -206,7 +210,7 @@ class ContextDataset(LabelledDataset, ABC):
         for label, name in enumerate(self.context_names):
             found = (self.labels == label).nonzero().flatten()
             if len(found) < 2:
-                raise DataError(f"context {name!r} has one image, which cannot be split: add images")
+                raise DataError(f"context {name!r} has one {self.kind[:-1]}, which cannot be split: add {self.kind}")
             n_val = min(max(round(val_fraction * len(found)), 1), len(found) - 1)
             shuffled = found[np.random.default_rng([seed, label]).permutation(len(found))]
             val.append(shuffled[:n_val])
@@ -219,7 +223,7 @@ class ContextDataset(LabelledDataset, ABC):
         It is of their number, shape and rows in the storage, and of the values of up to 2,000 evenly spaced images. In
         larger data sets it does not see that images between those were replaced, one for one.
         """
-        digest = hashlib.sha256(f"{len(self)} {tuple(self.image_shape)}".encode())
+        digest = hashlib.sha256(f"{len(self)} {tuple(self.read(self._rows[:1]).shape[1:])}".encode())
         digest.update(self._rows.numpy().tobytes())
         count = min(len(self), _FINGERPRINTED)
         spaced = torch.arange(count) * (len(self) - 1) // max(count - 1, 1)
@@ -230,7 +234,7 @@ class ContextDataset(LabelledDataset, ABC):
     def _label_of(self, context: str | Iterable[str]) -> int:
         name = self.concepts.name(context)
         if name not in self.context_names:
-            raise DataError(f"no images of context {name!r}; contexts here: {', '.join(self.context_names)}")
+            raise DataError(f"no {self.kind} of context {name!r}; contexts here: {', '.join(self.context_names)}")
         return self.context_names.index(name)
 
     def _check_labels(self) -> None:
@@ -244,7 +248,9 @@ class ContextDataset(LabelledDataset, ABC):
         counts = torch.bincount(self.labels, minlength=len(self.context_names)).tolist()
         empty = [name for name, count in zip(self.context_names, counts, strict=True) if not count]
         if empty:
-            raise DataError(f"no images of context {', '.join(map(repr, empty))}: add some, or leave the context out")
+            raise DataError(
+                f"no {self.kind} of context {', '.join(map(repr, empty))}: add some, or leave the context out"
+            )
 
 
 class ArrayContextDataset(ContextDataset):
@@ -327,6 +333,7 @@ class ContextData:
         test: further images of the training contexts, never trained on, to score on; None if there are none.
         graph: (cause, effect) pairs of concepts, where the causal graph among them is known.
         simulator: what made the images, where that is known.
+        parser: from a text to its factors (D,), as the parts have them, or None if it has none; where there is one.
     """
 
     train: ContextDataset
@@ -334,6 +341,7 @@ class ContextData:
     test: ContextDataset | None = None
     graph: tuple[tuple[str, str], ...] | None = None
     simulator: Simulator | None = None
+    parser: Callable[[str], Tensor | None] | None = None
 
     @property
     def concepts(self) -> Concepts:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ __all__ = [
     "FolderContextDataset",
     "ImageReader",
     "as_image",
+    "context_folders",
     "image_folders",
     "picture_pixels",
     "read_image",
@@ -73,25 +74,8 @@ def image_folders(
         ConceptError: for a folder or a part of its name that is no concept.
         ImportError: if there are PNG or JPEG files and pillow is not installed.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise DataError(
-            f"no folder {root}: expected one that holds a folder per context, {OBSERVATIONAL!r} among them"
-        )
-    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    singles = [name for name in names if name != OBSERVATIONAL and SEPARATOR not in name]
-    if OBSERVATIONAL not in names:
-        raise DataError(
-            f"no folder {OBSERVATIONAL!r} in {root} for images without an intervention; "
-            f"folders found: {', '.join(names) or 'none'}"
-        )
-    if not singles:
-        raise DataError(
-            f"no folder of a single concept in {root}, so nothing to learn an intervention from; "
-            f"folders found: {', '.join(names)}"
-        )
-    known = Concepts(singles if concepts is None else split_names(concepts))
-    files = _files_of_contexts(root, names, known)
+    folders, known = context_folders(root, concepts)
+    files = _files_of_contexts(root, folders)
     if skip_corrupt:
         files = without_corrupt(files)
     reader = ImageReader.like(read_image(files[OBSERVATIONAL][0]), resolution, channels)
@@ -177,28 +161,60 @@ class ImageReader:
         return image.clamp(0, 1)  # sums of weights may exceed one by a rounding error
 
 
+def context_folders(
+    root: str | Path, concepts: Iterable[str] | None = None, kind: Literal["images", "texts"] = "images"
+) -> tuple[dict[str, Path], Concepts]:
+    """Per canonical context name its folder in `root`, and the concepts; arguments and errors as for `image_folders`.
+
+    Args:
+        kind: what is looked for, for the errors.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(
+            f"no folder {root}: expected one that holds a folder per context, {OBSERVATIONAL!r} among them"
+        )
+    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    singles = [name for name in names if name != OBSERVATIONAL and SEPARATOR not in name]
+    if OBSERVATIONAL not in names:
+        raise DataError(
+            f"no folder {OBSERVATIONAL!r} in {root} for {kind} without an intervention; "
+            f"folders found: {', '.join(names) or 'none'}"
+        )
+    if not singles:
+        raise DataError(
+            f"no folder of a single concept in {root}, so nothing to learn an intervention from; "
+            f"folders found: {', '.join(names)}"
+        )
+    known = Concepts(singles if concepts is None else split_names(concepts))
+    folders: dict[str, Path] = {}
+    for name in names:
+        try:
+            context = known.name(name)
+        except ConceptError as error:
+            raise ConceptError(f"folder {root / name}: {error}") from None
+        if context in folders:
+            raise DataError(f"{root} holds two folders of context {context!r}: merge {name!r} into the other")
+        folders[context] = root / name
+    return folders, known
+
+
 def split_names(names: Iterable[str]) -> list[str]:
     """A list of names, given as such or, as on a command line, separated by commas."""
     return [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
 
 
-def _files_of_contexts(root: Path, names: list[str], concepts: Concepts) -> dict[str, list[Path]]:
-    """Per canonical context name, its image files in order."""
+def _files_of_contexts(root: str | Path, folders: Mapping[str, Path]) -> dict[str, list[Path]]:
+    """Per context, its image files in order."""
     files: dict[str, list[Path]] = {}
     ignored = []
-    for name in names:
-        try:
-            context = concepts.name(name)
-        except ConceptError as error:
-            raise ConceptError(f"folder {root / name}: {error}") from None
-        if context in files:
-            raise DataError(f"{root} holds two folders of context {context!r}: merge {name!r} into the other")
-        visible = sorted(path for path in (root / name).iterdir() if not path.name.startswith("."))
+    for context, folder in folders.items():
+        visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
         files[context] = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
         ignored += [path for path in visible if path.suffix.lower() not in IMAGE_SUFFIXES]
         if not files[context]:
             raise DataError(
-                f"no images in {root / name}: expected {', '.join(IMAGE_SUFFIXES)} files directly in it; "
+                f"no images in {folder}: expected {', '.join(IMAGE_SUFFIXES)} files directly in it; "
                 "add some or remove the folder"
             )
     if ignored:

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from context_module.contexts import OBSERVATIONAL
 from context_module.data.base import ContextData
+from context_module.data.folders import IMAGE_SUFFIXES
+from context_module.data.texts import Tokenize
 from context_module.errors import DataError
 
 __all__ = ["available_data", "load_data", "parse_options"]
@@ -23,8 +26,9 @@ _NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "pendulum": ("context_module.data.pendulum:pendulum", {}),
     "attributes": ("context_module.data.attributes:attributes", {}),
     "datasets": ("context_module.data.hub:hub_dataset", {}),
+    "grammar": ("context_module.data.grammar:grammar", {}),
 }
-_FOLDERS = "context_module.data.folders:image_folders"
+_FOLDERS, _TEXT_FOLDERS = "context_module.data.folders:image_folders", "context_module.data.texts:text_folders"
 
 
 def available_data() -> list[str]:
@@ -43,6 +47,7 @@ def load_data(
     skip_corrupt: bool = False,
     cache_dir: str | Path | None = None,
     seed: int = 0,
+    tokenize: Tokenize | None = None,
     **options: Any,
 ) -> ContextData:
     """The data a recipe names: one of `available_data`, or a directory with a folder per context.
@@ -57,15 +62,16 @@ def load_data(
         skip_corrupt: of images on disk, leave out files that cannot be read.
         cache_dir: keep generated images in files there, memory-mapped.
         seed: of generated data; images on disk are what they are.
+        tokenize: of a language model, ``base.tokenize``: gives texts their token ids.
         **options: further arguments of the data's own function: see `quad`, `morpho_mnist`, `dsprites`, `pendulum`,
-            `attributes`, `hub_dataset`, `image_folders`.
+            `attributes`, `hub_dataset`, `grammar`, `image_folders`, `text_folders`.
 
     Raises:
         DataError: for anything that is neither a known name nor a directory, an option that this data does not take,
-            and whatever the data's own function refuses.
+            images for a language model or texts for any other base, and whatever the data's own function refuses.
     """
     name = str(name_or_dir)
-    target, preset = _NAMED.get(name, (_FOLDERS, {}))
+    target, preset = _NAMED.get(name, (_TEXT_FOLDERS if tokenize or _holds_texts(name_or_dir) else _FOLDERS, {}))
     if name not in _NAMED:
         if not Path(name_or_dir).is_dir():
             raise DataError(
@@ -75,6 +81,7 @@ def load_data(
     module, _, attribute = target.partition(":")
     function = getattr(importlib.import_module(module), attribute)
     known = inspect.signature(function).parameters
+    _check_kind(name, "tokenize" in known, tokenize is not None, resolution is not None or channels is not None)
     # what only some data has a use for, and needs no complaint elsewhere
     general = {
         "held_out_samples": held_out_samples,
@@ -82,6 +89,7 @@ def load_data(
         "cache_dir": cache_dir,
         "seed": seed,
         "skip_corrupt": skip_corrupt,
+        "tokenize": tokenize,
     }
     asked = {"resolution": resolution, "channels": channels, "samples_per_context": samples_per_context}
     asked = {option: value for option, value in {**asked, **options}.items() if value is not None}
@@ -91,8 +99,10 @@ def load_data(
     taken = {**general, **preset, **asked}
     _check_options(name, known, asked, preset)
     data = function(**taken)
+    if channels is None:
+        return data
     found = data.train.image_shape[0]
-    if channels not in (None, found):
+    if channels != found:
         raise DataError(
             f"the {name} data has {found} channel{'s' * (found > 1)}, got channels={channels}: "
             f"use a base for {'RGB' if found == 3 else 'grey'} images"
@@ -118,6 +128,24 @@ def parse_options(words: Iterable[str]) -> dict[str, Any]:
         except ValueError:
             options[name] = value
     return options
+
+
+def _holds_texts(root: str | Path) -> bool:
+    """Whether the folder of the observational context has .txt files in it, and no images."""
+    folder = Path(root) / OBSERVATIONAL
+    suffixes = {path.suffix.lower() for path in folder.iterdir()} if folder.is_dir() else set()
+    return ".txt" in suffixes and not suffixes & set(IMAGE_SUFFIXES)
+
+
+def _check_kind(name: str, texts: bool, for_texts: bool, for_images: bool) -> None:
+    """Raise DataError for a language model on images, and for a size or channels of texts."""
+    if for_texts and not texts:
+        raise DataError(
+            f"the {name} data holds images, a language model takes texts: use the grammar data, or a directory with a "
+            "folder of .txt files per context"
+        )
+    if texts and for_images:
+        raise DataError(f"the {name} data holds texts, which have no size: use a language model (--base transformers)")
 
 
 def _check_options(

@@ -3,5 +3,14 @@
 from context_module.evaluation.result import ContextScores, Evaluation
 from context_module.evaluation.scoring import METRICS, evaluate
 from context_module.evaluation.tables import composition_table, summary_table
+from context_module.evaluation.texts import evaluate_texts
 
-__all__ = ["METRICS", "ContextScores", "Evaluation", "composition_table", "evaluate", "summary_table"]
+__all__ = [
+    "METRICS",
+    "ContextScores",
+    "Evaluation",
+    "composition_table",
+    "evaluate",
+    "evaluate_texts",
+    "summary_table",
+]

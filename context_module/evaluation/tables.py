@@ -9,20 +9,25 @@ __all__ = ["composition_table", "summary_table"]
 
 
 def composition_table(evaluation: Evaluation) -> str:
-    """Sliced Wasserstein distances of the held-out compositions, with their mean in the last row.
+    """Distances of the held-out compositions to real samples, with their mean in the last row.
 
-    The last column is 1 - model / base: the share of the base's distance that is gone.
+    The distance is the sliced Wasserstein one, of texts the total variation distance. "Closer by" is 1 - model / base:
+    the share of the base's distance that is gone. For texts, two more columns: see `evaluate_texts`.
 
     Raises:
         KeyError: for an evaluation without compositions or without that metric.
     """
-    name = "sliced_wasserstein"
-    rows = {context: found.scores[name] for context, found in evaluation.contexts.items() if found.held_out}
-    rows["mean"] = evaluation.summary["composition"][name]
-    lines = ["| context | base | with context module | real against real | closer by |", "|---|---|---|---|---|"]
+    rows = {context: found.scores for context, found in evaluation.contexts.items() if found.held_out}
+    rows["mean"] = evaluation.summary["composition"]
+    name = "total_variation" if "total_variation" in rows["mean"] else "sliced_wasserstein"
+    shares = [name for name in ("intended", "parses") if name in rows["mean"]]
+    titles = ["context", "base", "with context module", "real against real", "closer by", *shares]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for context, row in rows.items():
-        base, model, floor = (row[column].value for column in ("base", "model", "floor"))
-        lines.append(f"| {context} | {base:.3f} | {model:.3f} | {floor:.3f} | {1 - model / base:.0%} |")
+        base, model, floor = (row[name][column].value for column in ("base", "model", "floor"))
+        cells = [context, *(f"{value:.3f}" for value in (base, model, floor)), f"{1 - model / base:.0%}"]
+        cells += [f"{row[share]['model'].value:.0%}" for share in shares]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

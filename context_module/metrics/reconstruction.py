@@ -73,7 +73,7 @@ def reconstruction_bits(
     nats = []
     with evaluating(model):
         for x, mask in zip(_batches(images, batch_size), masks.split(batch_size), strict=True):
-            base.check_images(x)
+            base.check_inputs(x)
             x = x.to(base.device)
             if isinstance(model, ContextualDecoder):
                 nats.append(model(x, mask, generator=generator).loss)

@@ -1,0 +1,382 @@
+"""Shows causal language models of transformers to the library: the decoder input is a prefix of keys and values."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, LatentSpec
+from context_module.adapters.tokens import TokenLikelihood, own_tokens, run
+from context_module.errors import CheckpointError, DataError, ShapeError
+from context_module.hub import HUB_OPTIONS, recorded
+
+__all__ = ["LanguageModelObjective", "TransformersAdapter"]
+
+DEFAULT_MAX_TOKENS = 64
+
+
+class TransformersAdapter(DecoderAdapter):
+    """A causal language model as a base: the decoder input is the keys and values of virtual tokens before a text.
+
+    The model goes on from the virtual tokens with ``begin token, text, end token``; the begin token is the
+    tokenizer's, or else its end token. Decoder inputs (layers, 2, heads, virtual tokens, head width) are differences
+    of each layer's keys and values to those of begin tokens in the virtual tokens' places: at zero they say nothing,
+    and texts are the base's own (Li & Liang 2021, "Prefix-Tuning"). The encoder is the model as well: features are its
+    last hidden states without virtual tokens, averaged over the text. No prefix lies behind a text before one is
+    learned, hence there is no embedding for the latent objective.
+
+    Inputs are texts, or their token ids (B, T), int64: `tokenize`, filled up with end tokens. A greedy text is the
+    likelihood's "mean".
+
+    Args:
+        net: the model, such as a ``LlamaForCausalLM``.
+        tokenizer: its tokenizer, with an end token.
+        virtual_tokens: how many.
+        max_tokens: limit of texts read and generated, the end token included. Default: 64, or what the model reads.
+        source: the folder or hub id both were read from, if any.
+
+    Raises:
+        TypeError: for a model that is no causal language model.
+        ValueError: for a tokenizer without an end token, for weights of several types, for counts out of range.
+    """
+
+    name = "transformers"
+    kind: ClassVar[Literal["images", "texts"]] = "texts"
+    embeds = False
+    load_options = (*HUB_OPTIONS, "virtual_tokens", "max_tokens", "dtype")
+
+    def __init__(
+        self,
+        net: Any,
+        tokenizer: Any,
+        virtual_tokens: int = 8,
+        max_tokens: int | None = None,
+        source: str | None = None,
+    ) -> None:
+        super().__init__()
+        _check_net(net)
+        if tokenizer.eos_token_id is None:
+            raise ValueError(
+                "the tokenizer has no end token, so texts would never end: set tokenizer.eos_token to the token that "
+                "texts ended with when the model was trained"
+            )
+        self.net, self.tokenizer, self.source = net.eval(), tokenizer, source
+        longest = getattr(net.config, "max_position_embeddings", None)
+        if max_tokens is None:
+            max_tokens = DEFAULT_MAX_TOKENS if longest is None else min(DEFAULT_MAX_TOKENS, longest - virtual_tokens)
+        if virtual_tokens < 1 or max_tokens < 2:
+            raise ValueError(
+                f"virtual_tokens must be at least 1 and max_tokens at least 2, got {virtual_tokens} and {max_tokens}"
+            )
+        if longest is not None and virtual_tokens + max_tokens > longest:
+            raise ValueError(
+                f"{virtual_tokens} virtual tokens and texts of {max_tokens} tokens do not fit the model, which reads "
+                f"{longest}: lower max_tokens"
+            )
+        self.virtual_tokens, self.max_tokens = virtual_tokens, max_tokens
+        self.end: int = tokenizer.eos_token_id
+        self.begin: int = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        shapes = {tuple(states.shape[1:]) for pair in self._silent_prefix() for states in pair}
+        if len(shapes) != 1:
+            raise TypeError(f"{_unsupported(type(net).__name__)}; its layers have keys and values of several sizes")
+        self.latent = LatentSpec((len(self._silent_prefix()), 2, *shapes.pop()))
+        self.num_features = net.get_input_embeddings().embedding_dim
+        self.options = {"virtual_tokens": virtual_tokens, "max_tokens": max_tokens}
+
+    @classmethod
+    def matches(cls, base: object) -> bool:
+        return any(kind.__module__.partition(".")[0] == "transformers" for kind in type(base).__mro__)
+
+    @classmethod
+    def wrap(cls, base: Any) -> TransformersAdapter:
+        """The adapter around a text-generation pipeline, or a model whose tokenizer lies where it was loaded from."""
+        if hasattr(base, "tokenizer") and hasattr(base, "model"):
+            return cls(base.model, base.tokenizer, source=base.model.name_or_path or None)
+        source = getattr(base, "name_or_path", None)
+        if not source:
+            raise TypeError(
+                f"a {type(base).__name__} does not say where its tokenizer is: give both, as "
+                "TransformersAdapter(model, tokenizer) of context_module.adapters.transformers"
+            )
+        return cls(base, _read(_transformers().AutoTokenizer, source), source=source)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        virtual_tokens: int = 8,
+        max_tokens: int | None = None,
+        dtype: str | torch.dtype | None = None,
+        **hub: Any,
+    ) -> TransformersAdapter:
+        """The adapter around a model and its tokenizer, of one folder of ``save_pretrained`` or Hugging Face Hub id.
+
+        Args:
+            path: the folder or id.
+            virtual_tokens, max_tokens: as for the class.
+            dtype: type of the weights, such as ``bfloat16``; default: that of the files.
+            hub: `revision`, `token` and `local_files_only` of huggingface_hub.
+
+        Raises:
+            CheckpointError: for missing or broken files, weights that are not safetensors, tensors that are missing or
+                of another shape, or a model that is no causal language model.
+            ValueError: as for the class.
+        """
+        library, path = _transformers(), str(path)
+        config = _read(library.AutoConfig, path, **hub)
+        if config.is_encoder_decoder or type(config) not in library.MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise CheckpointError(f"{path}: {_unsupported((config.architectures or [type(config).__name__])[0])}")
+        net, problems = _read(
+            library.AutoModelForCausalLM,
+            path,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype="auto" if dtype is None else dtype,
+            **hub,
+        )
+        misfits = {name: entries for name, entries in problems.items() if entries}
+        if misfits:
+            raise CheckpointError(f"{path} does not fit the model it is loaded into: {misfits}")
+        tokenizer = _read(library.AutoTokenizer, path, **hub)
+        try:
+            adapter = cls(net, tokenizer, virtual_tokens, max_tokens, source=path)
+        except TypeError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        adapter.options = {**adapter.options, **recorded(hub), **({} if dtype is None else {"dtype": _name(dtype)})}
+        return adapter
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Sequence[str],
+        *,
+        hidden_size: int = 96,
+        num_layers: int = 3,
+        virtual_tokens: int = 8,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+    ) -> TransformersAdapter:
+        """A small Llama with random weights, and a tokenizer of the words and punctuation marks of these texts."""
+        library = _transformers()
+        tokenizer = _word_tokenizer(texts)
+        config = library.LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden_size,
+            intermediate_size=3 * hidden_size,
+            num_hidden_layers=num_layers,
+            num_attention_heads=4,
+            max_position_embeddings=virtual_tokens + max_tokens + 1,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+        return cls(library.LlamaForCausalLM(config), tokenizer, virtual_tokens, max_tokens)
+
+    def save(self, directory: str | Path) -> None:
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory) as temporary:
+            self.tokenizer.save_pretrained(temporary)
+            self.net.save_pretrained(temporary)
+            for file in sorted(Path(temporary).iterdir(), reverse=True):  # config.json after the weights
+                file.replace(directory / file.name)
+
+    def decoder_parts(self) -> list[nn.Module]:
+        """The whole model, which encodes, too: LoRA changes what the posterior heads read as well."""
+        return [self.net]
+
+    @property
+    def takes(self) -> str:
+        return f"texts of up to {self.max_tokens} tokens"
+
+    def data_settings(self) -> dict[str, Any]:
+        return {"tokenize": self.tokenize}
+
+    def tokenize(self, texts: Sequence[str], names: Sequence[str] | None = None) -> list[Tensor]:
+        """The token ids of each text, int64 (T,), the end token last.
+
+        Args:
+            texts: none of them empty.
+            names: what errors call them; their numbers without.
+
+        Raises:
+            DataError: for an empty text, one longer than `max_tokens`, one with words that the tokenizer does not
+                know, and one that holds the end token.
+        """
+        found = []
+        unknown = self.tokenizer.unk_token_id
+        encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if len(texts) else []
+        for number, ids in enumerate(encoded):
+            name = names[number] if names else f"text {number}"
+            shown = texts[number] if len(texts[number]) < 60 else f"{texts[number][:57]}..."
+            if not ids:
+                raise DataError(f"{name} is empty: leave it out")
+            if len(ids) >= self.max_tokens:
+                raise DataError(
+                    f"{name} ({shown!r}) has {len(ids)} tokens and an end token, the limit is {self.max_tokens}: "
+                    "shorten it, or raise the limit (--base_options max_tokens=N, TransformersAdapter(max_tokens=N))"
+                )
+            if unknown is not None and unknown != self.end and unknown in ids:
+                raise DataError(f"{name} ({shown!r}) holds words that the tokenizer does not know")
+            if self.end in ids:
+                raise DataError(f"{name} ({shown!r}) holds the end token {self.tokenizer.eos_token!r} itself")
+            found.append(torch.tensor([*ids, self.end]))
+        return found
+
+    def check_inputs(self, x: Any) -> Tensor:
+        """Token ids (B, T), of texts or as they are.
+
+        Raises:
+            DataError: for texts that `tokenize` refuses.
+            ShapeError: for a tensor that is not int64 (B, T), T at most `max_tokens`, with ids of the tokenizer's and
+                an end token in each row.
+        """
+        if not isinstance(x, Tensor):
+            ids = self.tokenize([x] if isinstance(x, str) else x)
+            return nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=self.end).to(self.device)
+        if x.dtype != torch.int64 or x.ndim != 2 or not 0 < x.shape[1] <= self.max_tokens:
+            raise ShapeError(
+                f"texts are strings, or token ids, int64 of shape (batch, tokens), at most {self.max_tokens} tokens; "
+                f"got {x.dtype} of shape {tuple(x.shape)}"
+            )
+        if torch.compiler.is_compiling() or not len(x):
+            return x
+        size = self.net.get_input_embeddings().num_embeddings
+        if x.min() < 0 or x.max() >= size:
+            raise ShapeError(f"token ids must lie in 0 to {size - 1}, got {x.min().item()} to {x.max().item()}")
+        if not (x == self.end).any(1).all():
+            raise ShapeError(f"every text must end with the end token, {self.end} ({self.tokenizer.eos_token!r})")
+        return x
+
+    def present(self, samples: Tensor) -> list[str]:
+        """The texts of token ids (B, T)."""
+        own = own_tokens(samples, self.end) & (samples != self.end)
+        rows = [ids[mask].tolist() for ids, mask in zip(samples, own, strict=True)]
+        return [text.strip() for text in self.tokenizer.batch_decode(rows)]
+
+    def encode(self, x: Tensor) -> Encoding:
+        x = x.to(self.device)
+        begin = torch.full_like(x[:, :1], self.begin)
+        hidden = self.net.base_model(torch.cat([begin, x[:, :-1]], 1), use_cache=False).last_hidden_state
+        own = own_tokens(x, self.end)[..., None]
+        features = (hidden.float() * own).sum(1) / own.sum(1)
+        return Encoding(features, features.new_zeros(len(x), *self.latent.shape))
+
+    def decode(
+        self,
+        latent: Tensor,
+        encoding: Encoding | None = None,
+        residuals: tuple[Tensor, ...] = (),
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Decoding:
+        """As everywhere; `temperature` is that of the tokens that `Decoding.sample` draws."""
+        prefix = [
+            (keys + change[:, 0].to(keys), values + change[:, 1].to(values))
+            for (keys, values), change in zip(self._silent_prefix(), latent.unbind(1), strict=True)
+        ]
+        likelihood = TokenLikelihood(self.net, prefix, self.begin, self.end, self.max_tokens, temperature)
+        return Decoding(likelihood, kl=latent.new_zeros(len(latent), dtype=torch.float32))
+
+    def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Virtual tokens that say nothing, n times: zeros."""
+        return torch.zeros(n, *self.latent.shape, device=self.device)
+
+    @torch.no_grad()
+    def _silent_prefix(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values (1, heads, virtual tokens, head width) of begin tokens, of each layer."""
+        cache = _transformers().DynamicCache()
+        run(self.net, torch.full((1, self.virtual_tokens), self.begin, device=self.device), cache)
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+class LanguageModelObjective(nn.Module):
+    """Pretraining: -log p(x) after virtual tokens that say nothing. Returns a dict like every objective."""
+
+    def __init__(self, base: TransformersAdapter) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        x = self.base.check_inputs(batch["x"])
+        return {"loss": -self.base.decode(self.base.sample_latent(len(x))).log_prob(x)}
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            "a 'transformers' base needs transformers: pip install context-module[transformers]"
+        ) from error
+    return transformers
+
+
+def _read(kind: Any, path: str, **options: Any) -> Any:
+    """``kind.from_pretrained(path)``, with one error for all that a broken or missing file raises."""
+    try:
+        return kind.from_pretrained(path, **options)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path} is neither a folder of a language model and its tokenizer nor a Hub id of one: {reason}"
+        ) from error
+
+
+def _unsupported(found: str) -> str:
+    return (
+        f"no adapter for transformers' {found}: supported are causal language models, as AutoModelForCausalLM loads "
+        "them (GPT-2, Llama, Qwen, ...), not encoders or encoder-decoder models"
+    )
+
+
+def _check_net(net: Any) -> None:
+    """Raise unless it is a causal language model with weights of one type."""
+    generates = getattr(net, "can_generate", lambda: False)()
+    if not generates or net.config.is_encoder_decoder:
+        raise TypeError(_unsupported(type(net).__name__))
+    types = sorted({str(p.dtype).removeprefix("torch.") for p in net.parameters() if p.is_floating_point()})
+    if len(types) > 1:
+        raise ValueError(
+            f"the model's weights are of several types, {' and '.join(types)}: bring them to one, model.to(torch."
+            f"{types[0]}), or load it with dtype={types[0]}"
+        )
+    if not _is_causal(net.eval()):  # no dropout
+        raise TypeError(_unsupported(type(net).__name__))
+
+
+@torch.no_grad()
+def _is_causal(net: Any) -> bool:
+    """Whether a later token leaves what is said of earlier ones alone; encoders are also loaded as 'causal' models."""
+    device = net.get_input_embeddings().weight.device
+    first, second = (net(torch.tensor([[0, 1, last]], device=device)).logits[:, :2] for last in (0, 1))
+    return torch.allclose(first, second, rtol=1e-5, atol=1e-7)
+
+
+def _word_tokenizer(texts: Sequence[str]) -> Any:
+    """Words and punctuation marks are tokens, with single spaces between them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    model: Any = models.WordLevel(unk_token="<unk>")
+    tokenizer = Tokenizer(model)
+    splitter: Any = pre_tokenizers.Whitespace()
+    tokenizer.pre_tokenizer = splitter
+    special = ["<s>", "</s>", "<unk>"]
+    tokenizer.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=special, show_progress=False))
+    return _transformers().PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="</s>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _name(dtype: str | torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,160 @@
+"""Texts in contexts: token ids for a language model, or a folder of text files per context."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from context_module.data.base import ContextData, ContextDataset
+from context_module.data.folders import context_folders
+from context_module.errors import DataError
+
+__all__ = ["TextContextDataset", "Tokenize", "text_folders"]
+
+
+class Tokenize(Protocol):
+    """What gives token ids: a base's ``tokenize``."""
+
+    def __call__(self, texts: Sequence[str], names: Sequence[str] | None = None) -> list[Tensor]:
+        """The ids of each text, int64 (T,), with the end token; DataError for a text, by its name, that cannot be."""
+
+
+class TextContextDataset(ContextDataset):
+    """A `ContextDataset` of texts. Item i is ``{"x": int64 (T,), "mask": bool (K,)}``, x token ids.
+
+    Texts end with the end token, and are filled up with it to the longest of those read together.
+
+    Args:
+        texts: N texts, none of them empty.
+        labels, context_names, concepts, factors, factor_names: see `ContextDataset`.
+        tokenize: gives token ids, once, now: that of the base (``base.tokenize``). Without it there are texts only.
+        names: what its errors call the texts; their numbers without.
+
+    Raises:
+        DataError: for an empty text; for a text that `tokenize` refuses.
+    """
+
+    kind: ClassVar[Literal["images", "texts"]] = "texts"
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        labels: Tensor | Sequence[int],
+        context_names: Iterable[str],
+        concepts: Iterable[str],
+        factors: Tensor | None = None,
+        factor_names: Iterable[str] = (),
+        tokenize: Tokenize | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(concepts, context_names, labels, factors, factor_names)
+        if len(texts) != len(self):
+            raise DataError(f"{len(texts)} texts for {len(self)} labels: expected one each")
+        for number, text in enumerate(texts):
+            if not text.strip():
+                raise DataError(f"text {number}, of context {self.context_of(number)!r}, is empty: leave it out")
+        self._texts = list(texts)
+        self._ids = tokenize(self._texts, names) if tokenize else None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        raise DataError(
+            "this data holds texts, which have no image shape: use a language model (--base transformers; a small one "
+            "from scratch is made by recipes/pretrain.py)"
+        )
+
+    def read(self, rows: Tensor) -> Tensor:
+        """The token ids of these numbers, int64 (n, T); DataError for texts without."""
+        if self._ids is None:
+            raise DataError("these texts have no token ids: load the data with tokenize=base.tokenize")
+        ids = [self._ids[row] for row in rows.tolist()]
+        return pad_sequence(ids, batch_first=True, padding_value=ids[0][-1].item())
+
+    def texts(self, context: str | Iterable[str] | None = None, n: int | None = None) -> list[str]:
+        """The texts of one context, or of all, or the first n of them.
+
+        Raises:
+            ConceptError: for an unknown concept.
+            DataError: for a context that is not in this data set.
+        """
+        rows = self._rows if context is None else self._rows[self.labels == self._label_of(context)]
+        return [self._texts[row] for row in rows[:n].tolist()]
+
+
+def text_folders(
+    root: str | Path,
+    *,
+    concepts: Iterable[str] | None = None,
+    texts: Literal["line", "file"] = "line",
+    tokenize: Tokenize | None = None,
+) -> ContextData:
+    """Texts on disk, from a folder per context: all ``.txt`` files directly in it, in the order of their names.
+
+    Files are UTF-8. White space around texts is dropped, and so are empty lines. Other files are passed over, with a
+    warning; hidden ones without.
+
+    Args:
+        root: a folder that holds ``obs`` and at least one folder named after a single concept.
+        concepts: the concept names in order, as a list or separated by commas. Default: the single names among the
+            folders, sorted.
+        texts: whether a text is a ``line`` of a file, or a whole ``file``.
+        tokenize: see `TextContextDataset`.
+
+    Returns:
+        ContextData: ``obs`` and the single concepts to train on, larger sets of interventions held out.
+
+    Raises:
+        DataError: for a missing root, no ``obs`` folder, no folder of a single concept, a folder without texts, two
+            folders of one context, a file that is not UTF-8 or, with ``texts="file"``, empty; for a text that
+            `tokenize` refuses, named by its file.
+        ConceptError: for a folder or a part of its name that is no concept.
+    """
+    if texts not in ("line", "file"):
+        raise DataError(f"texts must be 'line' (a text per line) or 'file' (a text per file), got {texts!r}")
+    folders, known = context_folders(root, concepts, "texts")
+    every: dict[str, list[tuple[str, str]]] = {}  # context -> its texts, each with what errors call it
+    ignored: list[Path] = []
+    for context, folder in folders.items():
+        visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        ignored += [path for path in visible if path.suffix.lower() != ".txt"]
+        files = [path for path in visible if path.suffix.lower() == ".txt"]
+        every[context] = [text for path in files for text in _texts_of(path, texts)]
+        if not every[context]:
+            raise DataError(f"no texts in {folder}: expected .txt files directly in it; add some or remove the folder")
+    if ignored:
+        warnings.warn(
+            f"ignored {len(ignored)} entries in {root} that are not .txt files, the first one {ignored[0]}",
+            stacklevel=2,
+        )
+
+    def part(chosen: Mapping[str, list[tuple[str, str]]]) -> TextContextDataset | None:
+        if not chosen:
+            return None
+        counts = torch.tensor([len(some) for some in chosen.values()])
+        found, names = zip(*(text for some in chosen.values() for text in some), strict=True)
+        labels = torch.arange(len(chosen)).repeat_interleave(counts)
+        return TextContextDataset(found, labels, chosen, known, tokenize=tokenize, names=names)
+
+    train = part({context: every[context] for context in known.training_contexts if context in every})
+    assert train is not None
+    return ContextData(train, part({name: some for name, some in every.items() if name not in train.context_names}))
+
+
+def _texts_of(path: Path, texts: Any) -> list[tuple[str, str]]:
+    """The texts of a file, each with what errors call it."""
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from None
+    if texts == "file":
+        if not content.strip():
+            raise DataError(f"{path} is empty: write a text into it, or remove it")
+        return [(content.strip(), str(path))]
+    lines = [(line.strip(), f"{path}, line {number}") for number, line in enumerate(content.splitlines(), 1)]
+    return [(line, where) for line, where in lines if line]

@@ -1,0 +1,140 @@
+"""A language model as the base, as a user goes about it: pretrain, fine-tune, compose, evaluate."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from context_module import ContextualDecoder
+from context_module.data import grammar
+
+QUICK = ["--train_batch_size", "12", "--max_train_steps", "2", "--checkpointing_steps", "1"]
+GRAMMAR = ["--data", "grammar", "--samples_per_context", "40", "--data_options", "held_out_samples=20"]
+TUNE = ["--base", "transformers", "--base_checkpoint", "base", "--objective", "pixel", *QUICK]
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    pytest.importorskip("transformers")
+    from context_module.adapters.transformers import TransformersAdapter
+
+    folder = tmp_path_factory.mktemp("untrained")
+    texts = grammar(samples_per_context=40, held_out_samples=0).train.texts()
+    TransformersAdapter.from_texts(texts, hidden_size=16, num_layers=1, max_tokens=16).save(folder)
+    return folder
+
+
+@pytest.fixture
+def base(untrained, tmp_path):
+    (tmp_path / "base").symlink_to(untrained)
+
+
+@pytest.fixture
+def corpora(tmp_path):
+    texts = {
+        "obs": "the cat saw a red ball .",
+        "plural": "the cats saw a red ball .",
+        "green": "the cat saw a green ball .",
+    }
+    for context, text in {**texts, "plural+green": "the cats saw a green ball ."}.items():
+        (tmp_path / "corpora" / context).mkdir(parents=True)
+        (tmp_path / "corpora" / context / "1.txt").write_text(f"{text}\n" * 12, encoding="utf-8")
+
+
+def test_grammar(here, check, tmp_path):
+    pytest.importorskip("transformers")
+    argv = ["--hidden_size", "16", "--num_layers", "1", "--max_tokens", "16", "--output_dir", "base", *QUICK]
+    out = check.succeeded(here("pretrain.py", "--base", "transformers", *GRAMMAR, *argv))
+    assert "base: transformers with" in out
+    assert "nats per text" in out
+
+    options = [
+        "--score_samples",
+        "10",
+        "--output_dir",
+        "module",
+        "--base_options",
+        "virtual_tokens=2",
+        "max_tokens=14",
+    ]
+    out = check.succeeded(here("finetune.py", *TUNE, *GRAMMAR, *options))
+    table = (tmp_path / "module" / "composition.md").read_text()
+    assert table in out
+    assert "Total variation distance" in out
+    assert "| context | base | with context module | real against real | closer by | intended | parses |" in table
+    assert table.count("\n") == 13  # ten pairs and their mean
+    samples = (tmp_path / "module" / "samples" / "step-000002.md").read_text()
+    assert "| number+tense |" in samples
+    model = ContextualDecoder.from_pretrained(tmp_path / "module")
+    assert model.base.options == {"virtual_tokens": 2, "max_tokens": 14}
+    assert len(model.generate(3, do="number+tense", sample=True)) == 3
+
+    text = ["--text", "the cat found a red apple ."]
+    out = check.succeeded(here("compose.py", "--model", "module", "--do", "number", "tense", *text))
+    assert "| text | the cat found a red apple . |" in out
+    assert "| number+tense |" in (tmp_path / "composition.md").read_text()
+    assert "give --text" in check.failed(here("compose.py", "--model", "module", "--do", "number", "--image", "a.png"))
+
+    out = check.succeeded(here("evaluate.py", "--model", "module", "--samples", "10"))
+    assert "| composition | total variation |" in out
+    scores = json.loads((tmp_path / "module" / "evaluation" / "report.json").read_text())
+    assert set(scores["contexts"]["number+tense"]) == {
+        "held_out",
+        "total_variation",
+        "concept_variation",
+        "intended",
+        "parses",
+    }
+    assert scores["contexts"]["obs"]["parses"]["floor"]["value"] == 1
+    assert "of texts all metrics are measured" in check.failed(
+        here("evaluate.py", "--model", "base", "--samples", "10")
+    )
+
+
+def test_lora_on_folders_of_texts_goes_on_after_a_stop(here, check, base, corpora, tmp_path):
+    """In bf16, too; words of the texts are the tokenizer's."""
+    pytest.importorskip("peft")
+    argv = [*TUNE, "--data", "corpora", "--train_mode", "lora", "--lora_rank", "2", "--output_dir", "module"]
+    argv += ["--val_fraction", "0.2", "--mixed_precision", "bf16"]
+    assert "no parser comes with this data" in check.succeeded(here("finetune.py", *argv))
+    (tmp_path / "module" / "result.json").unlink()
+    check.succeeded(here("finetune.py", *argv, "--max_train_steps", "3", "--resume_from_checkpoint", "latest"))
+    model = ContextualDecoder.from_pretrained(tmp_path / "module")
+    assert model.lora.rank == 2
+    assert model.concepts == ("green", "plural")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "argv", "message"),
+    [
+        ("finetune.py", [*TUNE[:4], *GRAMMAR], "no decoder inputs of its own behind texts"),
+        ("finetune.py", [*TUNE, "--data", "quad"], "the quad data holds images, a language model takes texts"),
+        ("finetune.py", ["--objective", "pixel", *GRAMMAR], "the grammar data holds texts, which have no size"),
+        (
+            "finetune.py",
+            [*TUNE, *GRAMMAR, "--base_options", "max_tokens=7"],
+            r"tokens and an end token, the limit is 7",
+        ),
+        ("pretrain.py", ["--base", "nvae", *GRAMMAR, "--output_dir", "b"], "texts, which have no image shape"),
+        (
+            "pretrain.py",
+            ["--base", "transformers", "--samples_per_context", "2", "--output_dir", "b"],
+            "such as --data",
+        ),
+        (
+            "finetune.py",
+            ["--base", "transformers", "--train_mode", "end_to_end", "--objective", "pixel", *GRAMMAR],
+            "which have no image shape: use a language model",
+        ),
+    ],
+)
+def test_what_does_not_go_together(here, check, base, recipe, argv, message, tmp_path):
+    for context in ("obs", "size"):
+        (tmp_path / "photos" / context).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "photos" / context / "1.png")
+    assert message in check.failed(here(recipe, *argv))
+
+
+def test_preview(here, check, tmp_path):
+    assert "16 contexts of texts" in check.succeeded(here("preview.py", "--data", "grammar", "--n", "2"))
+    assert (tmp_path / "preview.md").read_text().count("<br>") == 16
