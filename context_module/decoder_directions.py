@@ -23,34 +23,26 @@ _HELD_OUT = 4  # every so manieth latent says how much the sketch explains
 
 @dataclass(frozen=True)
 class Directions:
-    """Two families of directions of a latent space, mixed: those of a sketch of the decoder, and the latents' own.
-
-    A sketch leaves out what pictures do not show, but it is linear: for a decoder that is not, it misses most of what
-    they do show. So its share is what it explains of pictures.
+    """Random directions of a latent space of D dimensions.
 
     Attributes:
-        sketch: (D, P), from `decoder_sketch`.
-        own: (D,), a weight for each dimension of the latent space.
-        share: of the sketch, in [0, 1].
+        matrix: (D, P), whose Gaussian combinations they are; or (D,), the diagonal of such a matrix.
     """
 
-    sketch: Tensor
-    own: Tensor
-    share: float
+    matrix: Tensor
 
     def random(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Gaussian combinations of all directions, (D, n), on their device (drawn on the generator's)."""
-        weights = draw_normal(self.sketch.new_empty(self.sketch.shape[1], n), generator)
-        own = draw_normal(self.own.new_empty(len(self.own), n), generator)
-        return self.share**0.5 * (self.sketch @ weights) + (1 - self.share) ** 0.5 * (self.own[:, None] * own)
+        """n directions, the columns of (D, n), on the matrix's device (drawn on the generator's)."""
+        weights = draw_normal(self.matrix.new_empty(self.matrix.shape[-1], n), generator)
+        return self.matrix[:, None] * weights if self.matrix.ndim == 1 else self.matrix @ weights
 
     def energy(self, latents: Tensor) -> Tensor:
         """The mean square of latents (B, D) along random directions: (B,)."""
-        sketched, own = (latents @ self.sketch).square().sum(1), (latents * self.own).square().sum(1)
-        return self.share * sketched + (1 - self.share) * own
+        along = latents * self.matrix if self.matrix.ndim == 1 else latents @ self.matrix
+        return along.square().sum(1)
 
     def to(self, device: torch.device | str) -> Directions:
-        return Directions(self.sketch.to(device), self.own.to(device), self.share)
+        return Directions(self.matrix.to(device))
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ def interaction(module: ContextModule, n: int, directions: Directions) -> Tensor
         a scalar, float32, in units of the variance of the embeddings, as pictures show it.
     """
     concepts, free = len(module.config.concepts), module.config.free_blocks
-    device = directions.own.device
+    device = directions.matrix.device
     if not concepts or concepts + bool(free) < 2:
         return torch.zeros((), device=device)
     rows = torch.arange(n, device=device)

@@ -46,7 +46,7 @@ CPU_PIXEL = {"train_batch_size": 128, "learning_rate": 2e-3, "lr_warmup_steps": 
 SPENT: dict[str, dict[str, dict[str, Any]]] = {
     "smoke": {"default": BUDGETS["smoke"]["training"] | BUDGETS["smoke"]["frozen"]},
     "cpu": {
-        "default": BUDGETS["cpu"]["frozen"],
+        "default": BUDGETS["cpu"]["frozen"] | {"max_train_steps": 2000},
         "pixel objective": {"max_train_steps": 1000, **CPU_PIXEL},
         END_TO_END: {"max_train_steps": 4000, **CPU_PIXEL},
     },

@@ -99,12 +99,14 @@ class FinetuneArguments(BaseArguments, TrainingArguments):
     latent_noise: bool | None = argument(
         None, help="decoder inputs are Gaussian around the module's; default: with the latent objective"
     )
-    beta: float | None = argument(None, help="weight of the noise's KL; default: 0.2 for latent, 1 for pixel")
+    beta: float | None = argument(
+        None, help="weight of the noise's KL; default: by the signal in the latents, or 1 for pixel"
+    )
     matching: float = argument(300.0, help="latent: weight of matching generated to encoded embeddings, per context")
     interaction: float = argument(
-        0.0, help="latent: weight of keeping decoder inputs additive in the concepts, which is what composes"
+        30.0, help="latent: weight of keeping decoder inputs additive in the concepts, which is what composes"
     )
-    sparsity: float = argument(1.0, help="latent: weight of the norms of the learned edges between concepts")
+    sparsity: float = argument(1.0, help="latent: weight of the norms of the learned edges between blocks")
     acyclicity: float = argument(0.0, help="latent: weight of a penalty on cycles of these edges (NOTEARS)")
     value_draws: int = argument(
         128, help="blocks tried per concept with values in the data, where images' mean block shows them badly"

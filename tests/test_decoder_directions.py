@@ -81,14 +81,13 @@ def test_a_decoder_that_is_not_linear_is_not_explained():
     assert decoder_sketch(base, encoded(base, n=2000))[1] < 0.05
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_families_are_mixed_by_their_shares(share):
+@pytest.mark.parametrize("matrix", [torch.tensor([[1.0, 2.0, 0.0], [0.5, 0.0, -1.0]]), torch.tensor([1.0, 0.3])])
+def test_random_directions_combine_the_columns_of_a_matrix_or_a_diagonal(matrix):
     generator = torch.Generator().manual_seed(0)
-    sketch, own = torch.randn(4, 3, generator=generator), torch.rand(4, generator=generator)
-    directions, latents = Directions(sketch, own, share), torch.randn(5, 4, generator=generator)
-    covariance = share * sketch @ sketch.T + (1 - share) * torch.diag(own**2)
-    expected = torch.einsum("bi,ij,bj->b", latents, covariance, latents)
-    torch.testing.assert_close(directions.energy(latents), expected)
+    directions, latents = Directions(matrix), torch.randn(5, 2, generator=generator)
+    columns = matrix if matrix.ndim == 2 else torch.diag(matrix)
+    covariance = columns @ columns.T
+    torch.testing.assert_close(directions.energy(latents), torch.einsum("bi,ij,bj->b", latents, covariance, latents))
     drawn = directions.random(200_000, generator)
     torch.testing.assert_close(drawn @ drawn.T / 200_000, covariance, atol=0.05, rtol=0.05)
     assert torch.equal(*(directions.random(2, torch.Generator().manual_seed(1)) for _ in range(2)))

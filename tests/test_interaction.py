@@ -25,7 +25,7 @@ def make_module(concepts=("a", "b", "c"), **options):
 
 def measured(module, own=(1.0,) * 5, seed=0, n=256):
     torch.manual_seed(seed)
-    return interaction(module, n, Directions(torch.zeros(5, 1), torch.tensor(own), 0.0))
+    return interaction(module, n, Directions(torch.tensor(own)))
 
 
 @pytest.mark.parametrize("free_blocks", [0, 2])

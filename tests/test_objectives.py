@@ -161,6 +161,15 @@ def test_gradient_reaches_module_heads_and_scale_but_not_the_base(base):
         assert parameter.grad.abs().sum() > 0
 
 
+def test_beta_is_chosen_by_the_dimensions_that_carry_signal(make_base, monkeypatch):
+    objective, _ = make_latent(make_base("modules"))  # a deterministic encoder: all 8 of them
+    assert objective.beta == pytest.approx(8 / 60, rel=1e-3)
+    noisy, _ = make_latent(make_base("lightweight"), posterior_share=100.0)
+    assert 0 < noisy.beta < 0.01
+    monkeypatch.setattr("context_module.objectives._DIMENSIONS_PER_BETA", 4)
+    assert make_latent(make_base("modules"))[0].beta == 1.5
+
+
 def test_scale_is_learned(make_base):
     """A module whose mean is the encoding itself needs hardly any scale."""
     objective, batch = make_latent(make_base("modules"), posterior_share=0.0, matching=0.0)
@@ -202,3 +211,9 @@ def test_reconstruction_is_the_bases_own_with_latent_noise(base):
     replayed = model.generate(noise=model.abduct(x, "a"), do="a")
     torch.testing.assert_close(replayed, expected, rtol=1e-4, atol=1e-4)
     assert math.isfinite(replayed.sum().item())
+
+
+def test_directions_are_those_of_pictures_where_a_sketch_explains_them(make_base, monkeypatch):
+    for explained, shape in ((0.6, (8, 3)), (0.4, (8,))):
+        monkeypatch.setattr("context_module.objectives.decoder_sketch", lambda *_, **__: (torch.ones(8, 3), explained))  # noqa: B023
+        assert make_latent(make_base("modules"))[0].directions.matrix.shape == shape

@@ -23,7 +23,7 @@ def make(make_base, n=300):
     for head in (model.posterior_heads.mean, model.posterior_heads.log_var):  # the prior, whatever the image
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
-    return model, encode_dataset(base, data, progress=False), Directions(torch.zeros(8, 1), torch.ones(8), 0.0)
+    return model, encode_dataset(base, data, progress=False), Directions(torch.ones(8))
 
 
 def test_a_posterior_that_is_the_prior_leaves_no_gap(make_base):

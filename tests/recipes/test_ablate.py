@@ -119,4 +119,4 @@ def test_every_row_calls_recipes_as_they_are(budget, given, monkeypatch, tmp_pat
             assert own == set(changed)
         assert parsed[row]["base_checkpoint"] == (None if row == "paper's training" else base)
     assert parsed["paper's training"]["reference"]
-    assert parsed["default"]["max_train_steps"] == (8 if budget == "smoke" else 7500)
+    assert parsed["default"]["max_train_steps"] == (8 if budget == "smoke" else 2000)
