@@ -32,10 +32,17 @@ class BaseArguments:
     def given_base(self) -> DecoderAdapter | str | None:
         """The base for `ContextualDecoder.from_pretrained`, None for that in training.
 
-        --base_checkpoint alone says where it lies now: its family and options are as the module was saved with.
+        --base_checkpoint alone says where it lies now: its family and options are those that the module was saved with.
+
+        Raises:
+            ValueError: for options without the family, and as `load_base`.
         """
-        options = [*self.base_options, *(name for name in _OPTIONS if getattr(self, name) is not None)]
-        return self.base_checkpoint if not (self.base or options) else self.load_base()
+        options = [*(name for name in _OPTIONS if getattr(self, name) is not None), *self.base_options]
+        if self.base_checkpoint and not self.base:
+            if options:
+                raise ValueError(f"{options[0]} is an option of the base: give --base, too, its family")
+            return self.base_checkpoint
+        return self.load_base()
 
     def load_base(self, checkpoint: str | Path | None = None, family: str | None = None) -> DecoderAdapter | None:
         """The base of --base_checkpoint, else that of `checkpoint`; None where there is neither.

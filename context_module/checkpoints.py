@@ -135,13 +135,13 @@ def base_of(config: Mapping[str, Any], directory: Path, base: object = None, **h
     family, where = config["base_adapter"], config.get("base_name_or_path")
     revision, given = config.get("base_revision"), base is not None
     if base is None or isinstance(base, str | Path):
-        if not (base or where):
-            raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
-        options, place = _options(config, directory), base or (directory / where if where == BASE_FOLDER else where)
-        if base is None:
-            options["revision"] = revision
+        options = _options(config, directory)
+        if base is not None:
+            place: str | Path = base
+        elif where:
+            place, options["revision"] = directory / where if where == BASE_FOLDER else where, revision
         else:
-            options = {name: value for name, value in options.items() if name not in PLACE_OPTIONS}
+            raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
         if is_hub_id(place):
             options |= {name: value for name, value in hub.items() if name in get_adapter(family).load_options}
         try:

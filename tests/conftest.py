@@ -127,8 +127,8 @@ TINY_BASES = {
     "modules": tiny_modules,
     "nvae": tiny_nvae,
 }
-# one base per family, for what does not depend on the class within it
-FAMILIES = ("denoiser", "diffusers", "lightweight", "modules", "nvae")
+# one base per family with embeddings of images, for what does not depend on the class within it
+FAMILIES = ("diffusers", "lightweight", "modules", "nvae")
 
 
 @pytest.fixture

@@ -39,7 +39,6 @@ def test_they_span_what_a_linear_decoder_shows():
     torch.testing.assert_close(found / found.norm(), true / true.norm(), atol=0.15, rtol=0)
 
 
-@pytest.mark.parametrize("family", ["diffusers", "lightweight", "modules", "nvae"])  # a denoiser has no embeddings
 def test_random_combinations_have_unit_variance_on_the_encodings(make_base, family):
     from context_module import adapt
 

@@ -157,7 +157,7 @@ def test_large_latents_train(objective, large, tmp_path):
     if objective == "latent":
         encodings = encode_dataset(base, dataset, progress=False)
         losses = LatentObjective(model, encodings, interaction=1.0)
-        assert losses.directions.own.shape == (4 * 64 * 64,)
+        assert losses.directions.matrix.numel() <= 256 * 4 * 64 * 64  # not that number squared
         batch = encodings.batch(torch.arange(24))
     else:
         losses = PixelObjective(model, warmup_share=0.0)

@@ -165,7 +165,7 @@ def test_the_bare_base(base):
     adapter = adapt(base)
     generator = torch.Generator().manual_seed(2)
     samples = adapter.decode(adapter.sample_latent(3, generator).to(adapter.dtype), generator=generator).mean
-    model = wrapped(adapter, lora=True, latent_noise=adapter.embeds)
+    model = wrapped(adapter, lora=True, latent_noise=True)
     x, before = torch.rand(3, *model.base.image_shape), made(model, "a")
     with model.disable_adapter():
         assert torch.equal(made(model), samples.float())

@@ -223,12 +223,16 @@ class ContextDataset(LabelledDataset, ABC):
         It is of their number, shape and rows in the storage, and of the values of up to 2,000 evenly spaced images. In
         larger data sets it does not see that images between those were replaced, one for one.
         """
-        digest = hashlib.sha256(f"{len(self)} {tuple(self.read(self._rows[:1]).shape[1:])}".encode())
-        digest.update(self._rows.numpy().tobytes())
         count = min(len(self), _FINGERPRINTED)
         spaced = torch.arange(count) * (len(self) - 1) // max(count - 1, 1)
+        digest = None
         for rows in self._rows[spaced].split(64):
-            digest.update(self.read(rows).numpy().tobytes())
+            items = self.read(rows)
+            if digest is None:
+                digest = hashlib.sha256(f"{len(self)} {tuple(items.shape[1:])}".encode())
+                digest.update(self._rows.numpy().tobytes())
+            digest.update(items.numpy().tobytes())
+        assert digest is not None  # no data set is empty
         return digest.hexdigest()[:32]
 
     def _label_of(self, context: str | Iterable[str]) -> int:

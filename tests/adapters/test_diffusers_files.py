@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -174,6 +175,11 @@ def test_parts_of_a_repository(autoencoder, folder, tmp_path):
     assert entries["base_options"] == {"subfolder": "vae", "variant": "fp16"}
     assert "base_revision" not in entries
     assert same(ContextualDecoder.from_pretrained(tmp_path / "module").base.net, base.net)
+    shutil.copytree(pipeline, tmp_path / "moved")
+    again = ContextualDecoder.from_pretrained(tmp_path / "module", base=tmp_path / "moved")
+    assert (again.base.source, again.base.options) == (str(tmp_path / "moved"), base.options)
+    with pytest.raises(CheckpointError, match="the base of .*module cannot be loaded: nowhere, subfolder vae"):
+        ContextualDecoder.from_pretrained(tmp_path / "module", base="nowhere")
     with pytest.raises(CheckpointError, match="pipeline, subfolder vae is neither a folder written by"):
         load_base("diffusers", pipeline, subfolder="vae")
     with pytest.raises(CheckpointError, match="pipeline, subfolder unet is neither a folder written by"):
