@@ -32,7 +32,7 @@ class BaseArguments:
     def given_base(self) -> DecoderAdapter | str | None:
         """The base for `ContextualDecoder.from_pretrained`, None for that in training.
 
-        --base_checkpoint alone says where it lies now: its family and options are those that the module was saved with.
+        --base_checkpoint alone says where it lies now; its family and options are those saved with the module.
 
         Raises:
             ValueError: for options without the family, and as `load_base`.
