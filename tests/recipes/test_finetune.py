@@ -269,7 +269,10 @@ def test_compose_after_the_base_moved(here, check, trained, tmp_path):
     base = config["base_name_or_path"]
     path.write_text(json.dumps({**config, "base_name_or_path": "/nowhere"}))
     assert "/nowhere" in check.failed(here("compose.py", "--model", "moved", "--do", "size"))
-    check.succeeded(here("compose.py", "--model", "moved", "--do", "size", "--base_checkpoint", base))
+    argv = ["compose.py", "--model", "moved", "--do", "size", "--base_checkpoint", base]
+    check.succeeded(here(*argv))
+    error = "error: sample_size is an option of the base: give --base, too, its family"
+    assert check.failed(here(*argv, "--sample_size", "8")) == error
 
 
 def test_unknown_concept_as_a_user_sees_it(run, trained, tmp_path):
