@@ -62,7 +62,7 @@ def test_two_rows_on_one_base(here, check, tmp_path):
     for score, value in expected.items():
         assert float(rows["without matching", score]) == pytest.approx(value)
     arguments = json.loads((folder / "without-matching" / "seed-0" / "arguments.json").read_text())
-    assert (arguments["matching"], arguments["interaction"]) == (0, 30)
+    assert (arguments["matching"], arguments["interaction"]) == (0, 30.0)
     assert arguments["base_checkpoint"] == str(folder / "base-pooled" / "seed-0")
 
     results = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
@@ -119,4 +119,4 @@ def test_every_row_calls_recipes_as_they_are(budget, given, monkeypatch, tmp_pat
             assert own == set(changed)
         assert parsed[row]["base_checkpoint"] == (None if row == "paper's training" else base)
     assert parsed["paper's training"]["reference"]
-    assert parsed["default"]["max_train_steps"] == (8 if budget == "smoke" else 2000)
+    assert parsed["default"]["max_train_steps"] == (8 if budget == "smoke" else 1000)
