@@ -19,6 +19,8 @@ from context_module.packs import ConceptPack
 
 __all__ = ["describe"]
 
+BASE_CONFIGS = (CONFIG_FILE, "model_index.json")  # of a base, or of a pipeline of diffusers
+
 
 def describe(folder: str | Path) -> str:
     """A text about a folder of a module, of concept packs, of a base or of a training run.
@@ -37,7 +39,7 @@ def describe(folder: str | Path) -> str:
     for file in sorted(folder.glob("*.safetensors")):
         if pack := _pack(file):
             sections[f"concept pack {file.name}"] = pack
-    if (folder / CONFIG_FILE).is_file():
+    if any((folder / name).is_file() for name in BASE_CONFIGS):
         sections["base"] = _base(folder)
     if not sections:
         raise CheckpointError(
@@ -98,12 +100,12 @@ def _pack(file: Path) -> dict[str, str] | None:
 
 
 def _base(folder: Path) -> dict[str, str]:
-    content = read_json(folder / CONFIG_FILE)
+    content = read_json(next(path for name in BASE_CONFIGS if (path := folder / name).is_file()))
     arguments = read_json(folder / "arguments.json") if (folder / "arguments.json").is_file() else {}
     family = arguments.get("base") or content.get("base") or content.get("_class_name") or "not recorded"
-    tensors = {file.name: _values(file) for file in sorted(folder.glob("*model.safetensors"))}
-    tensors.pop(WEIGHTS_NAME, None)
-    return {"family": str(family), "tensors": ", ".join(f"{count:,d} values" for count in tensors.values()) or "none"}
+    parts = [folder, *(folder / name for name in sorted(content) if (folder / name).is_dir())]  # of a pipeline
+    files = [file for part in parts for file in sorted(part.glob("*model.safetensors")) if file.name != WEIGHTS_NAME]
+    return {"family": str(family), "tensors": ", ".join(f"{_values(file):,d} values" for file in files) or "none"}
 
 
 def _run(folder: Path) -> dict[str, dict[str, str]]:

@@ -117,6 +117,13 @@ def test_what_cannot_be_read(change, message, folder):
         describe(folder)
 
 
+def test_a_pipeline_of_diffusers(make_base, tmp_path):
+    base = make_base("denoiser")
+    base.save(tmp_path)
+    count = sum(parameter.numel() for parameter in base.net.parameters())
+    assert f"  family   DDIMPipeline\n  tensors  {count:,d} values" in describe(tmp_path)
+
+
 def test_nothing_of_ours(tmp_path):
     with pytest.raises(CheckpointError, match="no such folder; expected one of a module, a concept pack or a base"):
         describe(tmp_path / "gone")

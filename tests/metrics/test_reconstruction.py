@@ -74,7 +74,7 @@ def test_kl_terms_of_a_base_count_in_its_raw_latents(latent):
 
 
 def test_a_wrapped_base_counts_the_noise_instead_of_the_embedding():
-    model = wrap_decoder(StubBase(mean=1.5, kl=2.0), ["a", "b"], noise_width=2, concept_width=2)
+    model = wrap_decoder(StubBase(mean=1.5, kl=2.0), ["a", "b"], noise_width=2, concept_width=2, free_blocks=0)
     for head in (model.posterior_heads.mean, model.posterior_heads.log_var):
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
