@@ -19,7 +19,7 @@ from context_module.wrap import ContextualDecoder
 
 __all__ = ["EmbeddingObjective", "LatentObjective", "PixelObjective"]
 
-_MOST_BETA, _DIMENSIONS_PER_BETA = 1.5, 60  # measured: about 20 nats of noise on every base
+_MOST_BETA, _DIMENSIONS_PER_BETA = 1.5, 50  # measured: about 20 nats of noise on every base
 _EXPLAINS = 0.5  # of the variance of pictures; measured: with .83 a sketch is the better choice, with .18 the worse
 
 
@@ -142,7 +142,7 @@ class LatentObjective(EmbeddingObjective):
         model: a wrapped base with ``latent_noise=True``.
         encodings: those of the training images.
         start: start the module from the encodings' mean and spread; not for one that is trained already.
-        beta, warmup_share: as for `PixelObjective`; beta is by default a sixtieth of the number of dimensions of the
+        beta, warmup_share: as for `PixelObjective`; beta is by default a fiftieth of the number of dimensions of the
             embeddings that carry signal, and at most 1.5.
         matching, interaction, sparsity, acyclicity: weights of these terms; all but the first are left out if zero.
         posterior_share, projections: as for `EmbeddingObjective`.
@@ -161,7 +161,7 @@ class LatentObjective(EmbeddingObjective):
         warmup_share: float = 0.3,
         matching: float = 300.0,
         interaction: float = 30.0,
-        sparsity: float = 0.5,
+        sparsity: float = 0.3,
         acyclicity: float = 0.0,
         posterior_share: float = 0.3,
         projections: int = 64,

@@ -159,7 +159,7 @@ def test_gradient_reaches_module_heads_and_scale_but_not_the_base(base):
 
 def test_beta_is_chosen_by_the_dimensions_that_carry_signal(make_base, monkeypatch):
     objective, _ = make_latent(make_base("modules"))  # a deterministic encoder: all 8 of them
-    assert objective.beta == pytest.approx(8 / 60, rel=1e-3)
+    assert objective.beta == pytest.approx(8 / 50, rel=1e-3)
     noisy, _ = make_latent(make_base("lightweight"), posterior_share=100.0)
     assert 0 < noisy.beta < 0.01
     monkeypatch.setattr("context_module.objectives._DIMENSIONS_PER_BETA", 4)
