@@ -161,7 +161,7 @@ class LatentObjective(EmbeddingObjective):
         warmup_share: float = 0.3,
         matching: float = 300.0,
         interaction: float = 30.0,
-        sparsity: float = 0.3,
+        sparsity: float = 1.0,
         acyclicity: float = 0.0,
         posterior_share: float = 0.3,
         projections: int = 64,
