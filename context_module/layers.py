@@ -98,13 +98,17 @@ class InterventionLayer(nn.Module):
     With S the intervened set, A and B learned off-diagonal (w_c x w_c) blocks, and every concept in S cut off from its
     causes:
 
-    - ``structural``: c = eps + b + (1 - m) * (A c), iterated K times from c = eps: exact for an acyclic A. All
+    - ``structural``: c = eps + b + (1 - m) * (A c), iterated K + F times from c = eps: exact for an acyclic A. All
       mechanisms but the intervened ones are shared by all contexts.
     - ``reduced`` (the paper): c_i = eps_i + b_i + [i not in S] (sum_{j not in S} A_ij eps_j + sum_{j in S} B_ij
       eps_j); with ``composition="published"`` the factor [i not in S] stands before the A term alone.
 
+    Free blocks are nodes of it like concepts, but that nothing ever intervenes on them: what no concept explains (a
+    colour, a shape) may be a cause or an effect of concepts. An intervention then cuts it off with all other causes,
+    where without such edges the concept would have to undo what free blocks write, which does not compose.
+
     An intervention of strength m_j in [0, 1] counts as j in S with weight m_j and as j not in S with weight 1 - m_j.
-    With a ``graph``, blocks of A and B outside it are zero.
+    With a ``graph``, blocks of A and B between concepts are zero outside it.
     """
 
     edge_mask: Tensor
