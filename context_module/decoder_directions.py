@@ -18,6 +18,7 @@ PICTURES = 2048  # decoded to fit the sketch
 WIDTH = 256  # random directions of the pictures that it keeps
 _BATCH = 128
 _RIDGE = 1e-3  # of the mean diagonal: more latents than pictures have a least-norm fit
+_KEPT = 0.999  # of the variance of random directions: few of them are of any account
 _HELD_OUT = 4  # every so manieth latent says how much the sketch explains
 
 
@@ -36,10 +37,13 @@ class Directions:
         weights = draw_normal(self.matrix.new_empty(self.matrix.shape[-1], n), generator)
         return self.matrix[:, None] * weights if self.matrix.ndim == 1 else self.matrix @ weights
 
+    def along(self, latents: Tensor) -> Tensor:
+        """Coordinates (B, P) of latents (B, D), whose Gaussian combinations are those along random directions."""
+        return latents * self.matrix if self.matrix.ndim == 1 else latents @ self.matrix
+
     def energy(self, latents: Tensor) -> Tensor:
         """The mean square of latents (B, D) along random directions: (B,)."""
-        along = latents * self.matrix if self.matrix.ndim == 1 else latents @ self.matrix
-        return along.square().sum(1)
+        return self.along(latents).square().sum(1)
 
     def to(self, device: torch.device | str) -> Directions:
         return Directions(self.matrix.to(device))
@@ -97,6 +101,10 @@ def decoder_sketch(
     directions = _ridge(x[~held_out], y[~held_out])
     errors = (y[held_out] - x[held_out] @ directions).square().sum()
     explained = 1 - (errors + 1e-12) / (y[held_out].square().sum() + 1e-12)  # nothing, where nothing is to explain
+    # as many columns as there is to see, with the same covariance of their Gaussian combinations
+    basis, strength, _ = torch.linalg.svd(directions, full_matrices=False)
+    rank = int((strength.square().cumsum(0) < _KEPT * strength.square().sum()).sum()) + 1
+    directions = basis[:, :rank] * strength[:rank]
     seen = torch.cat(embeddings) @ directions
     return directions / seen.var(0).sum().sqrt().clamp_min(1e-12), explained.clamp(0, 1).item()
 

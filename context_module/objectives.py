@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from context_module.contexts import OBSERVATIONAL
+from context_module.critic import Critic
 from context_module.decoder_directions import Directions, decoder_sketch
 from context_module.encodings import EncodedDataset
 from context_module.graph import acyclicity
@@ -20,6 +21,7 @@ from context_module.wrap import ContextualDecoder
 __all__ = ["EmbeddingObjective", "LatentObjective", "PixelObjective"]
 
 _MOST_BETA, _DIMENSIONS_PER_BETA = 1.5, 50  # measured: about 20 nats of noise on every base
+_SCALED = 4096  # embeddings that what the critic sees is scaled by
 _EXPLAINS = 0.5  # of the variance of pictures; measured: with .83 a sketch is the better choice, with .18 the worse
 
 
@@ -127,7 +129,7 @@ class EmbeddingObjective(nn.Module):
 class LatentObjective(EmbeddingObjective):
     """The same ELBO with the base's own embedding in the image's place, and generated matched to encoded embeddings.
 
-    Encodings are computed once (`context_module.encodings`): the base does not run in training. Five terms:
+    Encodings are computed once (`context_module.encodings`): the base does not run in training. Six terms:
 
     - the ELBO of the embedding under N(e, scale^2), e the module's output, with beta before the noise's KL;
     - matching: the squared sliced Wasserstein distance, context by context, between the batch's embeddings and as many
@@ -144,7 +146,8 @@ class LatentObjective(EmbeddingObjective):
         start: start the module from the encodings' mean and spread; not for one that is trained already.
         beta, warmup_share: as for `PixelObjective`; beta is by default a fiftieth of the number of dimensions of the
             embeddings that carry signal, and at most 1.5.
-        matching, interaction, sparsity, acyclicity: weights of these terms; all but the first are left out if zero.
+        matching, adversarial, interaction, sparsity, acyclicity: weights of these terms; all but the first are left
+            out if zero.
         posterior_share, projections: as for `EmbeddingObjective`.
 
     Raises:
@@ -160,6 +163,7 @@ class LatentObjective(EmbeddingObjective):
         beta: float | None = None,
         warmup_share: float = 0.3,
         matching: float = 300.0,
+        adversarial: float = 30.0,
         interaction: float = 30.0,
         sparsity: float = 1.0,
         acyclicity: float = 0.0,
@@ -174,6 +178,13 @@ class LatentObjective(EmbeddingObjective):
         self.matching = matching
         self.interaction = interaction if set(encodings.context_names) - {OBSERVATIONAL} else 0.0
         self.sparsity, self.acyclicity = sparsity, acyclicity
+        self.adversarial, self.critic = adversarial, None
+        if adversarial:
+            some = encodings.batch(torch.arange(0, len(encodings), 1 + len(encodings) // _SCALED))
+            target = self._target({name: value.to(self.center.device) for name, value in some.items()})
+            seen = self.directions.along(target * self.spread)
+            self.critic = Critic(seen.shape[1], len(model.config.concepts)).to(seen.device)
+            self.critic_scale = 1 / seen.var(0).mean().sqrt().clamp_min(1e-12)
         if start:
             model.module.fit_latents(self.center, self.spread)
 
@@ -189,17 +200,26 @@ class LatentObjective(EmbeddingObjective):
             0.5 * ((target - predicted) / scale).square() + scale.log() + 0.5 * math.log(2 * math.pi)
         ).sum(1)
         generated = self._standardised(module(torch.randn_like(posterior.mean), mask).flatten(1).float())
-        distance = self._distance(target, generated + scale * torch.randn_like(generated), mask)
+        generated = generated + scale * torch.randn_like(generated)
+        distance = self._distance(target, generated, mask)
         loss = neg_log_likelihood + _warm(self, self.beta, progress) * kl_noise + self.matching * distance
         shaping = self._shaping_terms(math.ceil(len(mask) / 4))
         loss = loss + sum(getattr(self, name) * value for name, value in shaping.items())
-        return {
-            "loss": loss,
+        terms = {
             "neg_log_likelihood": neg_log_likelihood,
             "kl_noise": kl_noise,
             "matching": distance.expand_as(loss),
             **{name: value.expand_as(loss) for name, value in shaping.items()},
         }
+        if self.critic is not None and self.training:
+            critic, adversarial = self.critic.losses(self._seen(target), self._seen(generated), mask)
+            loss = loss + self.adversarial * adversarial + critic
+            terms |= {"adversarial": adversarial, "critic": critic}
+        return {"loss": loss, **terms}
+
+    def _seen(self, standardised: Tensor) -> Tensor:
+        """What the critic sees: coordinates along the directions, in all of unit variance."""
+        return self.critic_scale * self.directions.along(standardised * self.spread)
 
     def _shaping_terms(self, samples: int) -> dict[str, Tensor]:
         """The terms of the module alone that have a weight, without it."""

@@ -31,6 +31,8 @@ END_TO_END = "paper's training"
 ROWS: dict[str, dict[str, Any]] = {
     "default": {},
     "without matching": {"matching": 0},
+    "without critic": {"adversarial": 0},
+    "without both": {"matching": 0, "adversarial": 0},
     "without interaction term": {"interaction": 0},
     "without sparsity": {"sparsity": 0},
     "linear inversion": {"inversion_width": 0},

@@ -103,6 +103,7 @@ class FinetuneArguments(BaseArguments, TrainingArguments):
         None, help="weight of the noise's KL; default: by the signal in the latents, or 1 for pixel"
     )
     matching: float = argument(300.0, help="latent: weight of matching generated to encoded embeddings, per context")
+    adversarial: float = argument(30.0, help="latent: weight of a critic that tells generated from encoded embeddings")
     interaction: float = argument(
         30.0, help="latent: weight of keeping decoder inputs additive in the concepts, which is what composes"
     )
@@ -255,6 +256,7 @@ def main(argv: list[str] | None = None) -> None:
             train_data,
             start=not args.module,
             matching=args.matching,
+            adversarial=args.adversarial,
             interaction=args.interaction,
             sparsity=args.sparsity,
             acyclicity=args.acyclicity,

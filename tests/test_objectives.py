@@ -11,6 +11,7 @@ from context_module.encodings import encode_dataset
 from context_module.objectives import LatentObjective, PixelObjective
 
 CONTEXTS = ("obs", "a", "b", "a+b")
+TERMS = ("matching", "adversarial", "interaction", "sparsity")
 
 
 @pytest.fixture
@@ -107,6 +108,27 @@ def test_latent_terms_add_up(base):
     torch.testing.assert_close(out["loss"], expected)
 
 
+def test_critic_adds_its_terms_in_training_only(make_base):
+    weights = {**dict.fromkeys(TERMS, 0.0), "adversarial": 7.0}
+    objective, batch = make_latent(make_base("nvae"), **weights)
+    with torch.no_grad():
+        assert not {"adversarial", "critic"} & set(objective.eval()(batch))
+    out = objective.train()(batch)
+    bound = out["neg_log_likelihood"] + objective.beta * out["kl_noise"]
+    torch.testing.assert_close(out["loss"], bound + 7 * out["adversarial"] + out["critic"])
+    out["loss"].mean().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in objective.critic.parameters())
+    without, batch = make_latent(make_base("nvae"), adversarial=0.0)
+    assert without.critic is None
+    assert "critic" not in without.train()(batch)
+
+
+def test_critic_sees_coordinates_of_unit_variance(family, make_base):
+    objective, batch = make_latent(make_base(family))
+    seen = objective._seen(objective._target(batch))
+    assert seen.var(0).mean().item() == pytest.approx(1, rel=0.2)
+
+
 def test_latent_objective_without_concepts(base):
     observational = make_data(base).of_concepts([])
     encodings = encode_dataset(base, observational, progress=False)
@@ -117,7 +139,7 @@ def test_latent_objective_without_concepts(base):
 
 
 def test_latent_warm_up_in_training_only(make_base):
-    objective, batch = make_latent(make_base("nvae"), beta=2.0, matching=0.0, interaction=0.0, sparsity=0.0)
+    objective, batch = make_latent(make_base("nvae"), beta=2.0, **dict.fromkeys(TERMS, 0.0))
     for training, progress, beta in [(True, 0.0, 0.0), (True, 0.15, 1.0), (False, 0.0, 2.0)]:
         out = objective.train(training)(batch, progress)
         torch.testing.assert_close(out["loss"], out["neg_log_likelihood"] + beta * out["kl_noise"])
@@ -145,7 +167,7 @@ def test_module_starts_from_the_encodings(make_base):
     torch.testing.assert_close(module.scale.flatten(), objective.spread)
     noisy = batch["mean"].flatten(1).var(0) + 0.3**2 * batch["log_var"].flatten(1).exp().mean(0)
     torch.testing.assert_close(objective.spread, noisy.sqrt())
-    assert all(name.startswith("model.") for name in objective.state_dict())
+    assert all(name.startswith(("model.", "critic.")) for name in objective.state_dict())
 
 
 def test_gradient_reaches_module_heads_and_scale_but_not_the_base(base):
@@ -168,7 +190,7 @@ def test_beta_is_chosen_by_the_dimensions_that_carry_signal(make_base, monkeypat
 
 def test_scale_is_learned(make_base):
     """A module whose mean is the encoding itself needs hardly any scale."""
-    objective, batch = make_latent(make_base("modules"), posterior_share=0.0, matching=0.0)
+    objective, batch = make_latent(make_base("modules"), posterior_share=0.0, matching=0.0, adversarial=0.0)
     scale = objective.model.module.log_scale
     constant = {name: value[:1].expand_as(value) for name, value in batch.items()}  # one image, again and again
     optimizer = torch.optim.Adam([scale, objective.model.module.inversion.linear.bias], lr=0.02)
