@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from context_module.module import ContextModule
 
-__all__ = ["CausalGraph", "Edge", "acyclicity", "learned_graph"]
+__all__ = ["CausalGraph", "Edge", "acyclicity", "learned_graph", "relative_norms"]
 
 Edge = tuple[str, str]  # cause, effect
 _NEGLIGIBLE = 0.01  # of standard deviations
@@ -155,6 +155,25 @@ def learned_graph(module: ContextModule, samples: int = 1000, seed: int = 0) -> 
                 variances[i, j] = change.var(0, correction=0).sum()
     total = whole.var(0, correction=0).sum().cpu().clamp_min(torch.finfo(torch.float32).tiny)
     return CausalGraph(tuple(config.concepts), (variances / total).sqrt())
+
+
+def relative_norms(module: ContextModule, samples: int) -> Tensor:
+    """(K+F, K+F), the Frobenius norms of the module's edges, relative to what they join: entry [i, j] is that of A_ij
+    times the standard deviation of block j's exogenous values over that of block i's, as drawn in the observational
+    context.
+
+    A penalty on the norms alone can be had for nothing: large values of a cause make small edges strong.
+
+    Args:
+        module: only its edges get a gradient.
+        samples: draws of noise, at least two.
+    """
+    with torch.no_grad():
+        device = module.intervention.effects.device
+        noise = torch.randn(samples, module.config.noise_size, device=device)
+        mask = torch.zeros(samples, len(module.config.concepts), dtype=torch.bool, device=device)
+        deviation = module.exogenous(noise, mask).float().var(0).sum(1).sqrt().clamp_min(1e-6)
+    return module.intervention.effect_norms() * deviation / deviation[:, None]
 
 
 def acyclicity(norms: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from context_module.contexts import OBSERVATIONAL
 from context_module.critic import Critic
 from context_module.decoder_directions import Directions, decoder_sketch
 from context_module.encodings import EncodedDataset
-from context_module.graph import acyclicity
+from context_module.graph import acyclicity, relative_norms
 from context_module.interaction import interaction
 from context_module.posterior import standard_normal_kl
 from context_module.wrap import ContextualDecoder
@@ -137,7 +137,7 @@ class LatentObjective(EmbeddingObjective):
       that images have, and does not show it. Each process and accumulation pass matches its own share of a batch;
     - interaction: how far the decoder input is from additive in its blocks (`context_module.interaction`), which is
       what carries over to compositions;
-    - sparsity: the sum of the norms of the intervention layer's edges;
+    - sparsity: the sum of the intervention layer's edges (`context_module.graph.relative_norms`);
     - acyclicity: zero if these edges make up an acyclic graph (`context_module.graph.acyclicity`).
 
     Args:
@@ -203,7 +203,7 @@ class LatentObjective(EmbeddingObjective):
         generated = generated + scale * torch.randn_like(generated)
         distance = self._distance(target, generated, mask)
         loss = neg_log_likelihood + _warm(self, self.beta, progress) * kl_noise + self.matching * distance
-        shaping = self._shaping_terms(math.ceil(len(mask) / 4))
+        shaping = self._shaping_terms(max(2, len(mask) // 4))
         loss = loss + sum(getattr(self, name) * value for name, value in shaping.items())
         terms = {
             "neg_log_likelihood": neg_log_likelihood,
@@ -223,13 +223,13 @@ class LatentObjective(EmbeddingObjective):
 
     def _shaping_terms(self, samples: int) -> dict[str, Tensor]:
         """The terms of the module alone that have a weight, without it."""
-        norms, terms = self.model.module.intervention.effect_norms(), {}
+        module, terms = self.model.module, {}
         if self.interaction:
-            terms["interaction"] = interaction(self.model.module, samples, self.directions)
+            terms["interaction"] = interaction(module, samples, self.directions)
         if self.sparsity:
-            terms["sparsity"] = norms.sum()
+            terms["sparsity"] = relative_norms(module, samples).sum()
         if self.acyclicity:
-            terms["acyclicity"] = acyclicity(norms)
+            terms["acyclicity"] = acyclicity(module.intervention.effect_norms())
         return terms
 
 

@@ -12,7 +12,7 @@ from context_module import ContextModule, ContextModuleConfig, adapt, wrap_decod
 from context_module.data import ArrayContextDataset
 from context_module.encodings import encode_dataset
 from context_module.errors import ConceptError, ShapeError
-from context_module.graph import CausalGraph, acyclicity, learned_graph
+from context_module.graph import CausalGraph, acyclicity, learned_graph, relative_norms
 from context_module.objectives import LatentObjective
 
 NEEDED = {"concepts": ("a", "b", "c"), "latent_shape": (6,), "num_features": 4}
@@ -294,7 +294,33 @@ def test_terms_of_the_graph_are_reported_if_they_have_a_weight(objective):
     losses, batch = objective()
     out = losses.eval()(batch)
     assert "acyclicity" not in out
-    torch.testing.assert_close(out["sparsity"][0], losses.model.module.intervention.effect_norms().sum())
+    edges = relative_norms(losses.model.module, 20_000).sum()
+    torch.testing.assert_close(out["sparsity"], edges.expand(16), rtol=0.5, atol=0)
+
+
+def test_relative_norms_are_of_what_an_edge_joins():
+    """Not of the scale that its cause and its effect are written in."""
+    module = set_edges(make_module(free_blocks=1), ("a", "b"), ("b", "c"))
+    layer, last = module.intervention, module.embedding.layers[-1]
+    torch.manual_seed(0)
+    before, plain = relative_norms(module, 50_000), layer.effect_norms()
+    noise, mask = observational(module, 50_000)
+    deviation = module.exogenous(noise, mask).var(0).sum(1).sqrt()
+    assert before[1, 0].item() == pytest.approx((plain[1, 0] * deviation[0] / deviation[1]).item(), rel=0.05)
+    with torch.no_grad():  # far in the linear part of GELU, b ten times as large, and its edges with it
+        last.bias += 1000
+        last.weight[1] *= 10
+        layer.effects[:, 2:4] *= 10
+        layer.effects[2:4] /= 10
+    shifted = relative_norms(module, 50_000)
+    torch.testing.assert_close(layer.effect_norms()[1, 0], 10 * plain[1, 0])
+    with torch.no_grad():
+        last.weight[1] /= 10
+        layer.effects[:, 2:4] /= 10
+        layer.effects[2:4] *= 10
+    torch.testing.assert_close(shifted, relative_norms(module, 50_000), rtol=0.05, atol=1e-4)
+    relative_norms(module, 10).sum().backward()
+    assert [name for name, value in module.named_parameters() if value.grad is not None] == ["intervention.effects"]
 
 
 def test_the_penalty_breaks_cycles():
