@@ -143,3 +143,53 @@ def test_every_page_can_be_reached():
         page.relative_to(DOCS).with_suffix("").as_posix() for page in (DOCS / "api").glob("*.md")
     }
     assert pages - {"index"} <= listed
+
+
+@pytest.fixture
+def references():
+    pytest.importorskip("sphinx")
+    return script("references")
+
+
+def test_docstrings_are_read_as_they_are_meant(references):
+    lines = ["From (B, *shape) to |x - y|, ``*args`` stay.", "", "Returns:", "    by name, how far: the mean."]
+    shown = list(lines)
+    references._before_napoleon(None, "function", "f", None, None, shown)
+    assert ":" not in shown[3]  # napoleon would take "by name, how far" for a type
+    references._after_napoleon(None, "function", "f", None, None, shown)
+    assert shown == [r"From (B, \*shape) to \|x - y\|, ``*args`` stay.", *lines[1:]]
+    typed = ["What.", "", "Returns:", "    ContextData: the images."]
+    references._before_napoleon(None, "function", "f", None, None, shown := list(typed))
+    assert shown == typed
+
+
+def test_references_that_code_does_not_know_fail_the_build(references):
+    class Node(dict):
+        source = "values.py:docstring of context_module.values.fit_values"
+
+    environment = type("Environment", (), {"domaindata": {"py": {"objects": {}}}})
+
+    def shown(target, kind="obj"):
+        node = Node(refdomain="py", reftype=kind, reftarget=target)
+        return references._resolve(None, environment, node, "shown")
+
+    assert shown("draws") == shown("torch.distributions.Normal") == shown("recipes/finetune.py") == "shown"
+    assert shown("posterior_heads") == "shown"  # of a module that values.py imports
+    assert shown("drawz") is None
+    assert shown("ContextualDecoder.generrate") is None
+    assert shown("context_module.values.fit_valuez") is None
+
+
+def test_a_public_name_on_no_page_fails_the_build(references, monkeypatch):
+    said = []
+    monkeypatch.setattr(references._logger, "warning", lambda text, *names: said.append(text % names))
+    environment = type("Environment", (), {"domaindata": {"py": {"objects": {"context_module.wrap_decoder": None}}}})
+    references._check_public_names(None, environment)
+    assert "context_module.adapt is public and on no page below docs/api" in said
+    assert not any("wrap_decoder" in line for line in said)
+
+
+def test_the_site_is_built_with_the_tests():
+    rules = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(r"^test:.* docs\b", rules, re.MULTILINE)
+    assert re.search(r"^docs:.*\n.*sphinx -W ", rules, re.MULTILINE)
