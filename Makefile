@@ -8,13 +8,13 @@ TORCH = torch
 endif
 BIN = .venv/bin
 
-.PHONY: demo test quality tests
+.PHONY: demo test quality docs tests
 
 demo: .venv/ready
 	$(BIN)/accelerate launch recipes/finetune.py --base nvae --output_dir outputs/demo --overwrite
 	$(BIN)/python recipes/compose.py --model outputs/demo --do quad1 quad4 size --output outputs/demo/composition.png
 
-test: .venv/ready quality tests
+test: .venv/ready quality docs tests
 
 quality: .venv/ready
 	$(BIN)/ruff check .
@@ -23,6 +23,11 @@ quality: .venv/ready
 	rm -rf build
 	$(BIN)/pip install --quiet --no-deps --target build/installed .
 	MYPYPATH=build/installed $(BIN)/mypy -p context_module
+
+# warnings are errors: a link, an anchor or a reference in a docstring that leads nowhere is one
+docs: .venv/ready
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs outputs/docs
+	@echo "outputs/docs/index.html"
 
 tests: .venv/ready
 	$(BIN)/python -m pytest

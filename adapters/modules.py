@@ -1,4 +1,4 @@
-"""Any encoder and decoder that are plain `nn.Module`s."""
+"""Any encoder and decoder that are plain modules of torch."""
 
 from __future__ import annotations
 

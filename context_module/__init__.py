@@ -1,10 +1,12 @@
 """Control a pretrained generative model concept by concept: a small context module in front of its decoder.
 
-from context_module import wrap_decoder
+Example::
 
-model = wrap_decoder(base, concepts=["quad1", "size"])
-out = model(x, contexts)                            # losses per sample, reconstruction
-images = model.generate(16, do=("quad1", "size"))   # what was never seen together
+    from context_module import wrap_decoder
+
+    model = wrap_decoder(base, concepts=["quad1", "size"])
+    out = model(x, contexts)                            # losses per sample, reconstruction
+    images = model.generate(16, do=("quad1", "size"))   # what was never seen together
 """
 
 from context_module.adapters.base import adapt

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from context_module.errors import ContextModuleError
 
-__all__ = ["argument", "parse_arguments", "run_recipe"]
+__all__ = ["argument", "flag_options", "parse_arguments", "run_recipe"]
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ def parse_arguments(arguments: type[T], *, description: str, argv: Sequence[str]
     hints = get_type_hints(arguments)
     fields = {field.name: field for field in dataclasses.fields(arguments)}  # type: ignore[arg-type]
     for name, field in fields.items():
-        parser.add_argument(f"--{name}", **_options(field, hints[name]))
+        parser.add_argument(f"--{name}", **flag_options(field, hints[name]))
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     if file := first.parse_known_args(argv)[0].config:
@@ -131,7 +131,8 @@ def _kind(hint: Any) -> Any:
     return hint
 
 
-def _options(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
+def flag_options(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
+    """What `argparse.ArgumentParser.add_argument` takes for a field made with `argument`, of this type."""
     options: dict[str, Any] = {"help": field.metadata["help"]}
     if field.default is not dataclasses.MISSING:
         options["default"] = field.default

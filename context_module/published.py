@@ -1,4 +1,4 @@
-"""Reads `vae.pth`, the checkpoint of the paper's lightweight VAE, into a wrapped base of ours."""
+"""Reads ``vae.pth``, the checkpoint of the paper's lightweight VAE, into a wrapped base of ours."""
 
 from __future__ import annotations
 

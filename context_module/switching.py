@@ -86,7 +86,7 @@ class SwitchableModules(WrappedBase):
     def disable_adapter(self) -> Iterator[None]:
         """The bare base for a block of code: no module, no LoRA of a module.
 
-        `generate(n)` then samples from the base's own prior, and calling the model gives the base's own losses. What
+        ``generate(n)`` then samples from the base's own prior, and calling the model gives the base's own losses. What
         needs a module (interventions, abduction, posteriors, saving) is an AdapterError.
         """
         self._check_enabled("disable_adapter")

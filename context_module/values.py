@@ -39,7 +39,7 @@ def fit_values(
     features.
 
     Maps that the model had are replaced. Afterwards ``model.generate(n, do={"size": Value(0.7)})`` works, and
-    `save_pretrained` saves the maps with the module.
+    `ContextualDecoder.save_pretrained` saves the maps with the module.
 
     Args:
         model: a trained model; its `value_maps` are set.

@@ -17,6 +17,7 @@ DOCUMENTS = (
     "Makefile",
     "docs/examples/third_party_adapter/README.md",
     "recipes/pretrained/nvae-quad32/README.md",
+    *sorted(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").glob("*.md")),
 )
 
 
@@ -30,7 +31,10 @@ def commands():
 
 
 @pytest.mark.parametrize(("document", "recipe", "arguments"), sorted(set(commands())))
-def test_every_recipe_command_parses(document, recipe, arguments, monkeypatch):
+def test_every_recipe_command_parses(document, recipe, arguments, tmp_path, monkeypatch):
+    (tmp_path / "outputs" / "demo").mkdir(parents=True)  # of an earlier run, for --config
+    (tmp_path / "outputs" / "demo" / "arguments.json").write_text('{"seed": 0}', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
     spec = importlib.util.spec_from_file_location(f"recipe_{recipe}", ROOT / "recipes" / f"{recipe}.py")
     script = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, script)  # where dataclasses look annotations up

@@ -20,6 +20,7 @@ from context_module.wrap import ContextualDecoder, evaluating
 
 __all__ = ["METRICS", "evaluate"]
 
+#: The names of all metrics, those of single contexts first.
 METRICS = (*CONTEXT_METRICS, *WHOLE_METRICS)
 
 

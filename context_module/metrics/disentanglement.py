@@ -41,9 +41,9 @@ def disentanglement(
 ) -> dict[str, Estimate]:
     """Scores how well single dimensions of the codes stand for single true factors.
 
-    All scores but `dci_informativeness` (no lower limit for a continuous factor) are in [0, 1], 1 being best:
-    `factor_vae` (Kim & Mnih 2018), `mig` (Chen et al. 2018), `sap` (Kumar et al. 2018), `dci_disentanglement`,
-    `dci_completeness` and `dci_informativeness` (Eastwood & Williams 2018), and correlations of matched dimensions
+    All scores but ``dci_informativeness`` (no lower limit for a continuous factor) are in [0, 1], 1 being best:
+    `factor_vae` (Kim & Mnih 2018), `mig` (Chen et al. 2018), `sap` (Kumar et al. 2018), ``dci_disentanglement``,
+    ``dci_completeness`` and ``dci_informativeness`` (Eastwood & Williams 2018), and correlations of matched dimensions
     and factors, `mcc`, `mcc_spearman` and `weak_mcc` (Hyvarinen & Morioka 2016; Khemakhem et al. 2020). The functions
     of `disentanglement_scores` say how each is computed and where its interval comes from. The correlations take the
     values of a discrete factor as numbers.

@@ -52,7 +52,7 @@ class Estimate:
         return format(self)
 
     def to_dict(self) -> dict[str, float | int]:
-        """For JSON; `Estimate(**fields)` reads it back."""
+        """For JSON; ``Estimate(**fields)`` reads it back."""
         return asdict(self)
 
 

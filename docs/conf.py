@@ -1,0 +1,45 @@
+"""The site: Sphinx reads these pages, the docstrings, and what `options` and `figures` make at build time."""
+
+import sys
+from importlib import metadata
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import figures  # noqa: E402 (beside this file)
+import options  # noqa: E402
+
+project = "context_module"
+author = "the authors of context_module"
+release = metadata.version("context-module")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon", "references"]
+exclude_patterns = ["examples"]
+html_theme = "furo"
+html_title = f"context_module {release}"
+html_copy_source = False
+smartquotes = False  # "--flag" is not "–flag"
+
+# what a link, a formula or a reference in a docstring leads to must be there: with -W, all warnings are errors
+nitpicky = True
+default_role = "py:obj"  # `name` in a docstring
+myst_enable_extensions = ["amsmath", "attrs_block", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+suppress_warnings = ["config.cache"]
+
+autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_use_unqualified_type_names = True
+napoleon_use_rtype = False
+napoleon_preprocess_types = False
+toc_object_entries_show_parents = "hide"
+
+
+def setup(app):
+    def make(app):
+        options.write(HERE / "generated" / "options")
+        figures.write(HERE / "generated" / "figures")
+
+    app.connect("builder-inited", make)
