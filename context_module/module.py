@@ -37,7 +37,7 @@ class ContextModule(nn.Module):
         return self.embedding(noise, mask).transpose(0, 1)
 
     def concepts(self, noise: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Concept values (B, K+F, w_c); the free blocks, last, are their exogenous values. Arguments as for `forward`.
+        """Concept values (B, K+F, w_c); free blocks come last. Arguments as for `forward`.
 
         A fixed concept has no causes, and its effects travel on.
         """
