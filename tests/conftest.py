@@ -113,6 +113,19 @@ def tiny_denoiser():
     return DenoiserAdapter(DDIMPipeline(unet=net, scheduler=scheduler), num_inference_steps=2)
 
 
+def tiny_encoder(seed=0, kind="BertModel"):
+    """An encoder of transformers that reads letters, and its tokenizer."""
+    import transformers
+
+    torch.manual_seed(seed)
+    letters = "abcdefghijklmnopqrstuvwxyz."
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    tokenizer = transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+    sizes = {"hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = transformers.BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)
+    return getattr(transformers, kind)(config).eval(), tokenizer
+
+
 # the base of every adapter -> what a user passes as the base; a new one gets all generic tests by a row here
 TINY_BASES = {
     "denoiser": tiny_denoiser,
@@ -175,3 +188,10 @@ def autoencoder():
         return tiny_autoencoder(name, **config)
 
     return build
+
+
+@pytest.fixture
+def make_encoder():
+    """Builds a tiny encoder of transformers and its tokenizer, the same for the same seed."""
+    pytest.importorskip("transformers")
+    return tiny_encoder

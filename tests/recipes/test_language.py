@@ -104,6 +104,18 @@ def test_lora_on_folders_of_texts_goes_on_after_a_stop(here, check, base, corpor
     assert model.concepts == ("green", "plural")
 
 
+def test_a_sentence_encoder_reads_the_texts(here, check, base, corpora, make_encoder, tmp_path):
+    for part in make_encoder():
+        part.save_pretrained(tmp_path / "encoder")
+    argv = ["--data", "corpora", "--output_dir", "module", "--val_fraction", "0.2"]
+    check.succeeded(here("finetune.py", *TUNE, *argv, "--encoder_name_or_path", "encoder"))
+    model = ContextualDecoder.from_pretrained(tmp_path / "module")
+    assert model.base.options["encoder"] == str(tmp_path / "encoder")
+    assert model.base.num_features == 6
+    argv = ["--encoder_name_or_path", "encoder", "--output_dir", "other"]
+    assert "a 'nvae' base takes no option encoder" in check.failed(here("finetune.py", *argv))
+
+
 @pytest.mark.parametrize(
     ("recipe", "argv", "message"),
     [
