@@ -144,7 +144,7 @@ class TransformersAdapter(DecoderAdapter):
             ValueError: as for the class.
         """
         library, path = import_library("transformers", cls.name), str(path)
-        weights = {"dtype": "auto" if dtype is None else dtype}
+        weights: dict[str, Any] = {"dtype": "auto" if dtype is None else dtype}
         with reading(path, _WHAT):
             config = library.AutoConfig.from_pretrained(path, **hub)
             if config.is_encoder_decoder or type(config) not in library.MODEL_FOR_CAUSAL_LM_MAPPING:

@@ -132,10 +132,10 @@ class DiffusersAdapter(DecoderAdapter):
                 of another shape, or another class.
         """
         diffusers = import_library("diffusers", cls.name)
-        files = {"subfolder": subfolder, "variant": variant, "revision": revision}
-        files = {name: value for name, value in files.items() if value is not None}
+        given = {"subfolder": subfolder, "variant": variant, "revision": revision}
+        files: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         where = f"{path}{''.join(f', {name} {value}' for name, value in files.items())}"
-        access = {"token": token, "local_files_only": local_files_only}
+        access: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
         place = {name: value for name, value in files.items() if name != "variant"} | access  # the weights' alone
         with reading(where, "a folder written by save_pretrained of diffusers' autoencoders"):
             found = diffusers.AutoencoderKL.load_config(str(path), **place).get("_class_name")
