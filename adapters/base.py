@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -185,7 +185,7 @@ class DecoderAdapter(nn.Module, ABC):
 
     @classmethod
     def wrap(cls, base: Any) -> DecoderAdapter:
-        """The adapter around a base for which `matches` is true."""
+        """The adapter around a base for which `matches` is true; families may take options besides."""
         raise TypeError(f"{cls.__name__} is built by its caller, not found by the type of the base")
 
     @classmethod
@@ -336,22 +336,29 @@ def get_adapter(name: str) -> type[DecoderAdapter]:
     raise ValueError(f"unknown base {name!r}; known bases: {', '.join(available_adapters())}")
 
 
-def adapt(base: object) -> DecoderAdapter:
+def adapt(base: object, **options: Any) -> DecoderAdapter:
     """The adapter around `base`: itself if it is one, otherwise by the first registered adapter that matches.
 
     A `peft.PeftModel` stands for the network in it, whose layers hold its LoRA: that is a part of the base.
 
+    Args:
+        base: a loaded model, or whatever else an adapter knows.
+        options: what the family's `wrap` takes besides, such as ``encoder`` for a language model.
+
     Raises:
-        TypeError: if no adapter matches; names the type and the known families.
+        TypeError: if no adapter matches (names the type and the known families), or for options of an adapter.
     """
     if isinstance(base, DecoderAdapter):
+        if options:
+            raise TypeError(f"{', '.join(options)}: give this to {type(base).__name__}, which is built already")
         return base
     base = _network(base)
     # installed ones last: what our own families know takes no import of other packages
     for name in dict.fromkeys([*_registered, *_BUILT_IN, *available_adapters()]):
         adapter = get_adapter(name)
         if adapter.matches(base):
-            return adapter.wrap(base)
+            wrap: Callable[..., DecoderAdapter] = adapter.wrap
+            return wrap(base, **options)
     raise TypeError(
         f"no adapter for a base of type {type(base).__name__}; known families: {', '.join(available_adapters())}. "
         "Pass an (encoder, decoder, latent_shape) base through ModulesAdapter, or subclass DecoderAdapter."

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, LatentSpec
+from context_module.adapters.pretrained import import_library, parts_of, read_network, reading
+from context_module.adapters.sentence_encoder import SentenceEncoder
 from context_module.adapters.tokens import TokenLikelihood, own_tokens, run
 from context_module.errors import CheckpointError, DataError, ShapeError
 from context_module.hub import HUB_OPTIONS, recorded
@@ -18,6 +20,8 @@ from context_module.hub import HUB_OPTIONS, recorded
 __all__ = ["LanguageModelObjective", "TransformersAdapter"]
 
 DEFAULT_MAX_TOKENS = 64
+_ENCODER = "encoder"  # the folder of one, in a saved base's
+_WHAT = "a folder of a language model and its tokenizer"
 
 
 class TransformersAdapter(DecoderAdapter):
@@ -30,6 +34,9 @@ class TransformersAdapter(DecoderAdapter):
     last hidden states without virtual tokens, averaged over the text. No prefix lies behind a text before one is
     learned, hence there is no embedding for the latent objective.
 
+    With an `encoder`, such as a sentence encoder, features are its vectors of the texts instead, and the model only
+    decodes. It is a part of the base: of its fingerprint, and trained and saved where the base is.
+
     Inputs are texts, or their token ids (B, T), int64: `tokenize`, filled up with end tokens. A greedy text is the
     likelihood's "mean".
 
@@ -39,16 +46,19 @@ class TransformersAdapter(DecoderAdapter):
         virtual_tokens: how many.
         max_tokens: limit of texts read and generated, the end token included. Default: 64, or what the model reads.
         source: the folder or hub id both were read from, if any.
+        encoder: an encoder of transformers (BERT, MPNet, ...): its folder or Hub id, a loaded model, a
+            feature-extraction pipeline, or a `SentenceEncoder`. Default: the language model itself.
 
     Raises:
-        TypeError: for a model that is no causal language model.
+        TypeError: for a model that is no causal language model, or an encoder that is none.
+        CheckpointError: for an encoder that cannot be read.
         ValueError: for a tokenizer without an end token, for weights of several types, for counts out of range.
     """
 
     name = "transformers"
     kind: ClassVar[Literal["images", "texts"]] = "texts"
     embeds = False
-    load_options = (*HUB_OPTIONS, "virtual_tokens", "max_tokens", "dtype")
+    load_options = (*HUB_OPTIONS, "virtual_tokens", "max_tokens", "dtype", "encoder")
 
     def __init__(
         self,
@@ -57,6 +67,7 @@ class TransformersAdapter(DecoderAdapter):
         virtual_tokens: int = 8,
         max_tokens: int | None = None,
         source: str | None = None,
+        encoder: Any = None,
     ) -> None:
         super().__init__()
         _check_net(net)
@@ -85,25 +96,27 @@ class TransformersAdapter(DecoderAdapter):
         if len(shapes) != 1:
             raise TypeError(f"{_unsupported(type(net).__name__)}; its layers have keys and values of several sizes")
         self.latent = LatentSpec((len(self._silent_prefix()), 2, *shapes.pop()))
-        self.num_features = net.get_input_embeddings().embedding_dim
-        self.options = {"virtual_tokens": virtual_tokens, "max_tokens": max_tokens}
+        self.encoder = None if encoder is None else SentenceEncoder.of(encoder)
+        self.num_features = (
+            net.get_input_embeddings().embedding_dim if self.encoder is None else self.encoder.num_features
+        )
+        options = {"virtual_tokens": virtual_tokens, "max_tokens": max_tokens}
+        self.options = options if self.encoder is None else {**options, "encoder": self.encoder.source}
 
     @classmethod
     def matches(cls, base: object) -> bool:
         return any(kind.__module__.partition(".")[0] == "transformers" for kind in type(base).__mro__)
 
     @classmethod
-    def wrap(cls, base: Any) -> TransformersAdapter:
-        """The adapter around a text-generation pipeline, or a model whose tokenizer lies where it was loaded from."""
-        if hasattr(base, "tokenizer") and hasattr(base, "model"):
-            return cls(base.model, base.tokenizer, source=base.model.name_or_path or None)
-        source = getattr(base, "name_or_path", None)
-        if not source:
-            raise TypeError(
-                f"a {type(base).__name__} does not say where its tokenizer is: give both, as "
-                "TransformersAdapter(model, tokenizer) of context_module.adapters.transformers"
-            )
-        return cls(base, _read(_transformers().AutoTokenizer, source), source=source)
+    def wrap(cls, base: Any, **options: Any) -> TransformersAdapter:
+        """The adapter around a text-generation pipeline, or a model whose tokenizer lies where it was loaded from.
+
+        Args:
+            base: the pipeline or model.
+            options: the adapter's own arguments: `virtual_tokens`, `max_tokens`, `encoder`.
+        """
+        net, tokenizer, source = parts_of(base, f"TransformersAdapter(model, tokenizer) of {cls.__module__}", _WHAT)
+        return cls(net, tokenizer, source=source, **options)
 
     @classmethod
     def load(
@@ -113,6 +126,7 @@ class TransformersAdapter(DecoderAdapter):
         virtual_tokens: int = 8,
         max_tokens: int | None = None,
         dtype: str | torch.dtype | None = None,
+        encoder: Any = None,
         **hub: Any,
     ) -> TransformersAdapter:
         """The adapter around a model and its tokenizer, of one folder of ``save_pretrained`` or Hugging Face Hub id.
@@ -121,31 +135,29 @@ class TransformersAdapter(DecoderAdapter):
             path: the folder or id.
             virtual_tokens, max_tokens: as for the class.
             dtype: type of the weights, such as ``bfloat16``; default: that of the files.
-            hub: `revision`, `token` and `local_files_only` of huggingface_hub.
+            encoder: as for the class; by default that which `save` wrote with the model, if any.
+            hub: `revision`, `token` and `local_files_only` of huggingface_hub; the revision is the model's alone.
 
         Raises:
             CheckpointError: for missing or broken files, weights that are not safetensors, tensors that are missing or
                 of another shape, or a model that is no causal language model.
             ValueError: as for the class.
         """
-        library, path = _transformers(), str(path)
-        config = _read(library.AutoConfig, path, **hub)
-        if config.is_encoder_decoder or type(config) not in library.MODEL_FOR_CAUSAL_LM_MAPPING:
-            raise CheckpointError(f"{path}: {_unsupported((config.architectures or [type(config).__name__])[0])}")
-        net, problems = _read(
-            library.AutoModelForCausalLM,
-            path,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype="auto" if dtype is None else dtype,
-            **hub,
-        )
-        misfits = {name: entries for name, entries in problems.items() if entries}
-        if misfits:
-            raise CheckpointError(f"{path} does not fit the model it is loaded into: {misfits}")
-        tokenizer = _read(library.AutoTokenizer, path, **hub)
+        library, path = import_library("transformers", cls.name), str(path)
+        weights: dict[str, Any] = {"dtype": "auto" if dtype is None else dtype}
+        with reading(path, _WHAT):
+            config = library.AutoConfig.from_pretrained(path, **hub)
+            if config.is_encoder_decoder or type(config) not in library.MODEL_FOR_CAUSAL_LM_MAPPING:
+                raise CheckpointError(f"{path}: {_unsupported((config.architectures or [type(config).__name__])[0])}")
+            net = read_network(library.AutoModelForCausalLM, path, path, **weights, **hub)
+            tokenizer = library.AutoTokenizer.from_pretrained(path, **hub)
+        if encoder is None and (Path(path) / _ENCODER).is_dir():
+            encoder = Path(path) / _ENCODER
+        if encoder is not None:
+            access = {name: value for name, value in hub.items() if name != "revision"}
+            encoder = SentenceEncoder.of(encoder, **weights, **access)
         try:
-            adapter = cls(net, tokenizer, virtual_tokens, max_tokens, source=path)
+            adapter = cls(net, tokenizer, virtual_tokens, max_tokens, source=path, encoder=encoder)
         except TypeError as error:
             raise CheckpointError(f"{path}: {error}") from error
         adapter.options = {**adapter.options, **recorded(hub), **({} if dtype is None else {"dtype": _name(dtype)})}
@@ -162,7 +174,7 @@ class TransformersAdapter(DecoderAdapter):
         max_tokens: int = DEFAULT_MAX_TOKENS,
     ) -> TransformersAdapter:
         """A small Llama with random weights, and a tokenizer of the words and punctuation marks of these texts."""
-        library = _transformers()
+        library = import_library("transformers", cls.name)
         tokenizer = _word_tokenizer(texts)
         config = library.LlamaConfig(
             vocab_size=len(tokenizer),
@@ -183,11 +195,13 @@ class TransformersAdapter(DecoderAdapter):
         with tempfile.TemporaryDirectory(dir=directory) as temporary:
             self.tokenizer.save_pretrained(temporary)
             self.net.save_pretrained(temporary)
+            if self.encoder is not None:
+                self.encoder.save(directory / _ENCODER)
             for file in sorted(Path(temporary).iterdir(), reverse=True):  # config.json after the weights
                 file.replace(directory / file.name)
 
     def decoder_parts(self) -> list[nn.Module]:
-        """The whole model, which encodes, too: LoRA changes what the posterior heads read as well."""
+        """The whole model. Without an encoder it encodes, too: LoRA changes what the posterior heads read as well."""
         return [self.net]
 
     @property
@@ -261,6 +275,9 @@ class TransformersAdapter(DecoderAdapter):
 
     def encode(self, x: Tensor) -> Encoding:
         x = x.to(self.device)
+        if self.encoder is not None:
+            features = self.encoder(self.present(x))
+            return Encoding(features, features.new_zeros(len(x), *self.latent.shape))
         begin = torch.full_like(x[:, :1], self.begin)
         hidden = self.net.base_model(torch.cat([begin, x[:, :-1]], 1), use_cache=False).last_hidden_state
         own = own_tokens(x, self.end)[..., None]
@@ -290,7 +307,7 @@ class TransformersAdapter(DecoderAdapter):
     @torch.no_grad()
     def _silent_prefix(self) -> list[tuple[Tensor, Tensor]]:
         """Keys and values (1, heads, virtual tokens, head width) of begin tokens, of each layer."""
-        cache = _transformers().DynamicCache()
+        cache = import_library("transformers", self.name).DynamicCache()
         run(self.net, torch.full((1, self.virtual_tokens), self.begin, device=self.device), cache)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
@@ -305,27 +322,6 @@ class LanguageModelObjective(nn.Module):
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         x = self.base.check_inputs(batch["x"])
         return {"loss": -self.base.decode(self.base.sample_latent(len(x))).log_prob(x)}
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError(
-            "a 'transformers' base needs transformers: pip install context-module[transformers]"
-        ) from error
-    return transformers
-
-
-def _read(kind: Any, path: str, **options: Any) -> Any:
-    """``kind.from_pretrained(path)``, with one error for all that a broken or missing file raises."""
-    try:
-        return kind.from_pretrained(path, **options)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{path} is neither a folder of a language model and its tokenizer nor a Hub id of one: {reason}"
-        ) from error
 
 
 def _unsupported(found: str) -> str:
@@ -368,7 +364,7 @@ def _word_tokenizer(texts: Sequence[str]) -> Any:
     tokenizer.pre_tokenizer = splitter
     special = ["<s>", "</s>", "<unk>"]
     tokenizer.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=special, show_progress=False))
-    return _transformers().PreTrainedTokenizerFast(
+    return import_library("transformers", TransformersAdapter.name).PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
         eos_token="</s>",

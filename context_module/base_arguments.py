@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from context_module.adapters import DecoderAdapter, load_base
 from context_module.arguments import argument
@@ -22,7 +23,9 @@ class BaseArguments:
     variant: str | None = argument(None, help="diffusers: of the weights' files, such as fp16")
     revision: str | None = argument(None, help="branch, tag or commit of the base's Hub repository")
     sample_size: int | None = argument(None, help="diffusers: height and width of the images; default: the base's own")
-
+    encoder_name_or_path: str | None = argument(
+        None, help="transformers: folder or Hub id of a (sentence) encoder that reads texts in the base's place"
+    )
     base_options: list[str] = argument(
         [],
         help="further options of the base, each name=value: denoiser: prompt, tokens, num_inference_steps, "
@@ -56,13 +59,21 @@ class BaseArguments:
             CheckpointError: for a base that cannot be read.
         """
         checkpoint = self.base_checkpoint or checkpoint
-        options = {**parse_options(self.base_options), **{name: getattr(self, name) for name in _OPTIONS}}
+        options = {
+            **parse_options(self.base_options),
+            **{name.removesuffix("_name_or_path"): _found(getattr(self, name)) for name in _OPTIONS},
+        }
         if checkpoint is None:
-            if given := [name for name in _OPTIONS if options[name] is not None] or self.base_options:
+            if given := [name for name in _OPTIONS if getattr(self, name) is not None] or self.base_options:
                 raise ValueError(f"--{given[0]} is of the base to load: give --base and --base_checkpoint, too")
             return None
-        local = Path(checkpoint).expanduser()
-        return load_base(family or self.base or "nvae", local.resolve() if local.exists() else checkpoint, **options)
+        return load_base(family or self.base or "nvae", _found(checkpoint), **options)
+
+
+def _found(value: Any) -> Any:
+    """A path that is there as an absolute one, for the saved configuration; all else, such as a Hub id, as it is."""
+    local = Path(value).expanduser() if isinstance(value, str | Path) else None
+    return str(local.resolve()) if local is not None and local.exists() else value
 
 
 _OPTIONS = [

@@ -142,7 +142,7 @@ def base_of(config: Mapping[str, Any], directory: Path, base: object = None, **h
             place, options["revision"] = directory / where if where == BASE_FOLDER else where, revision
         else:
             raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
-        if is_hub_id(place):
+        if is_hub_id(place) or is_hub_id(options.get("encoder")):
             options |= {name: value for name, value in hub.items() if name in get_adapter(family).load_options}
         try:
             base = load_base(family, place, **options)

@@ -38,7 +38,7 @@ __all__ = [
     "without_lora",
 ]
 
-ADAPTED_TYPES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+ADAPTED_TYPES = (nn.Linear, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 _OURS = "context_module_lora"  # on the layers that `inject_lora` made: LoRA that came with the base has none
 
 
@@ -128,7 +128,7 @@ def inject_lora(base: DecoderAdapter, settings: LoraSettings) -> None:
     names = "|".join(map(re.escape, settings.target_modules))
     alpha: Any = settings.alpha  # peft asks for a whole number and takes any
     config = peft.LoraConfig(r=settings.rank, lora_alpha=alpha, target_modules=names)
-    config._register_custom_module({nn.Conv2d: KernelLora, nn.ConvTranspose2d: KernelLora})
+    config._register_custom_module(dict.fromkeys((nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d), KernelLora))
     with warnings.catch_warnings():  # peft says that it finds out itself whose weights lie (in, out), as GPT-2's do
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
         peft.inject_adapter_in_model(config, base)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,11 @@ from context_module.contexts import Concepts
 from context_module.draws import derived_generator, draw_normal
 from context_module.errors import CheckpointError, ConceptError
 from context_module.files import load_strictly, load_tensors, read_metadata, save_tensors
+from context_module.hub import is_hub_id, local_folder
 
 __all__ = ["ConceptPack", "ConceptPackConfig", "ConceptPacks"]
 
+_SUFFIX = ".safetensors"
 _KEY, _VERSION = "context_module_concept_pack", 1  # in the file's header; the version of what is below it
 
 T = TypeVar("T")
@@ -124,12 +127,19 @@ class ConceptPack(nn.Module):
         return _KEY in read_metadata(path)
 
     @classmethod
-    def load(cls, path: str | Path) -> ConceptPack:
+    def load(cls, path: str | Path, **hub: Any) -> ConceptPack:
         """Read what `save` wrote, to generate with.
 
+        Args:
+            path: the file; on the Hugging Face Hub ``user/repository/concept.safetensors``; or a folder or repository
+                with one concept pack. Local files never touch the network.
+            hub: `revision`, `token` and `local_files_only`, as everywhere in huggingface_hub.
+
         Raises:
-            CheckpointError: for a file that is missing, truncated, foreign or of a newer format.
+            CheckpointError: for a file that is missing, truncated, foreign or of a newer format, and for a folder or
+                repository with no concept pack or several.
         """
+        path = _located(path, **hub)
         header = read_metadata(path)
         if not cls.is_in(path):
             raise CheckpointError(f"{path} is no concept pack: nothing in its header says so")
@@ -147,6 +157,23 @@ class ConceptPack(nn.Module):
             raise CheckpointError(f"{path} has an unusable header: {error}") from error
         load_strictly(pack, load_tensors(path), path)
         return pack.requires_grad_(False).eval()
+
+
+def _located(path: str | Path, **hub: Any) -> Path:
+    """The file of a concept pack, downloaded if it is on the Hub; see `ConceptPack.load`."""
+    if Path(path).is_file():
+        return Path(path)
+    if named := not Path(path).exists() and re.fullmatch(r"(\w[\w.-]*/[\w.-]+)/(.+\.safetensors)", str(path)):
+        repository, name = named.groups()
+        return local_folder(repository, [name], expected=f"the folder of {name}", **hub) / name
+    if not Path(path).is_dir() and (Path(path).suffix == _SUFFIX or not is_hub_id(path)):
+        return Path(path)  # is not there, as reading it says
+    folder = local_folder(path, [f"*{_SUFFIX}"], **hub)
+    packs = [file for file in sorted(folder.glob(f"*{_SUFFIX}")) if ConceptPack.is_in(file)]
+    if len(packs) != 1:
+        found = ", ".join(file.name for file in packs) or "none"
+        raise CheckpointError(f"{path} holds not one concept pack, but {found}: name it, {path}/CONCEPT{_SUFFIX}")
+    return packs[0]
 
 
 class ConceptPacks(nn.Module):

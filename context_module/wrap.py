@@ -72,14 +72,16 @@ class ContextualDecoder(SavedModules):
         """The K concepts of the module, then the P of concept packs."""
         return self.packs.concepts
 
-    def add_concept(self, pack: str | Path | ConceptPack) -> None:
+    def add_concept(self, pack: str | Path | ConceptPack, **hub: Any) -> None:
         """Add a concept that was trained alone, beside others, to generate with (`recipes/train_concept.py`).
 
         What the model does without it stays the same, bit for bit. It is not saved with the model: it is a file of its
         own.
 
         Args:
-            pack: a file, or what `ConceptPack.load` read from one.
+            pack: a file, or one on the Hugging Face Hub, ``user/repository/concept.safetensors``; a folder or
+                repository with one concept pack; or what `ConceptPack.load` read from it.
+            hub: `revision`, `token` and `local_files_only`, as everywhere in huggingface_hub.
 
         Raises:
             CheckpointError: for a file that is missing, damaged or foreign, or that was trained on another base or
@@ -87,7 +89,7 @@ class ContextualDecoder(SavedModules):
             ConceptError: for a concept that there is already.
         """
         name = f"the concept pack {pack.config.concept!r}" if isinstance(pack, ConceptPack) else str(pack)
-        pack = pack if isinstance(pack, ConceptPack) else ConceptPack.load(pack)
+        pack = pack if isinstance(pack, ConceptPack) else ConceptPack.load(pack, **hub)
         self.packs.add(pack, self.config.latent_shape, (fingerprint(self.base), fingerprint(self.module)), name)
         pack.to(self.module.inversion.linear.weight)
 

@@ -31,7 +31,7 @@ class ComposeArguments(BaseArguments):
 
     model: str = argument(help="folder written by recipes/finetune.py, or a Hub repository")
     do: list[str] = argument(help="concepts to intervene on: size, size:0.5 (strength), size=0.7 (value)")
-    concept_pack: list[str] = argument([], help="files of recipes/train_concept.py: further concepts of the model")
+    concept_pack: list[str] = argument([], help="further concepts: files of train_concept.py, here or on the Hub")
     image: str | None = argument(None, help="an image to show counterfactuals of")
     text: str | None = argument(None, help="a text to show counterfactuals of, for a language model")
     image_context: str = argument("obs", help="the context the image, or text, was seen in")

@@ -93,8 +93,10 @@ class FinetuneArguments(BaseArguments, TrainingArguments):
     form: Form = argument("structural", help="the intervention layer: along the graph, or total effects (the paper)")
     composition: Composition = argument("do", help="reduced form: how joint interventions compose")
     reference: bool = argument(False, help="the paper's module, with its widths; with --form reduced")
-    objective: Literal["latent", "pixel"] = argument(
-        "latent", help="model the base's embeddings, encoded once; or the pixels, through the base's decoder"
+    objective: Literal["latent", "pixel"] | None = argument(
+        None,
+        help="model the base's embeddings, encoded once; or the pixels (or tokens), through the base's decoder; "
+        "default: latent for a base that has embeddings and does not train, else pixel",
     )
     latent_noise: bool | None = argument(
         None, help="decoder inputs are Gaussian around the module's; default: with the latent objective"
@@ -164,6 +166,11 @@ def trained_before(args: FinetuneArguments, folder: str) -> tuple[ContextualDeco
     return model, data
 
 
+def models_embeddings(args: FinetuneArguments, possible: bool) -> bool:
+    """Whether the objective is the latent one: as asked for, else where it is possible and the base stands still."""
+    return args.objective == "latent" if args.objective else possible and args.train_mode == "frozen"
+
+
 def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
     """The model to train, and its data."""
     if args.train_mode != "frozen" and args.objective == "latent":
@@ -192,7 +199,7 @@ def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
         form=args.form,
         composition=args.composition,
         reference=args.reference,
-        latent_noise=args.objective == "latent" if args.latent_noise is None else args.latent_noise,
+        latent_noise=models_embeddings(args, base.embeds) if args.latent_noise is None else args.latent_noise,
     )
     return model, data
 
@@ -244,7 +251,7 @@ def main(argv: list[str] | None = None) -> None:
     beta = {} if args.beta is None else {"beta": args.beta}
     objective: LatentObjective | PixelObjective
     monitor = None
-    if args.objective == "latent":
+    if models_embeddings(args, model.config.latent_noise):
         # with a cache any one process encodes, with its bar, and the others wait
         shown = accelerator.is_main_process or args.cache_dir is not None
         train_data, val_data = (

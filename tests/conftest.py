@@ -56,6 +56,9 @@ def tiny_autoencoder(name, **config):
 
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     widths, tiny = {"block_out_channels": (4, 8), "norm_num_groups": 2}, {"latent_channels": 2, "sample_size": 8}
+    video = {"block_out_channels": (4, 8), "norm_num_groups": 2, "latent_channels": 2, "layers_per_block": 1}
+    wan = {"base_dim": 4, "dim_mult": [1, 2], "num_res_blocks": 1, "temperal_downsample": [False], "z_dim": 2}
+    wan |= {"latents_mean": [0.1, -0.2], "latents_std": [0.5, 2.0]}
     both = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8), "latent_channels": 2}
     mine = {
         "AutoencoderKL": {**blocks, **widths, **tiny},
@@ -72,6 +75,22 @@ def tiny_autoencoder(name, **config):
             "down_block_types": blocks["down_block_types"],
             "layers_per_block": 2,  # with one, its attention would not run
         },
+        "AutoencoderKLCogVideoX": {
+            **video,
+            "down_block_types": ("CogVideoXDownBlock3D",) * 2,
+            "up_block_types": ("CogVideoXUpBlock3D",) * 2,
+            "temporal_compression_ratio": 2,
+            **dict.fromkeys(("sample_height", "sample_width"), 8),
+        },
+        "AutoencoderKLHunyuanVideo": {
+            **video,
+            "down_block_types": ("HunyuanVideoDownBlock3D",) * 2,
+            "up_block_types": ("HunyuanVideoUpBlock3D",) * 2,
+            "spatial_compression_ratio": 2,
+        },
+        "AutoencoderKLWan": wan,
+        "AutoencoderKLQwenImage": wan,
+        "AutoencoderKLFlux2": {**blocks, **widths, **tiny},
         "AutoencoderTiny": {**both, "num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)},
         "AutoencoderDC": {
             **both,
@@ -113,12 +132,30 @@ def tiny_denoiser():
     return DenoiserAdapter(DDIMPipeline(unet=net, scheduler=scheduler), num_inference_steps=2)
 
 
+def tiny_encoder(seed=0, kind="BertModel"):
+    """An encoder of transformers that reads letters, and its tokenizer."""
+    import transformers
+
+    torch.manual_seed(seed)
+    letters = "abcdefghijklmnopqrstuvwxyz."
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    tokenizer = transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+    sizes = {"hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = transformers.BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)
+    return getattr(transformers, kind)(config).eval(), tokenizer
+
+
 # the base of every adapter -> what a user passes as the base; a new one gets all generic tests by a row here
 TINY_BASES = {
     "denoiser": tiny_denoiser,
     "diffusers": lambda: tiny_autoencoder("AutoencoderKL", scaling_factor=0.5, shift_factor=0.1),
     "diffusers AsymmetricAutoencoderKL": lambda: tiny_diffusers("AsymmetricAutoencoderKL"),
     "diffusers AutoencoderKLTemporalDecoder": lambda: tiny_diffusers("AutoencoderKLTemporalDecoder"),
+    "diffusers AutoencoderKLCogVideoX": lambda: tiny_diffusers("AutoencoderKLCogVideoX"),
+    "diffusers AutoencoderKLHunyuanVideo": lambda: tiny_diffusers("AutoencoderKLHunyuanVideo", 8),
+    "diffusers AutoencoderKLWan": lambda: tiny_diffusers("AutoencoderKLWan", 8),
+    "diffusers AutoencoderKLQwenImage": lambda: tiny_diffusers("AutoencoderKLQwenImage", 8),
+    "diffusers AutoencoderKLFlux2": lambda: tiny_autoencoder("AutoencoderKLFlux2"),
     "diffusers AutoencoderTiny": lambda: tiny_diffusers("AutoencoderTiny", 8),
     "diffusers AutoencoderDC": lambda: tiny_diffusers("AutoencoderDC", 8, scaling_factor=0.4),
     "diffusers VQModel": lambda: tiny_diffusers("VQModel"),
@@ -175,3 +212,10 @@ def autoencoder():
         return tiny_autoencoder(name, **config)
 
     return build
+
+
+@pytest.fixture
+def make_encoder():
+    """Builds a tiny encoder of transformers and its tokenizer, the same for the same seed."""
+    pytest.importorskip("transformers")
+    return tiny_encoder

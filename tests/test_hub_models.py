@@ -12,7 +12,9 @@ from context_module import ContextualDecoder, wrap_decoder
 from context_module.adapters import get_adapter
 from context_module.card import CardDetails, licence_of
 from context_module.errors import CheckpointError, HubError
+from context_module.files import save_tensors
 from context_module.hub import is_hub_id, upload
+from context_module.pack_objective import new_pack
 
 CONFIG, WEIGHTS, CARD, GRID = "adapter_config.json", "adapter_model.safetensors", "README.md", "contexts.png"
 
@@ -167,6 +169,42 @@ def test_what_is_a_hub_id(tmp_path, monkeypatch):
     assert is_hub_id("me/base-1.0")
     for other in (None, "base", "here/base", "/me/base", "a/b/c", "../base", "./base"):
         assert not is_hub_id(other), other
+
+
+def test_concept_packs(make_base, tmp_path, hub):
+    repository = hub.repositories["me/faces"] = tmp_path / "faces"
+    repository.mkdir()
+    model = wrapped(make_base("lightweight"))
+    for concept in ("smile", "glasses"):
+        new_pack(model, concept, rank=2).save(repository / f"{concept}.safetensors")
+    model.add_concept("me/faces/smile.safetensors", revision="v2", token="secret", local_files_only=True)
+    assert model.concepts == ("a", "b", "c", "smile")
+    assert hub.asked == [
+        {
+            "repo_id": "me/faces",
+            "allow_patterns": ["smile.safetensors"],
+            "revision": "v2",
+            "token": "secret",
+            "local_files_only": True,
+        }
+    ]
+    for place in ("me/faces", repository):  # a folder on this disk, too
+        with pytest.raises(CheckpointError, match="faces holds not one concept pack, but glasses.safetensors, smile"):
+            model.add_concept(place)
+    (repository / "smile.safetensors").unlink()
+    save_tensors(repository / "weights.safetensors", {"other": torch.ones(1)})
+    model.add_concept("me/faces")
+    assert model.concepts == ("a", "b", "c", "smile", "glasses")
+    hub.asked.clear()
+    with pytest.raises(CheckpointError, match="faces/hat.safetensors does not exist"):
+        model.add_concept("me/faces/hat.safetensors")
+    with pytest.raises(CheckpointError, match="outputs/size: no such file or folder; expected the folder of size"):
+        model.add_concept("outputs/size/size.safetensors")
+    assert len(hub.asked) == 2
+    for missing in ("size/size.safetensors", "./outputs/size/size.safetensors"):
+        with pytest.raises(CheckpointError, match="size.safetensors does not exist"):
+            model.add_concept(missing)
+    assert len(hub.asked) == 2
 
 
 # --- where and in which precision

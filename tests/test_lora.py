@@ -113,7 +113,7 @@ def test_a_decoder_without_such_layers():
     with pytest.raises(
         LoraError,
         match=r"nothing for LoRA to adapt in the decoder of the 'modules' base: looked for nn.Linear, nn.Conv2d, "
-        r"nn.ConvTranspose2d with weights of their own, the layers with parameters are BatchNorm2d",
+        r"nn.Conv3d, nn.ConvTranspose2d with weights of their own, the layers with parameters are BatchNorm2d",
     ):
         wrapped(base).add_lora()
 

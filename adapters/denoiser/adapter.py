@@ -17,6 +17,7 @@ from context_module.adapters.denoiser.schedule import NoiseSchedule
 from context_module.adapters.diffusers import DiffusersAdapter
 from context_module.adapters.diffusers.autoencoders import row_of
 from context_module.adapters.likelihoods import DiscretisedLogisticLikelihood
+from context_module.adapters.pretrained import import_library, read_network, reading
 from context_module.errors import CheckpointError, ShapeError
 from context_module.hub import HUB_OPTIONS, recorded
 
@@ -156,9 +157,9 @@ class DenoiserAdapter(DecoderAdapter):
                 of another shape, or a denoiser of another class.
             ValueError, ShapeError: as for the class itself.
         """
-        diffusers = _diffusers()
+        diffusers = import_library("diffusers", cls.name)
         hub = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
-        try:
+        with reading(str(path), "a folder written by save_pretrained of a DiffusionPipeline"):
             index = diffusers.DiffusionPipeline.load_config(str(path), **hub)
             loaded = {}
             for part in (*_DENOISERS, "vae", "vqvae"):
@@ -167,20 +168,10 @@ class DenoiserAdapter(DecoderAdapter):
                     continue
                 if part in _DENOISERS and kind not in SUPPORTED:
                     raise CheckpointError(f"{path} holds a denoiser {kind}; supported: {', '.join(SUPPORTED)}")
-                loaded[part], problems = getattr(diffusers, kind).from_pretrained(
-                    str(path), subfolder=part, use_safetensors=True, output_loading_info=True, **hub
+                loaded[part] = read_network(
+                    getattr(diffusers, kind), str(path), f"{part} of {path}", subfolder=part, **hub
                 )
-                if misfits := {name: entries for name, entries in problems.items() if entries}:
-                    raise CheckpointError(f"{part} of {path} does not fit the model it is loaded into: {misfits}")
             pipeline = diffusers.DiffusionPipeline.from_pretrained(str(path), use_safetensors=True, **loaded, **hub)
-        except CheckpointError:
-            raise
-        except Exception as error:  # what a broken file raises is up to four libraries
-            reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"{path} is neither a folder written by save_pretrained of a DiffusionPipeline nor a Hub id of one: "
-                f"{reason}"
-            ) from error
         adapter = cls(pipeline, source=str(path), **options)
         adapter.options = {**adapter.options, **recorded(hub)}
         return adapter
@@ -188,7 +179,7 @@ class DenoiserAdapter(DecoderAdapter):
     @classmethod
     def fresh(cls, image_shape: tuple[int, int, int]) -> DenoiserAdapter:
         """A small UNet2DModel of pixels, with DDIM on a cosine schedule."""
-        diffusers = _diffusers()
+        diffusers = import_library("diffusers", cls.name)
         channels, height, width = image_shape
         halvings = len(_FRESH_CHANNELS) - 1
         if height % 2**halvings or width % 2**halvings:
@@ -284,11 +275,3 @@ class DenoiserAdapter(DecoderAdapter):
     @property
     def dtype(self) -> torch.dtype:
         return self.net.dtype
-
-
-def _diffusers() -> Any:
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ImportError("a 'denoiser' base needs diffusers: pip install context-module[diffusers]") from error
-    return diffusers

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.diffusers.autoencoders import AUTOENCODERS, row_of
 from context_module.adapters.likelihoods import DiscretisedLogistic, DiscretisedLogisticLikelihood
+from context_module.adapters.pretrained import import_library, read_network, reading
 from context_module.draws import draw_normal
 from context_module.errors import CheckpointError, ShapeError
 from context_module.hub import HUB_OPTIONS
@@ -47,7 +48,7 @@ class DiffusersAdapter(DecoderAdapter):
             whole image's fit.
         source: the folder or hub id it was read from; default: what the network says.
         sample_size: height and width of the images, a number or a pair; default: the configuration's
-            ``sample_size``. Classes without one (`AutoencoderTiny`, `AutoencoderDC`) need it.
+            ``sample_size``. Classes without one (`AutoencoderTiny`, `AutoencoderDC`, those of videos) need it.
 
     Raises:
         TypeError: for any other class.
@@ -130,30 +131,17 @@ class DiffusersAdapter(DecoderAdapter):
             CheckpointError: for missing or broken files, weights that are not safetensors, tensors that are missing or
                 of another shape, or another class.
         """
-        diffusers = _diffusers()
-        files = {"subfolder": subfolder, "variant": variant, "revision": revision}
-        files = {name: value for name, value in files.items() if value is not None}
+        diffusers = import_library("diffusers", cls.name)
+        given = {"subfolder": subfolder, "variant": variant, "revision": revision}
+        files: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         where = f"{path}{''.join(f', {name} {value}' for name, value in files.items())}"
-        access = {"token": token, "local_files_only": local_files_only}
-        try:
-            place = {name: value for name, value in files.items() if name != "variant"} | access  # the weights' alone
+        access: dict[str, Any] = {"token": token, "local_files_only": local_files_only}
+        place = {name: value for name, value in files.items() if name != "variant"} | access  # the weights' alone
+        with reading(where, "a folder written by save_pretrained of diffusers' autoencoders"):
             found = diffusers.AutoencoderKL.load_config(str(path), **place).get("_class_name")
             if found not in AUTOENCODERS:
                 raise CheckpointError(f"{where} holds a {found} of diffusers; supported: {', '.join(AUTOENCODERS)}")
-            net, problems = getattr(diffusers, found).from_pretrained(
-                str(path), use_safetensors=True, output_loading_info=True, torch_dtype=torch_dtype, **files, **access
-            )
-        except CheckpointError:
-            raise
-        except Exception as error:  # what a broken file raises is up to four libraries
-            reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"{where} is neither a folder written by save_pretrained of diffusers' autoencoders nor a Hub id of "
-                f"one: {reason}"
-            ) from error
-        misfits = {name: entries for name, entries in problems.items() if entries}
-        if misfits:
-            raise CheckpointError(f"{where} does not fit the model it is loaded into: {misfits}")
+            net = read_network(getattr(diffusers, found), str(path), where, torch_dtype=torch_dtype, **files, **access)
         adapter = cls(net, str(path), sample_size=sample_size)
         adapter.options = {**files, **adapter.options}
         return adapter
@@ -168,7 +156,7 @@ class DiffusersAdapter(DecoderAdapter):
                 f"a fresh AutoencoderKL takes images with sides that divide by {2**halvings}, got {height}x{width}: "
                 "set --resolution"
             )
-        net = _diffusers().AutoencoderKL(
+        net = import_library("diffusers", cls.name).AutoencoderKL(
             in_channels=channels,
             out_channels=channels,
             block_out_channels=FRESH_CHANNELS,
@@ -235,8 +223,7 @@ class DiffusersAdapter(DecoderAdapter):
         There is no log-variance from an encoder without a distribution.
         """
         with self._precision():
-            latent = getattr(self.net.encode(2 * x.to(self.dtype) - 1), self.row.latent)
-        return (latent, None) if isinstance(latent, Tensor) else (latent.mean, latent.logvar)
+            return self.row.encode(self.net, 2 * x.to(self.dtype) - 1)
 
     def decode_raw(self, raw: Tensor, noises: Sequence[Tensor] = ()) -> DiscretisedLogisticLikelihood:
         """The likelihood of images, from the network's own latents and the noise that decoding takes, if any."""
@@ -264,17 +251,12 @@ class DiffusersAdapter(DecoderAdapter):
         return torch.autocast(kind, enabled=False) if upcast else nullcontext()
 
 
-def _diffusers() -> Any:
-    try:
-        import diffusers
-    except ImportError as error:
-        raise ImportError("a 'diffusers' base needs diffusers: pip install context-module[diffusers]") from error
-    return diffusers
-
-
 def _image_size(net: Any) -> tuple[int, int]:
     """Height and width of the images, from a network's configuration."""
-    size = net.config.get("sample_size", net.config.get(_SIZE_KEY))
+    config = net.config
+    size = config.get("sample_size", config.get(_SIZE_KEY))
+    if size is None and "sample_height" in config:  # of AutoencoderKLCogVideoX
+        size = config.sample_height, config.sample_width
     if size is None:
         raise ShapeError(
             f"{type(net).__name__} takes images of any size and its configuration names none: give sample_size, as in "
@@ -287,5 +269,6 @@ def _scale_and_shift(config: Any) -> tuple[float | tuple[float, ...], float | tu
     """Of `LatentSpec`, from an autoencoder's configuration."""
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean and std:  # diffusers: (latent - mean) * scaling_factor / std, by channel
-        return tuple(config.scaling_factor / deviation for deviation in std), tuple(mean)
+        factor = config.get("scaling_factor", 1.0)
+        return tuple(factor / deviation for deviation in std), tuple(mean)
     return config.scaling_factor, config.get("shift_factor") or 0.0

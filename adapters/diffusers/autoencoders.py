@@ -1,8 +1,8 @@
 """What differs between diffusers' autoencoders, as a table: a class is shown by its row, a new one by adding a row.
 
-They agree on images in [-1, 1] and on latents (B, C, H, W). Their `decode` takes what follows the latents in another
-order in every class, so that goes by keyword; `forward` is never called (`AutoencoderTiny`'s rounds latents to bytes,
-and gradients with them).
+They agree on images in [-1, 1], and here on latents (B, C, H, W): to autoencoders of videos an image is a video of one
+frame. Their `decode` takes what follows the latents in another order in every class, so that goes by keyword;
+`forward` is never called (`AutoencoderTiny`'s rounds latents to bytes, and gradients with them).
 """
 
 from __future__ import annotations
@@ -49,6 +49,12 @@ def _consistency_scale_and_shift(net: Any) -> tuple[tuple[float, ...], tuple[flo
     return tuple(factor / std for std in stds), tuple(mean / factor for mean in means)
 
 
+def _batch_norm_scale_and_shift(net: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Pipelines normalise latents by the statistics of a batch norm that the network itself never runs."""
+    scale = (net.bn.running_var.float() + net.bn.eps).rsqrt()
+    return tuple(scale.tolist()), tuple(net.bn.running_mean.float().tolist())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Autoencoder:
     """How one class of diffusers is shown.
@@ -56,13 +62,16 @@ class Autoencoder:
     Attributes:
         latent: the attribute of what `encode` returns: ``latent_dist`` (a diagonal Gaussian), or a tensor's name.
         encoder_sizes, decoder_sizes: the entries of the configuration with one number for each resolution of the
-            encoder and the decoder; sizes are halved between them.
+            encoder and the decoder; sizes are halved between them. Or, as one number, by what sizes are divided.
         in_channels, out_channels: the entries with the images' channels; `out_channels` is None where there is none.
         latent_channels: the entries with the latents' channels, the first that is set.
         decoder: the submodules that decoding runs and encoding does not.
-        decode: (network, raw latents, noises) to images in [-1, 1].
+        run_decoder: (network, its own latents, noises) to images in [-1, 1].
         noises: standard normal tensors of an image's shape that decoding takes.
         scale_and_shift: the network's own normalisation of latents, if it is not among the configuration's factors.
+        video: images and latents have frames, on the third axis.
+        image_patches: the entry with the side of squares whose pixels the encoder and decoder see as channels.
+        latent_patches: the entry with the side of squares of latents that are normalised as channels.
     """
 
     latent: str = "latent_dist"
@@ -72,20 +81,52 @@ class Autoencoder:
     out_channels: str | None = "out_channels"
     latent_channels: tuple[str, ...] = ("latent_channels",)
     decoder: tuple[str, ...] = ("post_quant_conv", "decoder")
-    decode: Callable[[Any, Tensor, Sequence[Tensor]], Tensor] = _decode
+    run_decoder: Callable[[Any, Tensor, Sequence[Tensor]], Tensor] = _decode
     noises: int = 0
     scale_and_shift: Callable[[Any], tuple[tuple[float, ...], tuple[float, ...]]] | None = None
+    video: bool = False
+    image_patches: str | None = None
+    latent_patches: str | None = None
+
+    def encode(self, net: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean and log-variance (B, C, H, W) of the latents of images in [-1, 1]; None without a distribution."""
+        found = getattr(net.encode(x[:, :, None] if self.video else x), self.latent)
+        if isinstance(found, Tensor):
+            return self._image(found, net.config), None
+        return self._image(found.mean, net.config), self._image(found.logvar, net.config)
+
+    def decode(self, net: Any, raw: Tensor, noises: Sequence[Tensor]) -> Tensor:
+        """Images in [-1, 1] of latents as `encode` gives them."""
+        raw = F.pixel_shuffle(raw, _side(net.config, self.latent_patches))
+        images = self.run_decoder(net, raw[:, :, None] if self.video else raw, noises)
+        return images[:, :, 0] if self.video else images
+
+    def _image(self, latent: Tensor, config: Any) -> Tensor:
+        latent = latent[:, :, 0] if self.video else latent
+        return F.pixel_unshuffle(latent, _side(config, self.latent_patches))
 
     def channels(self, config: Any) -> tuple[int, int, int]:
         """Channels of images encoded, of images decoded, and of latents."""
         ins = config[self.in_channels]
         outs = ins if self.out_channels is None else config[self.out_channels]
-        return ins, outs, next(config[name] for name in self.latent_channels if config[name])
+        squares, latent_squares = (_side(config, name) ** 2 for name in (self.image_patches, self.latent_patches))
+        latents = next(config[name] for name in self.latent_channels if config[name])
+        return ins // squares, outs // squares, latents * latent_squares
 
     def factors(self, config: Any) -> tuple[int, int]:
         """By what the encoder divides heights and widths, and the decoder multiplies them."""
         up = config.get("upsampling_scaling_factor", 2)  # of AutoencoderTiny
-        return 2 ** (len(config[self.encoder_sizes]) - 1), up ** (len(config[self.decoder_sizes]) - 1)
+        patches = _side(config, self.image_patches) * _side(config, self.latent_patches)
+        return patches * _factor(config[self.encoder_sizes]), patches * _factor(config[self.decoder_sizes], up)
+
+
+def _factor(sizes: int | Sequence[int], by: int = 2) -> int:
+    return sizes if isinstance(sizes, int) else by ** (len(sizes) - 1)
+
+
+def _side(config: Any, patches: str | None) -> int:
+    side = config[patches] if patches else None
+    return 1 if side is None else side if isinstance(side, int) else side[0]
 
 
 _DECODER_WITHOUT_CONDITION = ("conv_in", "mid_block", "up_blocks", "conv_norm_out", "conv_out")
@@ -99,7 +140,27 @@ AUTOENCODERS = {
         decoder=("post_quant_conv", *(f"decoder.{part}" for part in _DECODER_WITHOUT_CONDITION)),
     ),
     # of Stable Video Diffusion; an image is a video of one frame
-    "AutoencoderKLTemporalDecoder": Autoencoder(decoder=("decoder",), decode=_decode_frame),
+    "AutoencoderKLTemporalDecoder": Autoencoder(decoder=("decoder",), run_decoder=_decode_frame),
+    "AutoencoderKLCogVideoX": Autoencoder(video=True),
+    "AutoencoderKLHunyuanVideo": Autoencoder(
+        encoder_sizes="spatial_compression_ratio", decoder_sizes="spatial_compression_ratio", video=True
+    ),
+    "AutoencoderKLWan": Autoencoder(
+        encoder_sizes="dim_mult",
+        decoder_sizes="dim_mult",
+        latent_channels=("z_dim",),
+        video=True,
+        image_patches="patch_size",
+    ),
+    "AutoencoderKLQwenImage": Autoencoder(
+        encoder_sizes="dim_mult",
+        decoder_sizes="dim_mult",
+        in_channels="input_channels",
+        out_channels=None,
+        latent_channels=("z_dim",),
+        video=True,
+    ),
+    "AutoencoderKLFlux2": Autoencoder(latent_patches="patch_size", scale_and_shift=_batch_norm_scale_and_shift),
     "AutoencoderTiny": Autoencoder(
         latent="latents",
         encoder_sizes="encoder_block_out_channels",
@@ -125,7 +186,7 @@ AUTOENCODERS = {
         in_channels="encoder_in_channels",
         out_channels=None,
         decoder=("decoder_unet",),
-        decode=_decode_consistency,
+        run_decoder=_decode_consistency,
         noises=_CONSISTENCY_STEPS,
         scale_and_shift=_consistency_scale_and_shift,
     ),

@@ -9,6 +9,8 @@ from context_module.adapters.diffusers import AUTOENCODERS, AutoencoderKLObjecti
 from context_module.adapters.likelihoods import DiscretisedLogisticLikelihood
 from context_module.errors import ShapeError
 
+VIDEO = ("AutoencoderKLCogVideoX", "AutoencoderKLHunyuanVideo", "AutoencoderKLQwenImage", "AutoencoderKLWan")
+
 
 @pytest.fixture(scope="module")
 def diffusers():
@@ -90,7 +92,7 @@ def test_tiling_and_slicing_are_switched_off(autoencoder):
 @torch.no_grad()
 @pytest.mark.parametrize("sample_size", [8, (4, 8)])
 @pytest.mark.parametrize("name", AUTOENCODERS)
-def test_pictures_are_those_of_the_network(name, sample_size, autoencoder):
+def test_pictures_are_those_of_the_network(name, sample_size, autoencoder, diffusers):
     net = autoencoder(name)
     base = DiffusersAdapter(net, sample_size=sample_size)
     x = torch.rand(2, *base.image_shape)
@@ -100,11 +102,41 @@ def test_pictures_are_those_of_the_network(name, sample_size, autoencoder):
         "AutoencoderKLTemporalDecoder": {"num_frames": 1},
         "ConsistencyDecoderVAE": {"generator": torch.Generator().manual_seed(3)},
     }
+    if name == "AutoencoderKLFlux2":
+        raw = diffusers.Flux2Pipeline._unpatchify_latents(raw)
+    video = name in VIDEO  # of one frame
+    own = net.encode(2 * (x[:, :, None] if video else x) - 1)[0]
+    own = own if isinstance(own, torch.Tensor) else own.mean
+    raw = raw[:, :, None] if video else raw
+    torch.testing.assert_close(raw, own)
     images = (net.decode(raw, **options.get(name, {})).sample + 1) / 2
+    images = images[:, :, 0] if video else images
     decoded = base.decode(base.encode(x).mean, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(decoded.likelihood.location, images, rtol=1e-4, atol=1e-5)
     assert decoded.mean.shape == x.shape
     assert len(decoded.residuals) == (2 if name == "ConsistencyDecoderVAE" else 0)
+
+
+@torch.no_grad()
+def test_latents_of_flux2_are_normalised_in_squares_by_its_batch_norm(autoencoder, diffusers, x):
+    net = autoencoder("AutoencoderKLFlux2")
+    net.bn.running_mean.copy_(torch.arange(8.0))
+    net.bn.running_var.copy_(1 + torch.arange(8.0))
+    base = adapt(net)
+    assert base.latent.shape == (8, 2, 2)
+    raw = diffusers.Flux2Pipeline._patchify_latents(net.encode(2 * x - 1).latent_dist.mean)
+    torch.testing.assert_close(base.encode(x).mean, net.bn(raw))
+
+
+@torch.no_grad()
+def test_a_wan_that_cuts_images_into_squares(autoencoder):
+    base = DiffusersAdapter(
+        autoencoder("AutoencoderKLWan", patch_size=2, in_channels=12, out_channels=12), sample_size=8
+    )
+    assert (base.image_shape, base.latent.shape) == ((3, 8, 8), (2, 2, 2))
+    assert (base.latent.scale, base.latent.shift) == ((2.0, 0.5), (0.1, -0.2))
+    x = torch.rand(2, 3, 8, 8)
+    assert base.decode(base.encode(x).mean).mean.shape == x.shape
 
 
 def test_classes_without_a_size_ask_for_one(autoencoder, tmp_path):

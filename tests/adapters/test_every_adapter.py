@@ -342,7 +342,7 @@ def test_lora_adapts_what_decoding_runs_and_encoding_does_not(base, x):
     assert parts
     ran = set()
     for name, layer in base.named_modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d):
             layer.register_forward_hook(lambda *_, name=name: ran.add(name))
     encoding = base.encode(x)
     encoder = set(ran)

@@ -338,7 +338,7 @@ def test_the_base_trains_along(here, check, tmp_path):
 @pytest.fixture
 def lora(trained):
     """Flags of a short LoRA phase on pixels, after the latent objective."""
-    options = ["--module", trained[0], "--train_mode", "lora", "--lora_rank", "2", "--objective", "pixel"]
+    options = ["--module", trained[0], "--train_mode", "lora", "--lora_rank", "2"]  # of pixels: nothing else can be
     return [*options, "--checkpointing_steps", "4", *QUICK[:-2], "--score_samples", "0", "--output_dir", "out"]
 
 
@@ -407,10 +407,13 @@ def test_pooled_trains_the_observational_setting_alone(here, check, tmp_path):
     ("argv", "message"),
     [
         (
-            ["--train_mode", "finetune"],
+            ["--train_mode", "finetune", "--objective", "latent"],
             "--train_mode finetune trains the base through its decoder: use --objective pixel",
         ),
-        (["--train_mode", "lora"], "--train_mode lora trains the base through its decoder: use --objective pixel"),
+        (
+            ["--train_mode", "lora", "--objective", "latent"],
+            "--train_mode lora trains the base through its decoder: use --objective pixel",
+        ),
         (["--train_mode", "end_to_end", "--objective", "pixel"], "a 'nvae' base cannot be made from scratch here"),
         (
             ["--train_mode", "end_to_end", "--objective", "pixel", "--module", "out"],

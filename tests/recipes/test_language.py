@@ -10,7 +10,7 @@ from context_module.data import grammar
 
 QUICK = ["--train_batch_size", "12", "--max_train_steps", "2", "--checkpointing_steps", "1"]
 GRAMMAR = ["--data", "grammar", "--samples_per_context", "40", "--data_options", "held_out_samples=20"]
-TUNE = ["--base", "transformers", "--base_checkpoint", "base", "--objective", "pixel", *QUICK]
+TUNE = ["--base", "transformers", "--base_checkpoint", "base", *QUICK]
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +104,22 @@ def test_lora_on_folders_of_texts_goes_on_after_a_stop(here, check, base, corpor
     assert model.concepts == ("green", "plural")
 
 
+def test_a_sentence_encoder_reads_the_texts(here, check, base, corpora, make_encoder, tmp_path):
+    for part in make_encoder():
+        part.save_pretrained(tmp_path / "encoder")
+    argv = ["--data", "corpora", "--output_dir", "module", "--val_fraction", "0.2"]
+    check.succeeded(here("finetune.py", *TUNE, *argv, "--encoder_name_or_path", "encoder"))
+    model = ContextualDecoder.from_pretrained(tmp_path / "module")
+    assert model.base.options["encoder"] == str(tmp_path / "encoder")
+    assert model.base.num_features == 6
+    argv = ["--encoder_name_or_path", "encoder", "--output_dir", "other"]
+    assert "a 'nvae' base takes no option encoder" in check.failed(here("finetune.py", *argv))
+
+
 @pytest.mark.parametrize(
     ("recipe", "argv", "message"),
     [
-        ("finetune.py", [*TUNE[:4], *GRAMMAR], "no decoder inputs of its own behind texts"),
+        ("finetune.py", [*TUNE, *GRAMMAR, "--objective", "latent"], "no decoder inputs of its own behind texts"),
         ("finetune.py", [*TUNE, "--data", "quad"], "the quad data holds images, a language model takes texts"),
         ("finetune.py", ["--objective", "pixel", *GRAMMAR], "the grammar data holds texts, which have no size"),
         (
@@ -123,7 +135,7 @@ def test_lora_on_folders_of_texts_goes_on_after_a_stop(here, check, base, corpor
         ),
         (
             "finetune.py",
-            ["--base", "transformers", "--train_mode", "end_to_end", "--objective", "pixel", *GRAMMAR],
+            ["--base", "transformers", "--train_mode", "end_to_end", *GRAMMAR],
             "which have no image shape: use a language model",
         ),
     ],

@@ -1,103 +1,24 @@
-"""Diffusion models: what is theirs. The tests of every family run on a pixel one, too (conftest.py)."""
+"""Pipelines of diffusers as bases: where the decoder input goes, training, files, and what is refused.
+
+The tests of every family run on a pixel one, too (tests/conftest.py).
+"""
 
 import copy
 import json
-import math
 import sys
-from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from context_module import ContextualDecoder, wrap_decoder
-from context_module.adapters.base import Encoding, adapt
-from context_module.adapters.denoiser import DenoiserAdapter, DenoisingObjective
-from context_module.adapters.denoiser.schedule import NoiseSchedule
+from context_module.adapters.base import adapt
+from context_module.adapters.denoiser import DenoiserAdapter
 from context_module.checkpoints import fingerprint
 from context_module.errors import CheckpointError, LoraError, ShapeError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 TEXT = {"prompt": "a cat", "tokens": 2, "num_inference_steps": 2}
-
-
-@pytest.fixture(scope="module")
-def diffusers():
-    return pytest.importorskip("diffusers")
-
-
-@pytest.fixture
-def unet(diffusers):
-    """Builds a tiny UNet2DModel for 3 x 8 x 8 images."""
-
-    def build(**config):
-        torch.manual_seed(0)
-        blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "layers_per_block": 1}
-        sizes = {"block_out_channels": (4,), "norm_num_groups": 2, "attention_head_dim": 4, "sample_size": 8}
-        return diffusers.UNet2DModel(**{**blocks, **sizes, "class_embed_type": "identity", **config}).eval()
-
-    return build
-
-
-@pytest.fixture
-def pixels(diffusers, unet):
-    """Builds the adapter around a pipeline of it."""
-
-    def build(net=None, steps=3, scheduler="DDIMScheduler", **config):
-        config = {"clip_sample": False, "prediction_type": "v_prediction", **config}
-        scheduler = getattr(diffusers, scheduler).from_config(config)
-        return DenoiserAdapter(diffusers.DDPMPipeline(net or unet(), scheduler), num_inference_steps=steps)
-
-    return build
-
-
-@pytest.fixture(scope="module")
-def text_parts(diffusers, tmp_path_factory):
-    """A tiny CLIP text encoder with its tokenizer, and an autoencoder: those of a text-to-image pipeline."""
-    transformers = pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("tokenizer")
-    letters = [chr(code) for code in range(97, 123)]
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    torch.manual_seed(0)
-    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = transformers.CLIPTextConfig(vocab_size=len(words), max_position_embeddings=8, **sizes, **ids)
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    vae = {"block_out_channels": (4, 8), "norm_num_groups": 2, "latent_channels": 2, "sample_size": 8}
-    return {
-        "text_encoder": transformers.CLIPTextModel(text).eval(),
-        "tokenizer": transformers.CLIPTokenizer(
-            str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=8
-        ),
-        "vae": diffusers.AutoencoderKL(**blocks, **vae, scaling_factor=0.5).eval(),
-    }
-
-
-@pytest.fixture
-def text_pipeline(diffusers, text_parts):
-    """Builds a tiny latent diffusion pipeline with text, for 3 x 8 x 8 images."""
-
-    def build(net=None, **parts):
-        torch.manual_seed(1)
-        blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
-        sizes = {"block_out_channels": (8,), "layers_per_block": 1, "norm_num_groups": 2, "attention_head_dim": 4}
-        config = {**blocks, **sizes, "sample_size": 4, "in_channels": 2, "out_channels": 2, "cross_attention_dim": 8}
-        config |= net or {}
-        scheduler = diffusers.DDIMScheduler(clip_sample=False, steps_offset=1, set_alpha_to_one=False)
-        unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        parts = {**copy.deepcopy(text_parts), "scheduler": scheduler, **parts}
-        return diffusers.StableDiffusionPipeline(
-            unet=diffusers.UNet2DConditionModel(**config).eval(), **parts, **unused
-        )
-
-    return build
-
-
-@pytest.fixture
-def x():
-    return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 def seeded(seed=0):
@@ -120,91 +41,6 @@ def wrapped(base, **options):
 def same(first, second):
     first, second = first.state_dict(), second.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-# the bound
-
-
-def schedules(diffusers):
-    for prediction in ("epsilon", "sample", "v_prediction"):
-        yield NoiseSchedule(diffusers.DDIMScheduler(prediction_type=prediction))
-    yield NoiseSchedule(diffusers.DDPMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True))
-    yield NoiseSchedule(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
-
-
-def exact_output(schedule, data, noise, level):
-    """What a denoiser that knows all is trained to say."""
-    alpha, sigma = (values[level].reshape(-1, 1, 1, 1) for values in (schedule.alphas, schedule.sigmas))
-    outputs = {"epsilon": noise, "sample": data, "v_prediction": alpha * noise - sigma * data, "flow": noise - data}
-    return outputs[schedule.prediction]
-
-
-def test_estimates_of_every_prediction_type(diffusers):
-    data, noise = torch.randn(2, 900, 1, 2, 2, generator=seeded())
-    for schedule in schedules(diffusers):
-        level = torch.arange(900)
-        z = schedule.add_noise(data, noise, level)
-        estimate = schedule.estimate(z, exact_output(schedule, data, noise, level), level)
-        torch.testing.assert_close(estimate, data, atol=1e-3, rtol=1e-3)
-
-
-def test_levels_run_from_data_to_noise(diffusers):
-    for schedule in schedules(diffusers):
-        assert len(schedule.timesteps) == 1000
-        assert schedule.alphas[0] > 0.99
-        assert schedule.sigmas[-1] > 0.99
-        assert (schedule.sigmas.diff() >= 0).all()
-        assert schedule.weights.isfinite().all()
-        levels = schedule.draw(torch.linspace(0, 1, 50001))
-        assert levels.min() == 0
-        assert levels.max() == 999
-
-
-def test_the_bound_is_tight_for_a_denoiser_that_knows_the_distribution(diffusers, pixels):
-    """Gaussian data, whose likelihood is known: in nats, and for every prediction type."""
-    spread, n = 0.5, 1024
-    base = pixels()
-    base.vae = object()  # density instead of 256 values
-    data = spread * torch.randn(n, 3, 8, 8, generator=seeded())
-    encoding = Encoding(data.flatten(1), data, states=(torch.zeros(n), data))
-    expected = -0.5 * 192 * (1 + math.log(2 * math.pi * spread**2))
-    for schedule in schedules(diffusers):
-
-        def know(z, timestep, latent, schedule=schedule):
-            level = (timestep[:, None] - schedule.timesteps).abs().argmin(1)
-            alpha, sigma = (values[level].reshape(-1, 1, 1, 1) for values in (schedule.alphas, schedule.sigmas))
-            best = alpha * spread**2 * z / ((alpha * spread) ** 2 + sigma**2)
-            return exact_output(schedule, best, (z - alpha * best) / sigma, level)
-
-        base.schedule, base.denoise = schedule, know
-        found = base.decode(torch.zeros(n, 16), encoding, generator=seeded(4)).log_prob(torch.zeros(n)).mean().item()
-        assert found == pytest.approx(expected, abs=0.02 * 192), schedule.prediction
-    # without the levels of little noise it is looser by what they would tell, which here is known, too
-    base.schedule = schedule = NoiseSchedule(diffusers.FlowMatchEulerDiscreteScheduler(), max_snr=1.0)
-    levels = schedule.draw(torch.linspace(0, 1, 1001))
-    assert levels.min() == schedule.first
-    assert (schedule.alphas / schedule.sigmas)[levels].max() <= 1
-    base.denoise = partial(know, schedule=schedule)
-    found = base.decode(torch.zeros(n, 16), encoding, generator=seeded(4)).log_prob(torch.zeros(n)).mean().item()
-    told = 0.5 * math.log1p(1 / spread**2)  # per dimension: noise as strong as one, around data of this spread
-    assert found == pytest.approx(expected - 192 * told, abs=0.02 * 192)
-    with pytest.raises(ValueError, match="max_snr 0.0 leaves no two noise levels"):
-        NoiseSchedule(diffusers.DDIMScheduler(), max_snr=0.0)
-
-
-@torch.no_grad()
-def test_the_bound_is_of_images_and_the_same_at_every_call(pixels, x):
-    base = pixels()
-    decoding = base.decode(some_latents(base), base.encode(x), generator=seeded())
-    found = decoding.log_prob(x)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, decoding.log_prob(x))
-    assert torch.equal(found, base.decode(some_latents(base), generator=seeded()).log_prob(x))
-    assert not torch.equal(found, base.decode(some_latents(base), generator=seeded(1)).log_prob(x))
-    assert not torch.equal(found, decoding.log_prob(1 - x))  # others than were encoded
-    # one level per image: none of them twice, as they are spread
-    levels = base.schedule.draw(decoding.uniform)
-    assert len(levels.unique()) == 4
 
 
 # where the decoder input goes
@@ -329,97 +165,6 @@ def test_transformers(build, diffusers, text_parts, x):
     assert model.generate(noise=model.abduct(x), do="a").isfinite().all()
 
 
-# generation
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' schedulers, numpy 2
-@pytest.mark.parametrize(
-    ("scheduler", "deterministic"),
-    [
-        ("DDIMScheduler", True),
-        ("DPMSolverMultistepScheduler", True),
-        ("EulerDiscreteScheduler", True),
-        ("DDPMScheduler", False),
-        ("EulerAncestralDiscreteScheduler", False),
-    ],
-)
-@torch.no_grad()
-def test_any_scheduler_and_its_noise_is_replayed(scheduler, deterministic, pixels, x):
-    base = pixels(scheduler=scheduler)
-    latents = some_latents(base)
-    decoding = base.decode(latents, generator=seeded())
-    assert decoding.mean.isfinite().all()
-    assert 0 <= decoding.mean.min() <= decoding.mean.max() <= 1
-    assert torch.equal(decoding.mean, base.decode(latents, generator=seeded()).mean)
-    assert torch.equal(decoding.mean, base.decode(latents, residuals=decoding.residuals).mean)
-    assert not torch.equal(decoding.mean, base.decode(latents, generator=seeded(1)).mean)
-    explained = base.decode(latents, base.encode(x))
-    if deterministic:
-        assert explained.residuals[0].shape == (4, 3, 8, 8)
-    else:
-        with pytest.raises(ValueError, match=f"a {scheduler} adds noise at every step.*DDIMScheduler.from_config"):
-            explained.residuals  # noqa: B018
-
-
-@torch.no_grad()
-def test_more_steps_run_the_denoiser_more_often(pixels):
-    base, calls = pixels(), []
-    base.net.register_forward_hook(lambda *_: calls.append(1))
-    for base.num_inference_steps in (2, 5):
-        calls.clear()
-        decoding = base.decode(some_latents(base))
-        assert not calls  # nothing runs before it is asked for
-        assert decoding.mean is decoding.mean
-        assert len(calls) == base.num_inference_steps
-
-
-@torch.no_grad()
-def test_inversion_leads_back_to_the_images(pixels, unet, diffusers, x):
-    net = unet()
-    net.conv_out.weight.mul_(0.3)  # a denoiser at random changes faster than one that denoises
-    for spacing in ("leading", "trailing"):
-        base = pixels(net, steps=10, timestep_spacing=spacing)
-        latents = some_latents(base)
-        decoding = base.decode(latents, base.encode(x))
-        torch.testing.assert_close(decoding.mean, x, atol=2e-3, rtol=0)
-        # and to others for another decoder input
-        other = base.decode(-latents, residuals=decoding.residuals).mean
-        assert (other - x).abs().max() > 0.05
-
-
-@torch.no_grad()
-def test_inversion_of_every_prediction_type(diffusers, pixels):
-    """With the denoiser of Gaussian data it is the linear map that it should be."""
-    spread, data = 0.5, 0.5 * torch.randn(4, 3, 8, 8, generator=seeded())
-    for prediction in ("epsilon", "v_prediction", "sample"):
-        base = pixels(steps=50, prediction_type=prediction, timestep_spacing="trailing")
-        schedule = base.schedule
-
-        def know(z, timestep, latent, schedule=schedule):
-            level = timestep.long()
-            alpha, sigma = (values[level].reshape(-1, 1, 1, 1) for values in (schedule.alphas, schedule.sigmas))
-            best = alpha * spread**2 * z / ((alpha * spread) ** 2 + sigma**2)
-            return exact_output(schedule, best, (z - alpha * best) / sigma, level)
-
-        base.denoise, base.images = know, lambda data: data
-        encoding = Encoding(data.flatten(1), data, states=(data, data))
-        decoding = base.decode(torch.zeros(4, 16), encoding)
-        assert decoding.residuals[0].std().item() == pytest.approx(1, abs=0.15), prediction
-        torch.testing.assert_close(decoding.mean, data, atol=0.1 if prediction == "sample" else 0.01, rtol=0)
-
-
-@torch.no_grad()
-def test_counterfactuals_keep_the_noise(pixels, unet, x):
-    net = unet()
-    net.conv_out.weight.mul_(0.3)
-    model = wrapped(pixels(net, steps=10))
-    behind = model.abduct(x, "a")
-    torch.testing.assert_close(model.generate(noise=behind, do="a"), x, atol=5e-3, rtol=0)
-    changed = model.generate(noise=behind, do="b")
-    assert torch.equal(changed, model.generate(noise=behind, do="b"))
-    assert not torch.allclose(changed, x, atol=0.02)
-
-
 # training
 
 
@@ -450,21 +195,6 @@ def test_lora_adapts_the_denoiser_alone(text_pipeline, x):
     assert all(".lora_" in name for name in trained)
     with pytest.raises(LoraError, match="LoRA already"):
         wrapped(adapt(model.base.pipeline))
-
-
-def test_the_objective_trains_without_contexts(x):
-    torch.manual_seed(0)
-    base = DenoiserAdapter.fresh((3, 8, 8))
-    objective = DenoisingObjective(base).train()
-    optimizer = torch.optim.Adam(objective.parameters(), 1e-3)
-    losses = []
-    for _ in range(10):
-        torch.manual_seed(1)
-        losses.append(objective({"x": x})["loss"].mean())
-        optimizer.zero_grad()
-        losses[-1].backward()
-        optimizer.step()
-    assert losses[-1] < losses[0]
 
 
 # files
@@ -598,15 +328,6 @@ def test_denoisers_it_does_not_take(diffusers, unet, text_pipeline):
     for pipeline, error, message in cases:
         with pytest.raises(error, match=message):
             wrap_decoder(pipeline, ["a"])
-
-
-def test_schedulers_it_does_not_take(diffusers, pixels):
-    with pytest.raises(TypeError, match="no noise levels known of a EDMEulerScheduler: supported are schedulers with"):
-        NoiseSchedule(diffusers.EDMEulerScheduler())
-    with pytest.raises(ValueError, match="shifts its noise levels with the images' size"):
-        NoiseSchedule(diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True))
-    with pytest.raises(ValueError, match="prediction_type 'velocity'; supported: epsilon, sample, v_prediction"):
-        NoiseSchedule(diffusers.DDIMScheduler(prediction_type="velocity"))
 
 
 def test_a_prompt_where_there_is_no_text(pixels):

@@ -1,0 +1,84 @@
+"""Reading what ``save_pretrained`` of diffusers and transformers wrote: safetensors alone, and only what fits."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from context_module.errors import CheckpointError
+
+__all__ = ["import_library", "parts_of", "read_network", "reading"]
+
+
+def import_library(name: str, family: str) -> Any:
+    """diffusers or transformers, imported when it is needed; ImportError that names the extra to install."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"a {family!r} base needs {name}: pip install context-module[{name}]") from error
+
+
+@contextmanager
+def reading(where: str, what: str) -> Iterator[None]:
+    """One CheckpointError for all that a broken or missing file raises, which is up to four libraries.
+
+    Args:
+        where: the folder or Hub id.
+        what: it should be, as in "a folder of ...".
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{where} is neither {what} nor a Hub id of one: {reason}") from error
+
+
+def read_network(
+    kind: Any, path: str, where: str, tolerated: Callable[[str, str], bool] | None = None, **options: Any
+) -> Any:
+    """``kind.from_pretrained(path)`` with all of its weights, from safetensors.
+
+    Args:
+        kind: a class of diffusers or transformers, whose `from_pretrained` leaves at random what it does not find.
+        path: the folder or Hub id.
+        where: what errors call it.
+        tolerated: (kind of misfit, such as ``missing_keys``, name of the tensor) to whether that does not matter.
+        options: of `from_pretrained`.
+
+    Raises:
+        CheckpointError: naming tensors that are missing, unexpected or of another shape.
+    """
+    net, problems = kind.from_pretrained(path, use_safetensors=True, output_loading_info=True, **options)
+    misfits = {
+        problem: left
+        for problem, entries in problems.items()
+        if (left := [entry for entry in entries if tolerated is None or not tolerated(problem, str(entry))])
+    }
+    if misfits:
+        raise CheckpointError(f"{where} does not fit the model it is loaded into: {misfits}")
+    return net
+
+
+def parts_of(model: Any, by_hand: str, what: str) -> tuple[Any, Any, str | None]:
+    """Model, tokenizer and source, of a pipeline of transformers or a model that says where it was loaded from.
+
+    Args:
+        model: one of these.
+        by_hand: how to give both, for the message.
+        what: is at the source, for the message.
+
+    Raises:
+        TypeError: for a model that does not say where it was loaded from.
+        CheckpointError: where there is no tokenizer.
+    """
+    if hasattr(model, "tokenizer") and hasattr(model, "model"):
+        return model.model, model.tokenizer, model.model.name_or_path or None
+    source = getattr(model, "name_or_path", None)
+    if not source:
+        raise TypeError(f"a {type(model).__name__} does not say where its tokenizer is: give both, as {by_hand}")
+    with reading(source, what):
+        return model, import_library("transformers", "transformers").AutoTokenizer.from_pretrained(source), source
