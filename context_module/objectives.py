@@ -165,7 +165,7 @@ class LatentObjective(EmbeddingObjective):
         matching: float = 300.0,
         adversarial: float = 30.0,
         interaction: float = 30.0,
-        sparsity: float = 1.0,
+        sparsity: float = 0.3,
         acyclicity: float = 0.0,
         posterior_share: float = 0.3,
         projections: int = 64,
