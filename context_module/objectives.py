@@ -138,7 +138,8 @@ class LatentObjective(EmbeddingObjective):
     - interaction: how far the decoder input is from additive in its blocks (`context_module.interaction`), which is
       what carries over to compositions;
     - sparsity: the sum of the intervention layer's edges (`context_module.graph.relative_norms`);
-    - acyclicity: zero if these edges make up an acyclic graph (`context_module.graph.acyclicity`).
+    - acyclicity: zero if these edges make up an acyclic graph (`context_module.graph.acyclicity`). Around a cycle two
+      concepts can carry one another's part of the picture, and an intervention on one cuts it.
 
     Args:
         model: a wrapped base with ``latent_noise=True``.
@@ -166,7 +167,7 @@ class LatentObjective(EmbeddingObjective):
         adversarial: float = 30.0,
         interaction: float = 30.0,
         sparsity: float = 0.3,
-        acyclicity: float = 0.0,
+        acyclicity: float = 30.0,
         posterior_share: float = 0.3,
         projections: int = 64,
     ) -> None:

@@ -110,7 +110,7 @@ class FinetuneArguments(BaseArguments, TrainingArguments):
         30.0, help="latent: weight of keeping decoder inputs additive in the concepts, which is what composes"
     )
     sparsity: float = argument(0.3, help="latent: weight of the norms of the learned edges between blocks")
-    acyclicity: float = argument(0.0, help="latent: weight of a penalty on cycles of these edges (NOTEARS)")
+    acyclicity: float = argument(30.0, help="latent: weight of a penalty on cycles of these edges (NOTEARS)")
     value_draws: int = argument(
         128, help="blocks tried per concept with values in the data, where images' mean block shows them badly"
     )
