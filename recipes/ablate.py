@@ -54,7 +54,7 @@ SPENT: dict[str, dict[str, dict[str, Any]]] = {
         END_TO_END: {"max_train_steps": 4000, **CPU_PIXEL},
     },
 }
-EVALUATION = {"smoke": BUDGETS["smoke"]["evaluation"], "cpu": {"samples": 2000}}
+EVALUATION = {"smoke": BUDGETS["smoke"]["evaluation"], "cpu": {"samples": 1000}}
 METRICS = ["sliced_wasserstein", "precision_recall", "concept_accuracy", "graph"]
 
 COLUMNS = {
