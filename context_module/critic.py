@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 __all__ = ["Critic", "CriticLosses"]
 
-_WIDTH, _PENALTY = 256, 0.1
+_WIDTH = 256
+_PENALTY = 0.1  # of the squared slope at real embeddings, which have unit variance
 
 
 class CriticLosses(NamedTuple):

@@ -135,6 +135,8 @@ class LatentObjective(EmbeddingObjective):
     - matching: the squared sliced Wasserstein distance, context by context, between the batch's embeddings and as many
       generated from N(0, I) noise. The ELBO alone leaves a gap between the noise that `generate` draws and the noise
       that images have, and does not show it. Each process and accumulation pass matches its own share of a batch;
+    - adversarial: how well the module deceives a critic that trains with it to tell the same two apart
+      (`context_module.critic`), with the critic's own loss; in training only;
     - interaction: how far the decoder input is from additive in its blocks (`context_module.interaction`), which is
       what carries over to compositions;
     - sparsity: the sum of the intervention layer's edges (`context_module.graph.relative_norms`);
