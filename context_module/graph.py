@@ -169,9 +169,8 @@ def relative_norms(module: ContextModule, samples: int) -> Tensor:
         samples: draws of noise, at least two.
     """
     with torch.no_grad():
-        device = module.intervention.effects.device
-        noise = torch.randn(samples, module.config.noise_size, device=device)
-        mask = torch.zeros(samples, len(module.config.concepts), dtype=torch.bool, device=device)
+        noise = module.sample_noise(samples)
+        mask = noise.new_zeros(samples, len(module.config.concepts), dtype=torch.bool)
         deviation = module.exogenous(noise, mask).float().var(0).sum(1).sqrt().clamp_min(1e-6)
     return module.intervention.effect_norms() * deviation / deviation[:, None]
 

@@ -6,7 +6,7 @@ python docs/figures.py outputs/figures
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def graph() -> Any:
 
 def forms() -> Any:
     """What a joint intervention on a cause and its mediator does, in either form of the intervention layer."""
-    figure, (axes,) = _figure(1)
+    figure, axes = _figure()
     concepts = Concepts(["X", "Y", "W"])
     settings = ("obs", "X", "Y", "X+Y")
     places = torch.arange(len(settings)).double()
@@ -96,7 +96,7 @@ def forms() -> Any:
 
 def cycles() -> Any:
     """The penalty on cycles of two concepts, as the edge back grows beside an edge of strength one."""
-    figure, (axes,) = _figure(1)
+    figure, axes = _figure()
     strengths = torch.linspace(0, 1, 50)
     penalties = [acyclicity(torch.tensor([[0.0, 1.0], [float(back), 0.0]])).item() for back in strengths]
     axes.plot(strengths.tolist(), penalties, color=INK)
@@ -167,14 +167,13 @@ def _chain(form: Any) -> InterventionLayer:
     return layer
 
 
-def _figure(panels: int) -> tuple[Any, Sequence[Any]]:
+def _figure() -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * panels, 2.6), layout="constrained")
-    all_axes = list(figure.subplots(1, panels, squeeze=False).flat)
-    for axes in all_axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, all_axes
+    figure = Figure(figsize=(4.6, 2.6), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 def _box(axes: Any, x: float, y: float, text: str, colour: str, height: float = 0.5) -> None:

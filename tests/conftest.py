@@ -1,7 +1,10 @@
 """For every test: no network, and tiny bases of each family."""
 
+import importlib.util
 import os
 import socket
+import sys
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is imported
 
@@ -13,6 +16,7 @@ from context_module.adapters.lightweight import LightweightVAE
 from context_module.adapters.modules import ModulesAdapter
 from context_module.adapters.nvae import NVAE, NVAEConfig
 
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -33,6 +37,20 @@ def no_network():
         for name in ("connect", "connect_ex"):
             patch.setattr(socket.socket, name, guarded(getattr(socket.socket, name)))
         yield
+
+
+@pytest.fixture
+def load_recipe(monkeypatch):
+    """Imports a recipe's script, by its name."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
+        script = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, script)  # where dataclasses look annotations up
+        spec.loader.exec_module(script)
+        return script
+
+    return load
 
 
 def tiny_modules():

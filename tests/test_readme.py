@@ -1,9 +1,7 @@
 """What the documents tell users to type works: the Python block runs, and the recipes know every flag."""
 
-import importlib.util
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,15 +29,11 @@ def commands():
 
 
 @pytest.mark.parametrize(("document", "recipe", "arguments"), sorted(set(commands())))
-def test_every_recipe_command_parses(document, recipe, arguments, tmp_path, monkeypatch):
+def test_every_recipe_command_parses(document, recipe, arguments, tmp_path, monkeypatch, load_recipe):
     (tmp_path / "outputs" / "demo").mkdir(parents=True)  # of an earlier run, for --config
     (tmp_path / "outputs" / "demo" / "arguments.json").write_text('{"seed": 0}', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location(f"recipe_{recipe}", ROOT / "recipes" / f"{recipe}.py")
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, script)  # where dataclasses look annotations up
-    spec.loader.exec_module(script)
-    kind = getattr(script, f"{recipe.title().replace('_', '')}Arguments")
+    kind = getattr(load_recipe(recipe), f"{recipe.title().replace('_', '')}Arguments")
     assert parse_arguments(kind, description="", argv=arguments)
 
 

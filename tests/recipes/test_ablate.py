@@ -1,16 +1,13 @@
 """recipes/ablate.py as a user runs it, and its table."""
 
 import csv
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from context_module.arguments import parse_arguments
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 FOLDER = Path("out/quad_dependent-smoke")
 SMOKE = ["--budget", "smoke", "--output_dir", "out", "--jobs", "2"]
 # read at the start of every Python process: classifiers that evaluations need learn for a few steps only
@@ -26,14 +23,6 @@ def short_trainings(monkeypatch, tmp_path):
     (tmp_path / "start").mkdir()
     (tmp_path / "start" / "sitecustomize.py").write_text(SHORT_TRAININGS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "start"))
-
-
-def load(name, monkeypatch):
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, script)  # where dataclasses look annotations up
-    spec.loader.exec_module(script)
-    return script
 
 
 @pytest.mark.usefixtures("short_trainings")
@@ -92,10 +81,10 @@ def test_errors(argv, message, here, check):
 
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("budget", ["smoke", "cpu"])
-def test_every_row_calls_recipes_as_they_are(budget, given, monkeypatch, tmp_path):
-    ablate = load("ablate", monkeypatch)
+def test_every_row_calls_recipes_as_they_are(budget, given, load_recipe, tmp_path):
+    ablate = load_recipe("ablate")
     arguments = {
-        name: getattr(load(name, monkeypatch), f"{name.capitalize()}Arguments")
+        name: getattr(load_recipe(name), f"{name.capitalize()}Arguments")
         for name in ("pretrain", "finetune", "evaluate")
     }
     checkpoint = str(tmp_path) if given else None

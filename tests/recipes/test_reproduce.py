@@ -1,11 +1,9 @@
 """recipes/reproduce.py as a user runs it: killed half-way, run again, and its table."""
 
 import csv
-import importlib.util
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +11,6 @@ import pytest
 
 from context_module.arguments import parse_arguments
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 SMOKE = ["--table", "quad_dependent", "--budget", "smoke", "--output_dir", "out", "--jobs", "2"]
 FOLDER = "out/quad_dependent-smoke"
 
@@ -79,20 +76,12 @@ def test_errors(argv, message, here, check):
     assert message in check.failed(here("reproduce.py", *argv))
 
 
-def load(name, monkeypatch):
-    spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, script)  # where dataclasses look annotations up
-    spec.loader.exec_module(script)
-    return script
-
-
 @pytest.mark.parametrize("table", ["quad", "quad_dependent", "mnist"])
 @pytest.mark.parametrize("budget", ["smoke", "cpu", "paper"])
-def test_every_budget_calls_recipes_as_they_are(table, budget, monkeypatch, tmp_path):
-    reproduce = load("reproduce", monkeypatch)
+def test_every_budget_calls_recipes_as_they_are(table, budget, load_recipe, tmp_path):
+    reproduce = load_recipe("reproduce")
     arguments = {
-        name: getattr(load(name, monkeypatch), f"{name.capitalize()}Arguments")
+        name: getattr(load_recipe(name), f"{name.capitalize()}Arguments")
         for name in ("pretrain", "finetune", "evaluate")
     }
     args = reproduce.ReproduceArguments(table=table, budget=budget, data_options=["resolution=28"])

@@ -5,18 +5,11 @@ from functools import partial
 
 import pytest
 import torch
+from denoiser_models import seeded, some_latents
 
 from context_module.adapters.base import Encoding
 from context_module.adapters.denoiser import DenoiserAdapter, DenoisingObjective
 from context_module.adapters.denoiser.schedule import NoiseSchedule
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def some_latents(base, n=4, scale=1.0):
-    return scale * torch.randn(n, *base.latent.shape, generator=seeded(3))
 
 
 def schedules(diffusers):

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from denoiser_models import seeded, some_latents, wrapped
 from safetensors.torch import load_file, save_file
 
 from context_module import ContextualDecoder, wrap_decoder
@@ -19,23 +20,6 @@ from context_module.errors import CheckpointError, LoraError, ShapeError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 TEXT = {"prompt": "a cat", "tokens": 2, "num_inference_steps": 2}
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def some_latents(base, n=4, scale=1.0):
-    return scale * torch.randn(n, *base.latent.shape, generator=seeded(3))
-
-
-def wrapped(base, **options):
-    torch.manual_seed(2)
-    model = wrap_decoder(base, ["a", "b"], noise_width=4, concept_width=3, posterior_width=8, **options)
-    with torch.no_grad():
-        for parameter in model.module.parameters():
-            parameter.normal_(std=0.5)
-    return model.eval()
 
 
 def same(first, second):

@@ -2,27 +2,10 @@
 
 import pytest
 import torch
+from denoiser_models import seeded, some_latents, wrapped
 
-from context_module import wrap_decoder
 from context_module.adapters.base import Encoding
 from context_module.adapters.denoiser.schedule import NoiseSchedule
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def some_latents(base, n=4, scale=1.0):
-    return scale * torch.randn(n, *base.latent.shape, generator=seeded(3))
-
-
-def wrapped(base, **options):
-    torch.manual_seed(2)
-    model = wrap_decoder(base, ["a", "b"], noise_width=4, concept_width=3, posterior_width=8, **options)
-    with torch.no_grad():
-        for parameter in model.module.parameters():
-            parameter.normal_(std=0.5)
-    return model.eval()
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' schedulers, numpy 2
