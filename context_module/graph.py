@@ -55,6 +55,23 @@ class CausalGraph:
         """
         return tuple(edge for edge, _ in self._weighted(threshold))
 
+    def acyclic_edges(self, threshold: float = 0.2) -> tuple[Edge, ...]:
+        """The same edges without those that would close a cycle of stronger ones.
+
+        Raises:
+            ValueError: for a threshold outside [0, 1].
+        """
+        kept: list[Edge] = []
+        ancestors = {name: {name} for name in self.concepts}
+        for cause, effect in self.edges(threshold):
+            if effect in ancestors[cause]:
+                continue
+            kept.append((cause, effect))
+            for known in ancestors.values():
+                if effect in known:
+                    known |= ancestors[cause]
+        return tuple(kept)
+
     def to_networkx(self, threshold: float = 0.2) -> networkx.DiGraph:
         """The graph with all K concepts as nodes, and its edges with their ``strength``.
 
@@ -159,8 +176,7 @@ def learned_graph(module: ContextModule, samples: int = 1000, seed: int = 0) -> 
 
 def relative_norms(module: ContextModule, samples: int) -> Tensor:
     """(K+F, K+F), the Frobenius norms of the module's edges, relative to what they join: entry [i, j] is that of A_ij
-    times the standard deviation of block j's exogenous values over that of block i's, as drawn in the observational
-    context.
+    times the standard deviation of block j's values over that of block i's, in the observational context.
 
     A penalty on the norms alone can be had for nothing: large values of a cause make small edges strong.
 
@@ -171,7 +187,7 @@ def relative_norms(module: ContextModule, samples: int) -> Tensor:
     with torch.no_grad():
         noise = module.sample_noise(samples)
         mask = noise.new_zeros(samples, len(module.config.concepts), dtype=torch.bool)
-        deviation = module.exogenous(noise, mask).float().var(0).sum(1).sqrt().clamp_min(1e-6)
+        deviation = module.concepts(noise, mask).float().var(0).sum(1).sqrt().clamp_min(1e-6)
     return module.intervention.effect_norms() * deviation / deviation[:, None]
 
 

@@ -150,6 +150,11 @@ class InterventionLayer(nn.Module):
         blocks = (self.effects * self.edge_mask).unflatten(1, shape).unflatten(0, shape)
         return (blocks.square().sum((1, 3)) + 1e-12).sqrt().t()  # the root of zero has no gradient
 
+    def fix_graph(self, config: ContextModuleConfig) -> None:
+        """Leave out all edges between concepts but those of the configuration's graph, from now on."""
+        self.config = config
+        self.edge_mask.copy_(_edge_mask(config))
+
     @torch.no_grad()
     def clamp_effects(self) -> None:
         """Clamp all effects to [0, 1], as the paper's training does after every step."""

@@ -72,6 +72,11 @@ class ContextModule(nn.Module):
         """Standard deviation of decoder inputs around what `forward` returns: (*latent_shape), or 0 without noise."""
         return 0.0 if self.log_scale is None else self.log_scale.exp()
 
+    def fix_graph(self, config: ContextModuleConfig) -> None:
+        """Take on a configuration that differs by its graph alone, and leave out all other edges."""
+        self.config = config
+        self.intervention.fix_graph(config)
+
     @torch.no_grad()
     def fit_latents(self, mean: Tensor, spread: Tensor) -> None:
         """Start from the mean and standard deviation, (*latent_shape) each, of the decoder inputs to be modelled."""

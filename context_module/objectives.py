@@ -22,6 +22,7 @@ __all__ = ["EmbeddingObjective", "LatentObjective", "PixelObjective"]
 
 _MOST_BETA, _DIMENSIONS_PER_BETA = 1.5, 50  # measured: about 20 nats of noise on every base
 _SCALED = 4096  # embeddings that what the critic sees is scaled by
+_SEARCH_SHARE = 0.5  # of the training, in which the graph is looked for
 _EXPLAINS = 0.5  # of the variance of pictures; measured: with .83 a sketch is the better choice, with .18 the worse
 
 
@@ -129,7 +130,8 @@ class EmbeddingObjective(nn.Module):
 class LatentObjective(EmbeddingObjective):
     """The same ELBO with the base's own embedding in the image's place, and generated matched to encoded embeddings.
 
-    Encodings are computed once (`context_module.encodings`): the base does not run in training. Six terms:
+    Encodings are computed once (`context_module.encodings`): the base does not run in training. Six terms, the last
+    two for the first half of the training alone:
 
     - the ELBO of the embedding under N(e, scale^2), e the module's output, with beta before the noise's KL;
     - matching: the squared sliced Wasserstein distance, context by context, between the batch's embeddings and as many
@@ -143,6 +145,13 @@ class LatentObjective(EmbeddingObjective):
     - acyclicity: zero if these edges make up an acyclic graph (`context_module.graph.acyclicity`). Around a cycle two
       concepts can carry one another's part of the picture, and an intervention on one cuts it.
 
+    The penalties on edges find a graph, and make all edges weaker than they should be. So halfway through the training
+    the strong edges become the module's graph (`ContextualDecoder.fix_graph`), and the rest of the training learns
+    them without penalties. Where a graph is given there is nothing to find, and no penalty; the paper's reduced form
+    has no graph, and keeps them.
+
+    Source of this last: the relaxed lasso (Meinshausen 2007, "Relaxed Lasso").
+
     Args:
         model: a wrapped base with ``latent_noise=True``.
         encodings: those of the training images.
@@ -151,11 +160,15 @@ class LatentObjective(EmbeddingObjective):
             embeddings that carry signal, and at most 1.5.
         matching, adversarial, interaction, sparsity, acyclicity: weights of these terms; all but the first are left
             out if zero.
+        edge_threshold: edges of less than this share of the strongest one's strength, in [0, 1], are dropped halfway;
+            see `CausalGraph`. Zero: none are, and the penalties stay to the end.
         posterior_share, projections: as for `EmbeddingObjective`.
 
     Raises:
-        ValueError: for a model without latent noise.
+        ValueError: for a model without latent noise, or an edge threshold outside [0, 1].
     """
+
+    kept_edges: Tensor
 
     def __init__(
         self,
@@ -167,9 +180,10 @@ class LatentObjective(EmbeddingObjective):
         warmup_share: float = 0.3,
         matching: float = 300.0,
         adversarial: float = 30.0,
-        interaction: float = 30.0,
+        interaction: float = 300.0,
         sparsity: float = 0.3,
-        acyclicity: float = 30.0,
+        acyclicity: float = 100.0,
+        edge_threshold: float = 0.45,
         posterior_share: float = 0.3,
         projections: int = 64,
     ) -> None:
@@ -181,6 +195,17 @@ class LatentObjective(EmbeddingObjective):
         self.matching = matching
         self.interaction = interaction if set(encodings.context_names) - {OBSERVATIONAL} else 0.0
         self.sparsity, self.acyclicity = sparsity, acyclicity
+        if not 0 <= edge_threshold <= 1:
+            raise ValueError(
+                f"edge_threshold is a share of the strongest edge's strength, in [0, 1]: {edge_threshold}"
+            )
+        self.edge_threshold = edge_threshold
+        concepts = len(model.config.concepts)
+        searches = edge_threshold > 0 and concepts > 1 and model.config.graph is None
+        self.stages = (_SEARCH_SHARE,) if searches and model.config.form == "structural" else ()
+        # causes in columns; saved in checkpoints, and a graph again when they are loaded
+        self.register_buffer("kept_edges", torch.ones(concepts, concepts, dtype=torch.uint8))
+        self.register_load_state_dict_post_hook(lambda loaded, _: loaded._fix_graph())
         self.adversarial, self.critic = adversarial, None
         if adversarial:
             some = encodings.batch(torch.arange(0, len(encodings), 1 + len(encodings) // _SCALED))
@@ -193,6 +218,8 @@ class LatentObjective(EmbeddingObjective):
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         """Losses of one batch of an `EncodedDataset`; arguments and result as for `PixelObjective`."""
+        if self.training and self.model.config.graph is None and any(progress >= share for share in self.stages):
+            self._select_edges()
         mask, target = batch["mask"], self._target(batch)
         posterior = self.model.posterior_heads(batch["features"], mask)
         kl_noise = standard_normal_kl(posterior)
@@ -224,15 +251,31 @@ class LatentObjective(EmbeddingObjective):
         """What the critic sees: coordinates along the directions, in all of unit variance."""
         return self.critic_scale * self.directions.along(standardised * self.spread)
 
+    def _select_edges(self) -> None:
+        """Make the strong edges the module's graph."""
+        names = self.model.config.concepts
+        self.kept_edges.zero_()
+        for cause, effect in self.model.graph().acyclic_edges(self.edge_threshold):
+            self.kept_edges[names.index(effect), names.index(cause)] = 1
+        self._fix_graph()
+
+    def _fix_graph(self) -> None:
+        """Make the edges that were kept the module's graph, if any was not."""
+        if not self.kept_edges.all():
+            names = self.model.config.concepts
+            self.model.fix_graph([(names[j], names[i]) for i, j in self.kept_edges.nonzero().tolist()])
+
     def _shaping_terms(self, samples: int) -> dict[str, Tensor]:
         """The terms of the module alone that have a weight, without it."""
         module, terms = self.model.module, {}
         if self.interaction:
             terms["interaction"] = interaction(module, samples, self.directions)
-        if self.sparsity:
-            terms["sparsity"] = relative_norms(module, samples).sum()
-        if self.acyclicity:
-            terms["acyclicity"] = acyclicity(module.intervention.effect_norms())
+        if (self.sparsity or self.acyclicity) and module.config.graph is None:
+            norms = relative_norms(module, samples)
+            if self.sparsity:
+                terms["sparsity"] = norms.sum()
+            if self.acyclicity:
+                terms["acyclicity"] = acyclicity(norms)
         return terms
 
 

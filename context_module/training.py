@@ -108,7 +108,8 @@ class Trainer:
         args: the run's arguments.
         run: the output directory.
         objective: a module whose ``forward(batch, progress)`` returns a dict with ``loss`` and any other terms to log,
-            each (B,). Its frozen submodules are neither trained nor saved.
+            each (B,). Its frozen submodules are neither trained nor saved. If its loss changes at some ``stages``,
+            shares of the training, the best weights are those of the last stage.
         train_data, val_data: images or encodings; batches are balanced over the contexts of `train_data`.
         optimizer: makes the optimiser from parameters and ``lr``.
         after_step: called after every optimiser step, e.g. to project weights.
@@ -282,6 +283,8 @@ class Trainer:
         monitored = self.monitor() if self.monitor is not None and accelerator.is_main_process else {}
         self._log(**{f"val_{name}": value for name, value in means.items()}, **monitored)
         self.objective.train()
+        if self._stage(self.step) != self._stage(self.best_step):
+            self.best_loss = math.inf
         improved = loss < self.best_loss - args.early_stopping_threshold * abs(loss)
         self.failures = 0 if improved else self.failures + 1
         if loss < self.best_loss:
@@ -290,6 +293,10 @@ class Trainer:
                 name: tensor.cpu().clone() for name, tensor in trainable_state_dict(self.bare).items()
             }
         return 0 < args.early_stopping_patience <= self.failures
+
+    def _stage(self, step: int) -> int:
+        """How many of the objective's stages had begun in the last of so many steps."""
+        return sum((step - 1) / self.args.max_train_steps >= share for share in getattr(self.bare, "stages", ()))
 
     def _checkpoint(self) -> None:
         temporary = self.run.temporary_checkpoint(self.step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from context_module.config import ContextModuleConfig, auto_widths
 from context_module.contexts import OBSERVATIONAL, Concepts, ContextsLike
 from context_module.draws import draw_normal
 from context_module.errors import ShapeError
-from context_module.graph import CausalGraph, learned_graph
+from context_module.graph import CausalGraph, Edge, learned_graph
 from context_module.interventions import Do, parse_interventions
 from context_module.module import ContextModule
 from context_module.outputs import Abduction, ContextualOutput
@@ -230,6 +231,22 @@ class ContextualDecoder(SavedModules):
         self._check_enabled("graph")
         with evaluating(self):
             return learned_graph(self.module, samples, seed)
+
+    def fix_graph(self, edges: Iterable[Edge]) -> None:
+        """Keep these edges between concepts alone: all others are left out and cannot be learned any more.
+
+        As with ``wrap_decoder(..., graph=edges)``, edges to and from free blocks stay as they are.
+
+        Args:
+            edges: (cause, effect) pairs, such as ``model.graph().acyclic_edges()``.
+
+        Raises:
+            ConceptError: for unknown concepts, or a cycle.
+            AdapterError: with the module disabled.
+        """
+        self._check_enabled("fix_graph")
+        self.config = replace(self.config, graph=tuple(edges))
+        self.module.fix_graph(self.config)
 
     def trainable_parameters(self) -> tuple[int, int]:
         """(trainable, all) parameter counts."""

@@ -36,6 +36,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "without interaction term": {"interaction": 0},
     "without acyclicity": {"acyclicity": 0},
     "without sparsity": {"sparsity": 0},
+    "without dropping edges": {"edge_threshold": 0},
     "linear inversion": {"inversion_width": 0},
     "without free blocks": {"free_blocks": 0},
     "reduced form": {"form": "reduced"},

@@ -107,10 +107,14 @@ class FinetuneArguments(BaseArguments, TrainingArguments):
     matching: float = argument(300.0, help="latent: weight of matching generated to encoded embeddings, per context")
     adversarial: float = argument(30.0, help="latent: weight of a critic that tells generated from encoded embeddings")
     interaction: float = argument(
-        30.0, help="latent: weight of keeping decoder inputs additive in the concepts, which is what composes"
+        300.0, help="latent: weight of keeping decoder inputs additive in the concepts, which is what composes"
     )
     sparsity: float = argument(0.3, help="latent: weight of the norms of the learned edges between blocks")
-    acyclicity: float = argument(30.0, help="latent: weight of a penalty on cycles of these edges (NOTEARS)")
+    acyclicity: float = argument(100.0, help="latent: weight of a penalty on cycles of these edges (NOTEARS)")
+    edge_threshold: float = argument(
+        0.45,
+        help="latent: halfway, edges weaker than this share of the strongest go, and both penalties; 0: never",
+    )
     value_draws: int = argument(
         128, help="blocks tried per concept with values in the data, where images' mean block shows them badly"
     )
@@ -267,6 +271,7 @@ def main(argv: list[str] | None = None) -> None:
             interaction=args.interaction,
             sparsity=args.sparsity,
             acyclicity=args.acyclicity,
+            edge_threshold=args.edge_threshold,
             **beta,
         )
         monitor = partial(prior_gap, model, val_data, objective.directions.to("cpu"))

@@ -163,7 +163,7 @@ def test_module_starts_from_the_encodings(make_base):
     torch.testing.assert_close(module.scale.flatten(), objective.spread)
     noisy = batch["mean"].flatten(1).var(0) + 0.3**2 * batch["log_var"].flatten(1).exp().mean(0)
     torch.testing.assert_close(objective.spread, noisy.sqrt())
-    assert all(name.startswith(("model.", "critic.")) for name in objective.state_dict())
+    assert all(name.startswith(("model.", "critic.", "kept_edges")) for name in objective.state_dict())
 
 
 def test_gradient_reaches_module_heads_and_scale_but_not_the_base(base):
