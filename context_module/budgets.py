@@ -21,7 +21,7 @@ SMOKE: Budget = {
     "matched": {"max_train_steps": 8},
     "evaluation": {"samples": 20, "projections": 20},
 }
-LATENT = {"max_train_steps": 7500, "train_batch_size": 448}
+LATENT = {"max_train_steps": 5500, "train_batch_size": 448}
 PIXEL = {"objective": "pixel", "mixed_precision": "bf16", "max_grad_norm": 1000}
 CPU: Budget = {
     "data": {"samples_per_context": 6000},
