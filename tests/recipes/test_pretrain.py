@@ -98,11 +98,8 @@ def test_denoiser(here, check, tmp_path):
     assert again.base.num_inference_steps == 2
     assert again.generate(2, do="quad1").shape == (2, 3, 8, 8)
     Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
-    check.succeeded(here("compose.py", "--model", "module", "--do", "quad1", "size", "--image", "image.png"))
-    with Image.open(tmp_path / "composition.png") as picture:
-        assert picture.height > 0
-    options = ["--base_options", "num_inference_steps=2", "--samples", "10", "--metrics", "sliced_wasserstein"]
-    assert "composition" in check.succeeded(here("evaluate.py", "--model", "base", "--base", "denoiser", *options))
+    out = check.succeeded(here("compose.py", "--model", "module", "--do", "quad1", "size", "--image", "image.png"))
+    assert "image, obs, quad1, size, quad1+size" in out
     # without its encoder it is a denoiser like any other
     shutil.rmtree(tmp_path / "base" / "encoder")
     argv += ["--overwrite"]
