@@ -123,7 +123,7 @@ class SemanticEncoder(SmallEncoder):
             raise ShapeError(f"a density of embeddings takes two images or more, got {len(x)}")
         device, dtype = self.head.weight.device, self.head.weight.dtype
         found = [self.posterior(part.to(device, dtype)) for part in x.split(batch_size)]
-        means, log_vars = (torch.cat(parts).double().cpu() for parts in zip(*found, strict=True))
+        means, log_vars = (torch.cat(parts).cpu().double() for parts in zip(*found, strict=True))
         covariance = means.T.cov() + log_vars.exp().mean(0).diag()
         self.center.copy_(means.mean(0))
         self.root.copy_(torch.linalg.cholesky(covariance))

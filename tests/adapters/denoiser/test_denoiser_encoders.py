@@ -5,6 +5,7 @@ The tests of every family run on both, too (tests/conftest.py).
 
 import json
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -175,6 +176,20 @@ def test_the_encoder_lies_beside_the_pipeline(autoencoder, pixels, tmp_path, x):
     assert fingerprint(again) != fingerprint(autoencoder)
     pixels().save(tmp_path)  # a base without one takes its place
     assert not DenoiserAdapter.load(tmp_path).embeds
+
+
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument is deprecated")  # diffusers gives it
+@torch.no_grad()
+def test_the_encoder_of_a_hub_repository(autoencoder, tmp_path, monkeypatch):
+    """As it lies in the cache of huggingface_hub."""
+    repository, commit = tmp_path / "models--me--base", 40 * "a"
+    autoencoder.save(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    again = DenoiserAdapter.load("me/base", local_files_only=True)
+    assert fingerprint(again) == fingerprint(autoencoder)
+    assert again.source == "me/base"
 
 
 def test_density_is_part_of_the_fingerprint(autoencoder):
