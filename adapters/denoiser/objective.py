@@ -21,7 +21,7 @@ class DenoisingObjective(nn.Module):
     Args:
         base: the denoiser, and with it its encoder.
         beta: weight of the embedding's KL from N(0, I). Measured on quad images of 3 x 32 x 32, it leaves an embedding
-            about 40 nats, and 1 leaves it 7, too few to say what is where.
+            about 50 nats, and 1 leaves it 7, too few to say what is where.
     """
 
     def __init__(self, base: DenoiserAdapter, beta: float = 0.1) -> None:
