@@ -169,7 +169,7 @@ class DecoderAdapter(nn.Module, ABC):
 
     name: ClassVar[str]
     kind: ClassVar[Literal["images", "texts"]] = "images"
-    embeds: ClassVar[bool] = True
+    embeds: bool = True
     latent: LatentSpec
     image_shape: tuple[int, int, int]
     num_features: int

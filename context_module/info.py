@@ -103,7 +103,8 @@ def _base(folder: Path) -> dict[str, str]:
     content = read_json(next(path for name in BASE_CONFIGS if (path := folder / name).is_file()))
     arguments = read_json(folder / "arguments.json") if (folder / "arguments.json").is_file() else {}
     family = arguments.get("base") or content.get("base") or content.get("_class_name") or "not recorded"
-    parts = [folder, *(folder / name for name in sorted(content) if (folder / name).is_dir())]  # of a pipeline
+    names = sorted({*content, "encoder"})  # of a pipeline, and beside it
+    parts = [folder, *(folder / name for name in names if (folder / name).is_dir())]
     files = [file for part in parts for file in sorted(part.glob("*model.safetensors")) if file.name != WEIGHTS_NAME]
     return {"family": str(family), "tensors": ", ".join(f"{_values(file):,d} values" for file in files) or "none"}
 

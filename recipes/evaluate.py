@@ -33,8 +33,9 @@ from context_module.errors import CheckpointError, DataError, OutputExistsError
 from context_module.evaluation import METRICS, Evaluation, evaluate, evaluate_texts, summary_table
 from context_module.evaluation.generated import base_images, model_images
 from context_module.figures import training_curves
-from context_module.files import CONFIG_FILE, read_json, write_atomically, write_json
+from context_module.files import read_json, write_atomically, write_json
 from context_module.grids import contexts_on_one_noise
+from context_module.info import BASE_CONFIGS
 from context_module.report import render_report
 from context_module.run_directory import read_metrics
 
@@ -80,10 +81,10 @@ def load_model(args: EvaluateArguments, run: Mapping[str, Any]) -> ContextualDec
     family = args.base or run.get("base")
     if (folder / CONFIG_NAME).exists():
         return ContextualDecoder.from_pretrained(folder, base=args.given_base())
-    if not (folder / CONFIG_FILE).exists():
+    if not any((folder / name).exists() for name in BASE_CONFIGS):
         raise CheckpointError(
-            f"{folder} holds no model: neither {CONFIG_NAME} (of recipes/finetune.py) nor {CONFIG_FILE} (of "
-            "recipes/pretrain.py); has its training ended?"
+            f"{folder} holds no model: neither {CONFIG_NAME} (of recipes/finetune.py) nor {' or '.join(BASE_CONFIGS)} "
+            "(of recipes/pretrain.py); has its training ended?"
         )
     if family is None:
         raise CheckpointError(f"{folder} does not say which family its base is of: give --base")

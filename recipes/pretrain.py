@@ -34,7 +34,7 @@ from context_module.training_arguments import TrainingArguments
 
 # of all families
 BASE_FILES = (CONFIG_FILE, WEIGHTS_FILE, "diffusion_pytorch_model.safetensors", "README.md")
-PIPELINE_FILES = ("model_index.json", "scheduler/*", "unet/*")
+PIPELINE_FILES = ("model_index.json", "scheduler/*", "unet/*", "encoder/*")
 TEXT_FILES = ("generation_config.json", "special_tokens_map.json", "tokenizer*")
 
 
@@ -52,7 +52,7 @@ class PretrainArguments(TrainingArguments):
     hidden_size: int = argument(96, help="transformers: width of the language model")
     num_layers: int = argument(3, help="transformers: layers of the language model")
     max_grad_norm: float = argument(200.0, help="gradients are clipped to this norm")
-    beta: float = argument(1.0, help="lightweight, diffusers: weight of the KL")
+    beta: float | None = argument(None, help="weight of the KL; default: lightweight, diffusers: 1; denoiser: 0.1")
     channels: int = argument(16, help="nvae: channels at the images' size; doubled by every halving of it")
     num_scales: int = argument(2, help="nvae: resolutions that hold latents")
     groups_per_scale: int = argument(1, help="nvae: latent groups of every scale")
@@ -72,16 +72,16 @@ def build(args: PretrainArguments, images: ContextDataset) -> tuple[DecoderAdapt
         sizes = {"hidden_size": args.hidden_size, "num_layers": args.num_layers, "max_tokens": args.max_tokens}
         language_model = TransformersAdapter.from_texts(images.texts(), **sizes)
         return language_model, LanguageModelObjective(language_model)
-    image_shape = images.image_shape
+    image_shape, beta = images.image_shape, {} if args.beta is None else {"beta": args.beta}
     if args.base == "lightweight":
         lightweight = LightweightAdapter.fresh(image_shape)
-        return lightweight, LightweightObjective(lightweight.net, args.beta)
+        return lightweight, LightweightObjective(lightweight.net, **beta)
     if args.base == "diffusers":
         autoencoder = DiffusersAdapter.fresh(image_shape)
-        return autoencoder, AutoencoderKLObjective(autoencoder, args.beta)
+        return autoencoder, AutoencoderKLObjective(autoencoder, **beta)
     if args.base == "denoiser":
         denoiser = DenoiserAdapter.fresh(image_shape)
-        return denoiser, DenoisingObjective(denoiser)
+        return denoiser, DenoisingObjective(denoiser, **beta)
     channels, height, width = image_shape
     if height != width:
         raise ValueError(f"an NVAE takes square images, got {height}x{width}: set --resolution")
@@ -158,6 +158,8 @@ def main(argv: list[str] | None = None) -> None:
         base.eval()
         if isinstance(base, DiffusersAdapter):
             base.calibrate(few(val_data, 50))
+        if isinstance(base, DenoiserAdapter):
+            base.fit_density(few(train_data, 500))
         base.save(run.path)
         run.finish(dataclasses.asdict(result))
         parameters = sum(parameter.numel() for parameter in base.parameters())

@@ -138,16 +138,54 @@ def tiny_diffusers(name, sample_size=None, **config):
     return DiffusersAdapter(tiny_autoencoder(name, **config), sample_size=sample_size)
 
 
-def tiny_denoiser():
+def tiny_denoiser(autoencoder=False):
     from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
 
-    from context_module.adapters.denoiser import DenoiserAdapter
+    from context_module.adapters.denoiser import DenoiserAdapter, SemanticEncoder
 
     blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "layers_per_block": 1}
     sizes = {"block_out_channels": (4,), "norm_num_groups": 2, "attention_head_dim": 4, "sample_size": 8}
     net = UNet2DModel(**blocks, **sizes, class_embed_type="identity")
     scheduler = DDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing")
-    return DenoiserAdapter(DDIMPipeline(unet=net, scheduler=scheduler), num_inference_steps=2)
+    encoder = SemanticEncoder((3, 8, 8), 16) if autoencoder else None
+    base = DenoiserAdapter(DDIMPipeline(unet=net, scheduler=scheduler), num_inference_steps=2, encoder=encoder)
+    if autoencoder:
+        base.fit_density(torch.rand(8, 3, 8, 8))
+    return base
+
+
+def tiny_image_encoder(**config):
+    """CLIP's image encoder, for images of 12 x 12."""
+    import transformers
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = {**sizes, "image_size": 12, "patch_size": 4, "projection_dim": 6, **config}
+    return transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**config)).eval()
+
+
+def tiny_image_variation(**parts):
+    """A pipeline of image variation, for 3 x 8 x 8 images whose latents are 2 x 4 x 4."""
+    import transformers
+    from diffusers import DDIMScheduler, StableDiffusionImageVariationPipeline, UNet2DConditionModel
+
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+    sizes = {"block_out_channels": (8,), "layers_per_block": 1, "norm_num_groups": 2, "attention_head_dim": 4}
+    config = {**blocks, **sizes, "sample_size": 4, "in_channels": 2, "out_channels": 2, "cross_attention_dim": 6}
+    mine = {
+        "unet": UNet2DConditionModel(**config).eval(),
+        "vae": tiny_autoencoder("AutoencoderKL", scaling_factor=0.5),
+        "image_encoder": tiny_image_encoder(),
+        "feature_extractor": transformers.CLIPImageProcessor(size={"shortest_edge": 12}, image_mean=[0.4, 0.5, 0.6]),
+        "scheduler": DDIMScheduler(clip_sample=False, steps_offset=1, timestep_spacing="trailing"),
+    }
+    unused = {"safety_checker": None, "requires_safety_checker": False}
+    return StableDiffusionImageVariationPipeline(**{**mine, **parts}, **unused)
+
+
+def tiny_image_variation_adapter():
+    from context_module.adapters.denoiser import DenoiserAdapter
+
+    return DenoiserAdapter(tiny_image_variation(), num_inference_steps=2)
 
 
 def tiny_encoder(seed=0, kind="BertModel"):
@@ -166,6 +204,8 @@ def tiny_encoder(seed=0, kind="BertModel"):
 # the base of every adapter -> what a user passes as the base; a new one gets all generic tests by a row here
 TINY_BASES = {
     "denoiser": tiny_denoiser,
+    "denoiser of a diffusion autoencoder": lambda: tiny_denoiser(autoencoder=True),
+    "denoiser of image variation": tiny_image_variation_adapter,
     "diffusers": lambda: tiny_autoencoder("AutoencoderKL", scaling_factor=0.5, shift_factor=0.1),
     "diffusers AsymmetricAutoencoderKL": lambda: tiny_diffusers("AsymmetricAutoencoderKL"),
     "diffusers AutoencoderKLTemporalDecoder": lambda: tiny_diffusers("AutoencoderKLTemporalDecoder"),
@@ -230,6 +270,26 @@ def autoencoder():
         return tiny_autoencoder(name, **config)
 
     return build
+
+
+@pytest.fixture
+def image_variation():
+    """Builds a tiny pipeline of image variation; keywords are its parts."""
+    pytest.importorskip("diffusers")
+    pytest.importorskip("transformers")
+
+    def build(**parts):
+        torch.manual_seed(0)
+        return tiny_image_variation(**parts)
+
+    return build
+
+
+@pytest.fixture
+def image_encoder():
+    """Builds a tiny image encoder of CLIP; keywords change its configuration."""
+    pytest.importorskip("transformers")
+    return tiny_image_encoder
 
 
 @pytest.fixture

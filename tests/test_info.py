@@ -122,6 +122,10 @@ def test_a_pipeline_of_diffusers(make_base, tmp_path):
     base.save(tmp_path)
     count = sum(parameter.numel() for parameter in base.net.parameters())
     assert f"  family   DDIMPipeline\n  tensors  {count:,d} values" in describe(tmp_path)
+    base = make_base("denoiser of a diffusion autoencoder")
+    base.save(tmp_path)
+    encoder = sum(tensor.numel() for tensor in base.encoder.state_dict().values())
+    assert f"  tensors  {encoder:,d} values, {count:,d} values" in describe(tmp_path)
 
 
 def test_nothing_of_ours(tmp_path):

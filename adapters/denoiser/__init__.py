@@ -2,6 +2,7 @@
 
 from context_module.adapters.denoiser.adapter import DenoiserAdapter
 from context_module.adapters.denoiser.conditioning import SUPPORTED
+from context_module.adapters.denoiser.encoders import CLIPEncoder, EmbeddingEncoder, SemanticEncoder
 from context_module.adapters.denoiser.objective import DenoisingObjective
 
-__all__ = ["SUPPORTED", "DenoiserAdapter", "DenoisingObjective"]
+__all__ = ["SUPPORTED", "CLIPEncoder", "DenoiserAdapter", "DenoisingObjective", "EmbeddingEncoder", "SemanticEncoder"]

@@ -13,68 +13,90 @@ from torch import Tensor, nn
 from context_module.adapters.base import DecoderAdapter, Encoding, LatentSpec
 from context_module.adapters.denoiser.conditioning import SUPPORTED, conditioning_of
 from context_module.adapters.denoiser.decoding import DenoisingDecoding
+from context_module.adapters.denoiser.encoders import (
+    ENCODER_FOLDER,
+    CLIPEncoder,
+    EmbeddingEncoder,
+    SemanticEncoder,
+    encoder_of,
+)
 from context_module.adapters.denoiser.schedule import NoiseSchedule
 from context_module.adapters.diffusers import DiffusersAdapter
 from context_module.adapters.diffusers.autoencoders import row_of
 from context_module.adapters.likelihoods import DiscretisedLogisticLikelihood
 from context_module.adapters.pretrained import import_library, read_network, reading
 from context_module.errors import CheckpointError, ShapeError
-from context_module.hub import HUB_OPTIONS, recorded
+from context_module.files import CONFIG_FILE
+from context_module.hub import HUB_OPTIONS, local_folder, recorded
 
 __all__ = ["DenoiserAdapter"]
 
 _DENOISERS = ("unet", "transformer")  # names of the denoiser among a pipeline's components
+_TOKENS = 4
 _FRESH_CHANNELS = (16, 32, 64)  # of a fresh denoiser, at the images' size and after each halving of it
 
 
 class DenoiserAdapter(DecoderAdapter):
     """A diffusion model as a base: the decoder input conditions its denoiser.
 
-    The decoder input is an offset from the denoiser's neutral conditioning, which is added to the timestep's embedding
-    (`UNet2DModel`) or makes up virtual tokens (the others); zero is the base without contexts. Of these there is no
-    embedding, so encodings have the mean zero, and a module in front learns with the pixel objective alone. The
-    features that its posterior heads read are the data that is diffused: pixels, or the autoencoder's latents.
+    It is added to the timestep's embedding (`UNet2DModel`) or makes up virtual tokens (the others).
+
+    With an encoder whose embeddings of images the denoiser was trained to decode, the decoder input is an embedding:
+    of a pipeline of image variation, whose ``image_encoder`` is CLIP's, or of a diffusion autoencoder (Preechakul et
+    al. 2022). Such a base has all that others have; features are the embedding, and the neutral input is its mean.
+
+    Without one, the decoder input is an offset from the denoiser's neutral conditioning; zero is the base without
+    contexts. Of these there is no embedding, so encodings have the mean zero, and a module in front learns with the
+    pixel objective alone. The features that its posterior heads read are the data that is diffused: pixels, or the
+    autoencoder's latents.
 
     Args:
         pipeline: a `DiffusionPipeline` with a denoiser (``unet`` or ``transformer``), a ``scheduler``, for latent
             diffusion an autoencoder (``vae``, see `DiffusersAdapter`), and with a prompt its text encoders.
         prompt: what concepts are composed on top of, if the pipeline has a text encoder; see `set_prompt`.
-        tokens: number of virtual tokens.
+        tokens: number of virtual tokens; default: 4, or those of an embedding.
         num_inference_steps: of the scheduler.
         guidance_scale: above 1, generation goes further away from what the neutral input (and the empty prompt) give.
         max_snr: the bound on the likelihood is of noise levels up to this signal-to-noise ratio, by default of all.
             Concepts show in much noise; detail that is only seen in less of it adds to the bound what drowns them.
         source: the folder or hub id it was read from, if any.
+        encoder: of a diffusion autoencoder, an `EmbeddingEncoder`: such as a `SemanticEncoder`. Default: CLIP's, if
+            that is what conditions the pipeline.
 
     Attributes:
         scheduler: the pipeline's own; another one with the same noise levels may be set.
         num_inference_steps, guidance_scale: may be set.
 
     Raises:
-        TypeError: for a denoiser, scheduler or autoencoder of a class that is not supported.
+        TypeError: for a denoiser, scheduler, autoencoder or encoder of a class that is not supported.
         ValueError: for a denoiser without a place for a decoder input, or a prompt without a text encoder.
-        ShapeError: for a denoiser of data of unknown size, or that takes other channels than there are.
+        ShapeError: for a denoiser of data of unknown size, or that takes other channels than there are; for an encoder
+            of other images, or of other embeddings than the denoiser reads.
     """
 
     name = "denoiser"
-    embeds = False
     load_options = (*HUB_OPTIONS, "prompt", "tokens", "num_inference_steps", "guidance_scale", "max_snr")
 
     def __init__(
         self,
         pipeline: Any,
         prompt: str | None = None,
-        tokens: int = 4,
+        tokens: int | None = None,
         num_inference_steps: int = 20,
         guidance_scale: float = 1.0,
         max_snr: float | None = None,
         source: str | None = None,
+        encoder: Any = None,
     ) -> None:
         super().__init__()
         components = pipeline.components
         net = next((components[name] for name in _DENOISERS if components.get(name) is not None), None)
         if net is None:
             raise TypeError(f"a {type(pipeline).__name__} has no denoiser: no component {' or '.join(_DENOISERS)}")
+        self.encoder = encoder_of(pipeline) if encoder is None else _checked(encoder)
+        self.embeds = self.encoder is not None
+        if tokens is None:
+            tokens = _TOKENS if self.encoder is None else self.encoder.latent_shape[0]
         self.conditioning = conditioning_of(net, tokens)
         self.net, self.scheduler, self.source = net, pipeline.scheduler, source
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
@@ -83,10 +105,10 @@ class DenoiserAdapter(DecoderAdapter):
         self.data_shape = self._data_shape()
         self.vae = None if autoencoder is None else self._autoencoder(autoencoder)
         self.image_shape = self.data_shape if self.vae is None else self.vae.image_shape
-        self.latent = LatentSpec(self.conditioning.latent_shape)
-        self.num_features = math.prod(self.data_shape)
+        self.latent = self._latent()
+        self.num_features = math.prod(self.latent.shape if self.embeds else self.data_shape)
         sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-        options = {"prompt": prompt, "tokens": tokens, "max_snr": max_snr, **sampling}
+        options = {"prompt": prompt, "tokens": None if self.embeds else tokens, "max_snr": max_snr, **sampling}
         self.options = {name: value for name, value in options.items() if value is not None}
         self.pipeline = pipeline
         self.conditioning.to(self.device)
@@ -120,6 +142,37 @@ class DenoiserAdapter(DecoderAdapter):
             )
         return vae
 
+    def _latent(self) -> LatentSpec:
+        """Of embeddings, those of a fitted density with mean zero and variance one."""
+        shape, encoder = self.conditioning.latent_shape, self.encoder
+        if encoder is None:
+            return LatentSpec(shape)
+        if tuple(encoder.latent_shape) != shape:
+            raise ShapeError(
+                f"the encoder gives embeddings of shape {tuple(encoder.latent_shape)}, the denoiser reads {shape}"
+            )
+        if not isinstance(encoder, SemanticEncoder):
+            return LatentSpec(shape)
+        if encoder.image_shape != tuple(self.image_shape):
+            raise ShapeError(
+                f"the encoder is of images of shape {encoder.image_shape}, the denoiser of {tuple(self.image_shape)}"
+            )
+        scale = 1 / encoder.root.float().norm(dim=1)
+        return LatentSpec(shape, tuple(scale.tolist()), tuple(encoder.center.float().tolist()))
+
+    def fit_density(self, x: Tensor) -> None:
+        """Fit the density of embeddings that the base samples from, to images x, (N, C, H, W) in [0, 1].
+
+        Raises:
+            TypeError: for a base without a `SemanticEncoder`.
+            ShapeError: for fewer than two images.
+        """
+        if not isinstance(self.encoder, SemanticEncoder):
+            found = type(self.encoder).__name__
+            raise TypeError(f"a density is fitted to the embeddings of a SemanticEncoder, this base has {found}")
+        self.encoder.fit_density(x)
+        self.latent = self._latent()
+
     def set_prompt(self, prompt: str) -> None:
         """Compose on top of another prompt from now on.
 
@@ -135,17 +188,19 @@ class DenoiserAdapter(DecoderAdapter):
         return any(kind.__name__ == "DiffusionPipeline" or kind.__name__ in SUPPORTED for kind in kinds)
 
     @classmethod
-    def wrap(cls, base: Any) -> DenoiserAdapter:
+    def wrap(cls, base: Any, **options: Any) -> DenoiserAdapter:
         if type(base).__name__ in SUPPORTED:
             raise TypeError(
                 f"a {type(base).__name__} alone does not say how noisy its data is: give the pipeline with its "
                 "scheduler (such as diffusers.DDIMPipeline(unet=..., scheduler=...))"
             )
-        return cls(base)
+        return cls(base, **options)
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> DenoiserAdapter:
         """The adapter around a pipeline's folder, written by ``save_pretrained``, or a Hugging Face Hub id.
+
+        The encoder of a diffusion autoencoder is in its subfolder ``encoder``.
 
         Args:
             path: of the folder that holds ``model_index.json``, or the id.
@@ -162,23 +217,25 @@ class DenoiserAdapter(DecoderAdapter):
         with reading(str(path), "a folder written by save_pretrained of a DiffusionPipeline"):
             index = diffusers.DiffusionPipeline.load_config(str(path), **hub)
             loaded = {}
-            for part in (*_DENOISERS, "vae", "vqvae"):
-                kind = (index.get(part) or [None, None])[1]
-                if kind is None:
+            for part in (*_DENOISERS, "vae", "vqvae", "image_encoder"):
+                library, kind = index.get(part) or (None, None)
+                if kind is None or library not in ("diffusers", "transformers"):
                     continue
                 if part in _DENOISERS and kind not in SUPPORTED:
                     raise CheckpointError(f"{path} holds a denoiser {kind}; supported: {', '.join(SUPPORTED)}")
-                loaded[part] = read_network(
-                    getattr(diffusers, kind), str(path), f"{part} of {path}", subfolder=part, **hub
-                )
+                network = getattr(import_library(library, cls.name), kind)
+                loaded[part] = read_network(network, str(path), f"{part} of {path}", subfolder=part, **hub)
             pipeline = diffusers.DiffusionPipeline.from_pretrained(str(path), use_safetensors=True, **loaded, **hub)
+        folder = local_folder(path, (f"{ENCODER_FOLDER}/*",), **hub) / ENCODER_FOLDER
+        if (folder / CONFIG_FILE).is_file():
+            options["encoder"] = SemanticEncoder.from_pretrained(folder)
         adapter = cls(pipeline, source=str(path), **options)
         adapter.options = {**adapter.options, **recorded(hub)}
         return adapter
 
     @classmethod
     def fresh(cls, image_shape: tuple[int, int, int]) -> DenoiserAdapter:
-        """A small UNet2DModel of pixels, with DDIM on a cosine schedule."""
+        """A small diffusion autoencoder: a UNet2DModel of pixels, with DDIM on a cosine schedule, and its encoder."""
         diffusers = import_library("diffusers", cls.name)
         channels, height, width = image_shape
         halvings = len(_FRESH_CHANNELS) - 1
@@ -192,21 +249,33 @@ class DenoiserAdapter(DecoderAdapter):
             in_channels=channels,
             out_channels=channels,
             block_out_channels=_FRESH_CHANNELS,
-            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+            down_block_types=("DownBlock2D",) * len(_FRESH_CHANNELS),
+            up_block_types=("UpBlock2D",) * len(_FRESH_CHANNELS),
             layers_per_block=1,
             norm_num_groups=8,
             class_embed_type="identity",
+            resnet_time_scale_shift="scale_shift",  # as Preechakul et al. condition theirs
         )
         scheduler = diffusers.DDIMScheduler(
             beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing"
         )
-        return cls(diffusers.DDIMPipeline(unet=net, scheduler=scheduler))
+        encoder = SemanticEncoder(image_shape, 4 * _FRESH_CHANNELS[0])
+        return cls(diffusers.DDIMPipeline(unet=net, scheduler=scheduler), encoder=encoder)
 
     def save(self, directory: str | Path) -> None:
-        """Write the pipeline."""
+        """Write the pipeline, and beside it the encoder of a diffusion autoencoder.
+
+        Raises:
+            CheckpointError: for an encoder of a class of your own.
+        """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.encoder, SemanticEncoder):
+            self.encoder.save_pretrained(directory / ENCODER_FOLDER)
+        elif self.encoder is not None and not isinstance(self.encoder, CLIPEncoder):
+            raise CheckpointError(f"an encoder of the class {type(self.encoder).__name__} is saved by who wrote it")
+        else:
+            (directory / ENCODER_FOLDER / CONFIG_FILE).unlink(missing_ok=True)  # of a base that was here before
         with tempfile.TemporaryDirectory(dir=directory) as temporary:
             self.pipeline.save_pretrained(temporary)
             files = [file.relative_to(temporary) for file in Path(temporary).rglob("*") if file.is_file()]
@@ -219,8 +288,13 @@ class DenoiserAdapter(DecoderAdapter):
 
     def encode(self, x: Tensor) -> Encoding:
         data = self.data(x)
-        zero = data.new_zeros(len(x), *self.latent.shape)
-        return Encoding(data.flatten(1), zero, states=(x, data))
+        if self.encoder is None:
+            zero = data.new_zeros(len(x), *self.latent.shape)
+            return Encoding(data.flatten(1), zero, states=(x, data))
+        raw, log_var = self.encoder.posterior(x)
+        mean = self.latent.normalise(raw)
+        log_var = None if log_var is None else self.latent.normalise_log_var(log_var)
+        return Encoding(mean.flatten(1), mean, log_var, states=(x, data))
 
     def decode(
         self,
@@ -233,12 +307,14 @@ class DenoiserAdapter(DecoderAdapter):
         return DenoisingDecoding(self, latent, encoding, residuals, temperature, generator)
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """n times the neutral decoder input, zero: the base as it was trained, without contexts."""
+        """n embeddings from the encoder's density; without an encoder, n times the neutral decoder input, zero."""
+        if self.encoder is not None:
+            return self.latent.normalise(self.encoder.sample(n, generator))
         return torch.zeros(n, *self.latent.shape, device=self.device)
 
     def denoise(self, z: Tensor, timestep: Tensor, latent: Tensor, prompted: bool = True) -> Tensor:
         """The denoiser's output (B, C, H, W), float32, for noisy data z at timesteps (B,)."""
-        latent = latent.to(self.dtype)
+        latent = self.latent.denormalise(latent).to(self.dtype)
         output = self.conditioning(self.net, z.to(self.dtype), timestep, latent, prompted)
         return output[:, : z.shape[1]].float()  # those that learn variances give them after
 
@@ -275,3 +351,12 @@ class DenoiserAdapter(DecoderAdapter):
     @property
     def dtype(self) -> torch.dtype:
         return self.net.dtype
+
+
+def _checked(encoder: Any) -> Any:
+    if not isinstance(encoder, nn.Module) or not isinstance(encoder, EmbeddingEncoder):
+        raise TypeError(
+            f"a {type(encoder).__name__} is no encoder of embeddings: give an nn.Module with latent_shape, posterior "
+            "and sample, as EmbeddingEncoder of context_module.adapters.denoiser says"
+        )
+    return encoder

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from context_module.adapters.denoiser.adapter import DenoiserAdapter
+from context_module.draws import draw_normal
 
 __all__ = ["DenoisingObjective"]
 
 
 class DenoisingObjective(nn.Module):
-    """The bound on -log p(x) at the neutral decoder input, on pooled contexts. A dict, as of every objective."""
+    """The squared error of the denoiser's output, on pooled contexts; with an encoder, beta KL of embeddings besides.
 
-    def __init__(self, base: DenoiserAdapter) -> None:
+    Levels of noise are drawn evenly in time, as denoisers are usually trained, and not as in the bound on the
+    likelihood: that is made of detail, which an embedding would be spent on. Half the squared error is taken, summed
+    over the data: in nats of a Gaussian of variance one. A dict, as of every objective.
+
+    Args:
+        base: the denoiser, and with it its encoder.
+        beta: weight of the embedding's KL from N(0, I). Measured on quad images of 3 x 32 x 32, it leaves an embedding
+            about 50 nats, and 1 leaves it 7, too few to say what is where.
+    """
+
+    def __init__(self, base: DenoiserAdapter, beta: float = 0.1) -> None:
         super().__init__()
-        self.base = base
+        self.base, self.beta = base, beta
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
-        x = batch["x"]
-        return {"loss": -self.base.decode(self.base.sample_latent(len(x))).log_prob(x)}
+        x, base = batch["x"], self.base
+        kl = torch.zeros(len(x), device=x.device)
+        latent = base.sample_latent(len(x))
+        if base.encoder is not None:
+            raw, log_var = base.encoder.posterior(x)
+            if log_var is not None:
+                mean, log_var = raw.float(), log_var.float()
+                kl = 0.5 * (mean**2 + log_var.exp() - log_var - 1).flatten(1).sum(1)
+                raw = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
+            latent = base.latent.normalise(raw)
+        data, schedule = base.data(x), base.schedule
+        noise = draw_normal(data)
+        # one draw, spread evenly over the batch, as in the bound
+        shares = (torch.rand(1, device=x.device) + torch.arange(len(x), device=x.device) / len(x)) % 1
+        level = (shares * len(schedule.timesteps)).long()
+        output = base.denoise(schedule.add_noise(data, noise, level), schedule.timesteps[level], latent)
+        errors = 0.5 * (schedule.target(data, noise, level) - output).square().flatten(1).sum(1)
+        return {"loss": errors + self.beta * kl, "error": errors, "kl": kl}

@@ -100,6 +100,15 @@ class NoiseSchedule(nn.Module):
         of_z, of_output = self._estimate_factors(level)
         return _wide(of_z) * z + _wide(of_output) * output
 
+    def target(self, x: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """What a denoiser's output for z of data x and noise at these levels is trained to be."""
+        alpha, sigma = _wide(self.alphas[level]), _wide(self.sigmas[level])
+        if self.prediction == "sample":
+            return x
+        if self.prediction == "epsilon":
+            return noise
+        return alpha * noise - sigma * x if self.prediction == "v_prediction" else noise - x
+
     def step_factors(self, level: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Factors on z and on the output for it that make up a DDIM step from a level () to (alpha, sigma)."""
         of_z, of_output = self._estimate_factors(level)

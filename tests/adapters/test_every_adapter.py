@@ -348,7 +348,8 @@ def test_lora_adapts_what_decoding_runs_and_encoding_does_not(base, x):
     encoder = set(ran)
     ran.clear()
     assert base.decode(encoding.mean, encoding).mean.isfinite().all()  # some decode when they are asked
-    assert set(decoder_layers(base)) == ran
+    # an autoencoder around the data that is diffused is left as it is
+    assert set(decoder_layers(base)) == {name for name in ran if not name.startswith("vae.")}
     assert not ran & encoder
 
 

@@ -132,6 +132,12 @@ def test_a_base_that_learned_from_some_folders_alone(photos, here, check, tmp_pa
     assert set(report["contexts"]) == {"obs", "a", "b", "a+b"}
 
 
+def test_a_pipeline_of_diffusers_is_a_base(load_recipe, make_base, tmp_path):
+    make_base("denoiser").save(tmp_path)
+    recipe = load_recipe("evaluate")
+    assert recipe.load_model(recipe.EvaluateArguments(model=str(tmp_path)), {"base": "denoiser"}).name == "denoiser"
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -1,6 +1,7 @@
 """recipes/pretrain.py as a user runs it, and its base in recipes/finetune.py."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -78,22 +79,36 @@ def test_diffusers(here, check, tmp_path):
 
 
 def test_denoiser(here, check, tmp_path):
-    argv = ["--samples_per_context", "20", *QUICK, "--validation_steps", "3"]
+    data = ["--samples_per_context", "20", *QUICK, "--validation_steps", "3"]
     out = check.succeeded(
-        here("pretrain.py", "--base", "denoiser", "--output_dir", "base", "--resolution", "8", *argv)
+        here("pretrain.py", "--base", "denoiser", "--output_dir", "base", "--resolution", "8", "--beta", "0.5", *data)
     )
     assert "base: denoiser with" in out
-    assert get_adapter("denoiser").load(tmp_path / "base").image_shape == (3, 8, 8)
-    base = ["--base", "denoiser", "--base_checkpoint", "base", "--base_options", "num_inference_steps=2"]
-    argv = [*base, "--output_dir", "module", "--score_samples", "10", "--value_draws", "0", *argv]
+    lines = [json.loads(line) for line in (tmp_path / "base" / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if "kl" in line][-1]
+    assert last["loss"] == pytest.approx(last["error"] + 0.5 * last["kl"], rel=1e-4)
+    base = get_adapter("denoiser").load(tmp_path / "base")
+    assert base.image_shape == (3, 8, 8)
+    assert base.encoder.fitted
+    options = ["--base", "denoiser", "--base_checkpoint", "base", "--base_options", "num_inference_steps=2"]
+    argv = [*options, "--output_dir", "module", "--score_samples", "10", "--value_draws", "0", *data]
+    assert "| quad1+size |" in check.succeeded(here("finetune.py", *argv))
+    again = ContextualDecoder.from_pretrained(tmp_path / "module")
+    assert again.config.latent_noise  # the latent objective by itself
+    assert again.base.num_inference_steps == 2
+    assert again.generate(2, do="quad1").shape == (2, 3, 8, 8)
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
+    out = check.succeeded(here("compose.py", "--model", "module", "--do", "quad1", "size", "--image", "image.png"))
+    assert "image, obs, quad1, size, quad1+size" in out
+    # without its encoder it is a denoiser like any other
+    shutil.rmtree(tmp_path / "base" / "encoder")
+    argv += ["--overwrite"]
     message = "a 'denoiser' base has no decoder inputs of its own behind images"
     assert message in check.failed(here("finetune.py", *argv, "--objective", "latent"))
-    argv += ["--overwrite"]
     assert "| quad1+size |" in check.succeeded(here("finetune.py", *argv, "--train_mode", "lora"))
     again = ContextualDecoder.from_pretrained(tmp_path / "module")
-    assert again.base.num_inference_steps == 2
     assert again.lora is not None
-    assert again.generate(2, do="quad1").shape == (2, 3, 8, 8)
+    assert not again.config.latent_noise
     argv[argv.index("num_inference_steps=2")] = "wings=2"
     assert "takes no option wings (2): it takes revision" in check.failed(here("finetune.py", *argv))
 

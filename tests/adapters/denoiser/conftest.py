@@ -86,16 +86,3 @@ def text_pipeline(diffusers, text_parts):
 @pytest.fixture
 def x():
     return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def exact_output():
-    """What a denoiser that knows all is trained to say."""
-
-    def output(schedule, data, noise, level):
-        alpha, sigma = (values[level].reshape(-1, 1, 1, 1) for values in (schedule.alphas, schedule.sigmas))
-        velocity = alpha * noise - sigma * data
-        outputs = {"epsilon": noise, "sample": data, "v_prediction": velocity, "flow": noise - data}
-        return outputs[schedule.prediction]
-
-    return output

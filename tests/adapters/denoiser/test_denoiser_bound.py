@@ -8,7 +8,7 @@ import torch
 from denoiser_models import seeded, some_latents
 
 from context_module.adapters.base import Encoding
-from context_module.adapters.denoiser import DenoiserAdapter, DenoisingObjective
+from context_module.adapters.denoiser import DenoisingObjective
 from context_module.adapters.denoiser.schedule import NoiseSchedule
 
 
@@ -19,12 +19,12 @@ def schedules(diffusers):
     yield NoiseSchedule(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
 
 
-def test_estimates_of_every_prediction_type(diffusers, exact_output):
+def test_estimates_of_every_prediction_type(diffusers):
     data, noise = torch.randn(2, 900, 1, 2, 2, generator=seeded())
     for schedule in schedules(diffusers):
         level = torch.arange(900)
         z = schedule.add_noise(data, noise, level)
-        estimate = schedule.estimate(z, exact_output(schedule, data, noise, level), level)
+        estimate = schedule.estimate(z, schedule.target(data, noise, level), level)
         torch.testing.assert_close(estimate, data, atol=1e-3, rtol=1e-3)
 
 
@@ -40,7 +40,7 @@ def test_levels_run_from_data_to_noise(diffusers):
         assert levels.max() == 999
 
 
-def test_the_bound_is_tight_for_a_denoiser_that_knows_the_distribution(diffusers, pixels, exact_output):
+def test_the_bound_is_tight_for_a_denoiser_that_knows_the_distribution(diffusers, pixels):
     """Gaussian data, whose likelihood is known: in nats, and for every prediction type."""
     spread, n = 0.5, 1024
     base = pixels()
@@ -54,7 +54,7 @@ def test_the_bound_is_tight_for_a_denoiser_that_knows_the_distribution(diffusers
             level = (timestep[:, None] - schedule.timesteps).abs().argmin(1)
             alpha, sigma = (values[level].reshape(-1, 1, 1, 1) for values in (schedule.alphas, schedule.sigmas))
             best = alpha * spread**2 * z / ((alpha * spread) ** 2 + sigma**2)
-            return exact_output(schedule, best, (z - alpha * best) / sigma, level)
+            return schedule.target(best, (z - alpha * best) / sigma, level)
 
         base.schedule, base.denoise = schedule, know
         found = base.decode(torch.zeros(n, 16), encoding, generator=seeded(4)).log_prob(torch.zeros(n)).mean().item()
@@ -87,9 +87,8 @@ def test_the_bound_is_of_images_and_the_same_at_every_call(pixels, x):
     assert len(levels.unique()) == 4
 
 
-def test_the_objective_trains_without_contexts(x):
-    torch.manual_seed(0)
-    base = DenoiserAdapter.fresh((3, 8, 8))
+def test_the_objective_trains_without_contexts(pixels, x):
+    base = pixels()
     objective = DenoisingObjective(base).train()
     optimizer = torch.optim.Adam(objective.parameters(), 1e-3)
     losses = []
@@ -100,3 +99,20 @@ def test_the_objective_trains_without_contexts(x):
         losses[-1].backward()
         optimizer.step()
     assert losses[-1] < losses[0]
+
+
+def test_the_objective_is_of_all_levels_alike(pixels, x):
+    base, asked = pixels(), []
+
+    def silent(z, timestep, latent):
+        asked.append(timestep)
+        return torch.zeros_like(z)
+
+    base.denoise, x = silent, x[:1].expand(1000, -1, -1, -1)
+    torch.manual_seed(0)
+    loss = DenoisingObjective(base)({"x": x})["loss"]
+    assert asked[0].sort().values.tolist() == list(range(1000))
+    # the velocity that it is to say: the data at much noise, the noise, of variance one, at little
+    data = (2 * x[:1] - 1).square().sum().item()
+    torch.testing.assert_close(loss[asked[0] > 990].mean().item(), 0.5 * data, atol=10, rtol=0)
+    torch.testing.assert_close(loss[asked[0] < 10].mean().item(), 0.5 * 192, atol=10, rtol=0)

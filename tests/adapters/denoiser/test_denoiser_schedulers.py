@@ -64,7 +64,7 @@ def test_inversion_leads_back_to_the_images(pixels, unet, diffusers, x):
 
 
 @torch.no_grad()
-def test_inversion_of_every_prediction_type(diffusers, pixels, exact_output):
+def test_inversion_of_every_prediction_type(diffusers, pixels):
     """With the denoiser of Gaussian data it is the linear map that it should be."""
     spread, data = 0.5, 0.5 * torch.randn(4, 3, 8, 8, generator=seeded())
     for prediction in ("epsilon", "v_prediction", "sample"):
@@ -75,7 +75,7 @@ def test_inversion_of_every_prediction_type(diffusers, pixels, exact_output):
             level = timestep.long()
             alpha, sigma = (values[level].reshape(-1, 1, 1, 1) for values in (schedule.alphas, schedule.sigmas))
             best = alpha * spread**2 * z / ((alpha * spread) ** 2 + sigma**2)
-            return exact_output(schedule, best, (z - alpha * best) / sigma, level)
+            return schedule.target(best, (z - alpha * best) / sigma, level)
 
         base.denoise, base.images = know, lambda data: data
         encoding = Encoding(data.flatten(1), data, states=(data, data))
