@@ -183,7 +183,7 @@ class LatentObjective(EmbeddingObjective):
         interaction: float = 300.0,
         sparsity: float = 0.3,
         acyclicity: float = 100.0,
-        edge_threshold: float = 0.45,
+        edge_threshold: float = 0.2,
         posterior_share: float = 0.3,
         projections: int = 64,
     ) -> None:

@@ -112,7 +112,7 @@ class FinetuneArguments(BaseArguments, TrainingArguments):
     sparsity: float = argument(0.3, help="latent: weight of the norms of the learned edges between blocks")
     acyclicity: float = argument(100.0, help="latent: weight of a penalty on cycles of these edges (NOTEARS)")
     edge_threshold: float = argument(
-        0.45,
+        0.2,
         help="latent: halfway, edges weaker than this share of the strongest go, and both penalties; 0: never",
     )
     value_draws: int = argument(
