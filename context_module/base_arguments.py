@@ -22,7 +22,9 @@ class BaseArguments:
     subfolder: str | None = argument(None, help="diffusers: folder in the checkpoint's, such as vae in a pipeline's")
     variant: str | None = argument(None, help="diffusers: of the weights' files, such as fp16")
     revision: str | None = argument(None, help="branch, tag or commit of the base's Hub repository")
-    sample_size: int | None = argument(None, help="diffusers: height and width of the images; default: the base's own")
+    sample_size: int | None = argument(
+        None, help="diffusers, denoiser: height and width of the images; default: the base's own"
+    )
     encoder_name_or_path: str | None = argument(
         None, help="transformers: folder or Hub id of a (sentence) encoder that reads texts in the base's place"
     )

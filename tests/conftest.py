@@ -188,6 +188,53 @@ def tiny_image_variation_adapter():
     return DenoiserAdapter(tiny_image_variation(), num_inference_steps=2)
 
 
+def tiny_flux(transformer=None, scheduler=None, **parts):
+    """A FluxPipeline without text, for 3 x 8 x 8 images whose 2 x 4 x 4 latents are packed to 4 tokens of 8 values."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    layers = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2}
+    widths = {"in_channels": 8, "joint_attention_dim": 8, "pooled_projection_dim": 8, "axes_dims_rope": (2, 2, 4)}
+    text = {f"{part}{number}": None for part in ("text_encoder", "tokenizer") for number in ("", "_2")}
+    pipeline = FluxPipeline(
+        transformer=FluxTransformer2DModel(**{**layers, **widths, **(transformer or {})}).eval(),
+        vae=tiny_autoencoder("AutoencoderKL", scaling_factor=0.5, shift_factor=0.1),
+        scheduler=FlowMatchEulerDiscreteScheduler(**(scheduler or {})),
+        **{**text, **parts},
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_flux_adapter():
+    from context_module.adapters.denoiser import DenoiserAdapter
+
+    return DenoiserAdapter(tiny_flux(), num_inference_steps=2, sample_size=8)
+
+
+def tiny_dit(**transformer):
+    """A DiTPipeline for 3 x 8 x 8 images, whose denoiser gives variances, too."""
+    from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+
+    sizes = {
+        "num_layers": 2,
+        "attention_head_dim": 4,
+        "num_attention_heads": 2,
+        "sample_size": 4,
+        "norm_num_groups": 2,
+    }
+    net = DiTTransformer2DModel(**{**sizes, "in_channels": 2, "out_channels": 4, **transformer}).eval()
+    vae = tiny_autoencoder("AutoencoderKL", scaling_factor=0.5)
+    pipeline = DiTPipeline(net, vae, DDIMScheduler(clip_sample=False, timestep_spacing="trailing"))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_dit_adapter():
+    from context_module.adapters.denoiser import DenoiserAdapter
+
+    return DenoiserAdapter(tiny_dit(), num_inference_steps=2)
+
+
 def tiny_encoder(seed=0, kind="BertModel"):
     """An encoder of transformers that reads letters, and its tokenizer."""
     import transformers
@@ -206,6 +253,8 @@ TINY_BASES = {
     "denoiser": tiny_denoiser,
     "denoiser of a diffusion autoencoder": lambda: tiny_denoiser(autoencoder=True),
     "denoiser of image variation": tiny_image_variation_adapter,
+    "denoiser of classes, DiT": tiny_dit_adapter,
+    "denoiser of packed latents, Flux": tiny_flux_adapter,
     "diffusers": lambda: tiny_autoencoder("AutoencoderKL", scaling_factor=0.5, shift_factor=0.1),
     "diffusers AsymmetricAutoencoderKL": lambda: tiny_diffusers("AsymmetricAutoencoderKL"),
     "diffusers AutoencoderKLTemporalDecoder": lambda: tiny_diffusers("AutoencoderKLTemporalDecoder"),
@@ -281,6 +330,31 @@ def image_variation():
     def build(**parts):
         torch.manual_seed(0)
         return tiny_image_variation(**parts)
+
+    return build
+
+
+@pytest.fixture
+def flux():
+    """Builds a tiny FluxPipeline; keywords are its parts, or what to change of the configurations."""
+    pytest.importorskip("diffusers")
+    pytest.importorskip("transformers")
+
+    def build(**parts):
+        torch.manual_seed(0)
+        return tiny_flux(**parts)
+
+    return build
+
+
+@pytest.fixture
+def dit():
+    """Builds a tiny DiTPipeline; keywords change the denoiser's configuration."""
+    pytest.importorskip("diffusers")
+
+    def build(**transformer):
+        torch.manual_seed(0)
+        return tiny_dit(**transformer)
 
     return build
 

@@ -20,7 +20,7 @@ from context_module.adapters.denoiser.encoders import (
     SemanticEncoder,
     encoder_of,
 )
-from context_module.adapters.denoiser.schedule import NoiseSchedule
+from context_module.adapters.denoiser.schedule import NoiseSchedule, with_shift_of
 from context_module.adapters.diffusers import DiffusersAdapter
 from context_module.adapters.diffusers.autoencoders import row_of
 from context_module.adapters.likelihoods import DiscretisedLogisticLikelihood
@@ -33,13 +33,15 @@ __all__ = ["DenoiserAdapter"]
 
 _DENOISERS = ("unet", "transformer")  # names of the denoiser among a pipeline's components
 _TOKENS = 4
+_SIZE_KEY = "_sample_size"  # for denoisers that have no sample_size of their own; diffusers keeps such entries
 _FRESH_CHANNELS = (16, 32, 64)  # of a fresh denoiser, at the images' size and after each halving of it
 
 
 class DenoiserAdapter(DecoderAdapter):
     """A diffusion model as a base: the decoder input conditions its denoiser.
 
-    It is added to the timestep's embedding (`UNet2DModel`) or makes up virtual tokens (the others).
+    It is added to the timestep's embedding (`UNet2DModel`) or to that of the null class (`DiTTransformer2DModel`), or
+    makes up virtual tokens (the others).
 
     With an encoder whose embeddings of images the denoiser was trained to decode, the decoder input is an embedding:
     of a pipeline of image variation, whose ``image_encoder`` is CLIP's, or of a diffusion autoencoder (Preechakul et
@@ -57,25 +59,38 @@ class DenoiserAdapter(DecoderAdapter):
         tokens: number of virtual tokens; default: 4, or those of an embedding.
         num_inference_steps: of the scheduler.
         guidance_scale: above 1, generation goes further away from what the neutral input (and the empty prompt) give.
+            Denoisers that were distilled from guidance, such as FLUX.1-dev, are told the scale instead, and the bound
+            on the likelihood is of the scale 1.
         max_snr: the bound on the likelihood is of noise levels up to this signal-to-noise ratio, by default of all.
             Concepts show in much noise; detail that is only seen in less of it adds to the bound what drowns them.
+        sample_size: height and width of the images, a number or a pair; default: what the denoiser's configuration
+            (``sample_size``, of its data) or the pipeline says. It is kept in the configuration.
         source: the folder or hub id it was read from, if any.
         encoder: of a diffusion autoencoder, an `EmbeddingEncoder`: such as a `SemanticEncoder`. Default: CLIP's, if
             that is what conditions the pipeline.
 
     Attributes:
-        scheduler: the pipeline's own; another one with the same noise levels may be set.
+        scheduler: the pipeline's own (of one that shifts noise levels by the images' size, with the shift of this
+            size); another one with the same noise levels may be set.
         num_inference_steps, guidance_scale: may be set.
 
     Raises:
         TypeError: for a denoiser, scheduler, autoencoder or encoder of a class that is not supported.
         ValueError: for a denoiser without a place for a decoder input, or a prompt without a text encoder.
-        ShapeError: for a denoiser of data of unknown size, or that takes other channels than there are; for an encoder
-            of other images, or of other embeddings than the denoiser reads.
+        ShapeError: for a denoiser of data of unknown size or of one that it cannot divide, or that takes other
+            channels than there are; for an encoder of other images, or of other embeddings than the denoiser reads.
     """
 
     name = "denoiser"
-    load_options = (*HUB_OPTIONS, "prompt", "tokens", "num_inference_steps", "guidance_scale", "max_snr")
+    load_options = (
+        *HUB_OPTIONS,
+        "prompt",
+        "tokens",
+        "num_inference_steps",
+        "guidance_scale",
+        "max_snr",
+        "sample_size",
+    )
 
     def __init__(
         self,
@@ -85,6 +100,7 @@ class DenoiserAdapter(DecoderAdapter):
         num_inference_steps: int = 20,
         guidance_scale: float = 1.0,
         max_snr: float | None = None,
+        sample_size: int | tuple[int, int] | None = None,
         source: str | None = None,
         encoder: Any = None,
     ) -> None:
@@ -100,15 +116,19 @@ class DenoiserAdapter(DecoderAdapter):
         self.conditioning = conditioning_of(net, tokens)
         self.net, self.scheduler, self.source = net, pipeline.scheduler, source
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
-        self.schedule = NoiseSchedule(pipeline.scheduler, math.inf if max_snr is None else max_snr)
         autoencoder = components.get("vae", components.get("vqvae"))
-        self.data_shape = self._data_shape()
+        self.data_shape = self._data_shape(pipeline, _factor(autoencoder), sample_size)
+        if self.conditioning.patch is not None:
+            seen = math.prod(self.data_shape[1:]) // self.conditioning.patch**2
+            self.scheduler = with_shift_of(self.scheduler, seen)
+        self.schedule = NoiseSchedule(self.scheduler, math.inf if max_snr is None else max_snr)
         self.vae = None if autoencoder is None else self._autoencoder(autoencoder)
         self.image_shape = self.data_shape if self.vae is None else self.vae.image_shape
         self.latent = self._latent()
         self.num_features = math.prod(self.latent.shape if self.embeds else self.data_shape)
         sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-        options = {"prompt": prompt, "tokens": None if self.embeds else tokens, "max_snr": max_snr, **sampling}
+        options = {"prompt": prompt, "max_snr": max_snr, "sample_size": sample_size, **sampling}
+        options["tokens"] = None if self.embeds else tokens
         self.options = {name: value for name, value in options.items() if value is not None}
         self.pipeline = pipeline
         self.conditioning.to(self.device)
@@ -116,23 +136,35 @@ class DenoiserAdapter(DecoderAdapter):
         if prompt is not None or components.get("text_encoder") is not None:
             self.set_prompt(prompt or "")
 
-    def _data_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the data that is diffused."""
-        config = self.net.config
-        size = config.sample_size
-        if size is None:
+    def _data_shape(
+        self, pipeline: Any, factor: int, sample_size: int | tuple[int, int] | None
+    ) -> tuple[int, int, int]:
+        """(C, H, W) of the data that is diffused, for images whose sides are `factor` times as long."""
+        net, step = self.net, factor * (self.conditioning.patch or 1)
+        key = "sample_size" if "sample_size" in net.config else _SIZE_KEY
+        if sample_size is None:
+            size = net.config.get(key) or getattr(pipeline, "default_sample_size", None)
+            if size is None:
+                raise ShapeError(
+                    f"this {type(net).__name__} does not say the size of its images: give sample_size, their height "
+                    "and width"
+                )
+            height, width = (factor * side for side in _pair(size))
+        else:
+            height, width = _pair(sample_size)
+        if height % step or width % step:
             raise ShapeError(
-                f"this {type(self.net).__name__} does not say the size of its images: load it with "
-                "from_pretrained(..., sample_size=n)"
+                f"this {type(net).__name__} takes images with sides that divide by {step}, got {height}x{width}: give "
+                "another sample_size"
             )
-        height, width = (size, size) if isinstance(size, int) else size
-        return config.in_channels, height, width
+        height, width = height // factor, width // factor
+        net.register_to_config(**{key: height if height == width else (height, width)})
+        return self.conditioning.channels, height, width
 
     def _autoencoder(self, net: Any) -> DiffusersAdapter:
         """The adapter around the pipeline's autoencoder, for images whose latents are the data."""
         channels, height, width = self.data_shape
-        row = row_of(net)
-        factor = row.factors(net.config)[0] if row is not None else 1  # else it says what is supported
+        factor = _factor(net)
         size = factor * height, factor * width
         vae = DiffusersAdapter(net, sample_size=size[0] if height == width else size)
         if vae.latent.shape[0] != channels:
@@ -216,7 +248,8 @@ class DenoiserAdapter(DecoderAdapter):
         hub = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
         with reading(str(path), "a folder written by save_pretrained of a DiffusionPipeline"):
             index = diffusers.DiffusionPipeline.load_config(str(path), **hub)
-            loaded = {}
+            # a pipeline wants to be told of parts that it was saved without
+            loaded = {part: None for part, found in index.items() if isinstance(found, list) and found[0] is None}
             for part in (*_DENOISERS, "vae", "vqvae", "image_encoder"):
                 library, kind = index.get(part) or (None, None)
                 if kind is None or library not in ("diffusers", "transformers"):
@@ -312,10 +345,14 @@ class DenoiserAdapter(DecoderAdapter):
             return self.latent.normalise(self.encoder.sample(n, generator))
         return torch.zeros(n, *self.latent.shape, device=self.device)
 
-    def denoise(self, z: Tensor, timestep: Tensor, latent: Tensor, prompted: bool = True) -> Tensor:
-        """The denoiser's output (B, C, H, W), float32, for noisy data z at timesteps (B,)."""
+    def denoise(self, z: Tensor, timestep: Tensor, latent: Tensor, prompted: bool = True, **told: float) -> Tensor:
+        """The denoiser's output (B, C, H, W), float32, for noisy data z at timesteps (B,).
+
+        Args:
+            told: the scale of ``guidance``, to those that were distilled from it.
+        """
         latent = self.latent.denormalise(latent).to(self.dtype)
-        output = self.conditioning(self.net, z.to(self.dtype), timestep, latent, prompted)
+        output = self.conditioning(self.net, z.to(self.dtype), timestep, latent, prompted, **told)
         return output[:, : z.shape[1]].float()  # those that learn variances give them after
 
     @torch.no_grad()
@@ -351,6 +388,16 @@ class DenoiserAdapter(DecoderAdapter):
     @property
     def dtype(self) -> torch.dtype:
         return self.net.dtype
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _factor(autoencoder: Any) -> int:
+    """By what an autoencoder divides heights and widths; 1 without one, or for a class that is not supported."""
+    row = None if autoencoder is None else row_of(autoencoder)
+    return 1 if row is None else row.factors(autoencoder.config)[0]
 
 
 def _checked(encoder: Any) -> Any:

@@ -1,16 +1,21 @@
-"""Where the decoder input goes in a denoiser: a class embedding, or virtual tokens that cross-attention reads."""
+"""Where the decoder input goes in a denoiser: a class embedding, or virtual tokens that attention reads."""
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from context_module.errors import ShapeError
 
 __all__ = ["SUPPORTED", "Conditioning", "conditioning_of"]
+
+_PACKED = 2  # side of the squares of latents that a FluxTransformer2DModel sees as channels
 
 
 class Conditioning(nn.Module, ABC):
@@ -22,17 +27,27 @@ class Conditioning(nn.Module, ABC):
 
     Attributes:
         latent_shape: of one decoder input.
+        channels: of the data that is diffused.
+        patch: side of the squares of data that are a token each; None for denoisers that are no transformers.
+        distilled: the denoiser was distilled from guidance: `forward` takes its scale, as ``guidance``.
     """
 
     latent_shape: tuple[int, ...]
+    distilled: bool = False
 
     @abstractmethod
     def __init__(self, net: Any, tokens: int) -> None:
         super().__init__()
+        self.channels: int = net.config.in_channels
+        self.patch: int | None = net.config.get("patch_size")
 
     def set_prompt(self, pipeline: Any, prompt: str) -> None:
         """Compose decoder inputs on top of a prompt, as the pipeline's text encoder reads it."""
         raise ValueError(f"the denoiser of this {type(pipeline).__name__} reads no text, so it takes no prompt")
+
+    def set_timesteps(self, scheduler: Any, steps: int, device: torch.device) -> None:
+        """Set a scheduler to so many steps of generation, as the denoiser's pipeline does."""
+        scheduler.set_timesteps(steps, device=device)
 
     @abstractmethod
     def forward(self, net: nn.Module, z: Tensor, timestep: Tensor, latent: Tensor, prompted: bool = True) -> Tensor:
@@ -60,6 +75,23 @@ class ClassEmbedding(Conditioning):
 
     def forward(self, net: nn.Module, z: Tensor, timestep: Tensor, latent: Tensor, prompted: bool = True) -> Tensor:
         return net(z, timestep, class_labels=latent).sample
+
+
+class ClassOffset(Conditioning):
+    """`DiTTransformer2DModel`: the decoder input is added to every block's embedding of the null class.
+
+    Embeddings take the place of labels, which the denoiser and its pipeline take as before.
+    """
+
+    def __init__(self, net: Any, tokens: int) -> None:
+        super().__init__(net, tokens)
+        self.latent_shape = (net.inner_dim,)
+        for block in net.transformer_blocks:
+            embedder = block.norm1.emb.class_embedder
+            embedder.forward = MethodType(_embed_class, embedder)
+
+    def forward(self, net: nn.Module, z: Tensor, timestep: Tensor, latent: Tensor, prompted: bool = True) -> Tensor:
+        return net(z, timestep=timestep, class_labels=latent).sample
 
 
 class VirtualTokens(Conditioning):
@@ -181,14 +213,67 @@ class JointTokens(VirtualTokens):
         found = _encode_prompt(pipeline, prompt)
         return {"tokens": found[0][0], "pooled": found[2][0]}
 
-    def forward(self, net: nn.Module, z: Tensor, timestep: Tensor, latent: Tensor, prompted: bool = True) -> Tensor:
+    def _pooled(self, latent: Tensor, prompted: bool) -> Tensor:
+        """(B, P)."""
         pooled = self._text("pooled", prompted, latent)
+        return latent.new_zeros(len(latent), self.pooled_width) if pooled is None else pooled
+
+    def forward(self, net: nn.Module, z: Tensor, timestep: Tensor, latent: Tensor, prompted: bool = True) -> Tensor:
         return net(
             z,
             timestep=timestep,
             encoder_hidden_states=self._tokens(latent, prompted),
-            pooled_projections=latent.new_zeros(len(z), self.pooled_width) if pooled is None else pooled,
+            pooled_projections=self._pooled(latent, prompted),
         ).sample
+
+
+class PackedTokens(JointTokens):
+    """`FluxTransformer2DModel`: as above, after T5's. Latents are packed: squares of them are a token each."""
+
+    def __init__(self, net: Any, tokens: int) -> None:
+        super().__init__(net, tokens)
+        self.channels, self.patch = net.config.in_channels // _PACKED**2, _PACKED
+        self.distilled = net.config.guidance_embeds
+
+    def embed(self, pipeline: Any, prompt: str) -> dict[str, Tensor]:
+        clip, t5 = (pipeline.components.get(name) for name in ("text_encoder", "text_encoder_2"))
+        if clip is not None and t5 is None:
+            raise ValueError(
+                f"this {type(pipeline).__name__} has CLIP's text encoder without T5's (text_encoder_2): give both, "
+                "or neither for virtual tokens alone"
+            )
+        found = _encode_prompt(pipeline, prompt)
+        return {"tokens": found[0][0], "pooled": found[1][0]}
+
+    def set_timesteps(self, scheduler: Any, steps: int, device: torch.device) -> None:
+        """From noise alone to one part of `steps`, evenly; the scheduler shifts them."""
+        if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
+            scheduler.set_timesteps(sigmas=[1 - step / steps for step in range(steps)], device=device)
+        else:
+            super().set_timesteps(scheduler, steps, device)
+
+    def forward(
+        self,
+        net: nn.Module,
+        z: Tensor,
+        timestep: Tensor,
+        latent: Tensor,
+        prompted: bool = True,
+        guidance: float = 1.0,
+    ) -> Tensor:
+        squares, tokens = F.pixel_unshuffle(z, _PACKED), self._tokens(latent, prompted)
+        size = squares.shape[-2:]
+        places = torch.cartesian_prod(*(torch.arange(n, device=z.device) for n in (1, *size)))  # (L, 3): rows, columns
+        output = net(
+            squares.flatten(2).transpose(1, 2),
+            timestep=timestep / 1000,  # which the transformer multiplies again
+            guidance=torch.full_like(timestep, guidance) if self.distilled else None,
+            encoder_hidden_states=tokens,
+            pooled_projections=self._pooled(latent, prompted),
+            txt_ids=places.new_zeros(tokens.shape[1], 3),
+            img_ids=places,
+        ).sample
+        return F.pixel_shuffle(output.transpose(1, 2).unflatten(2, size), _PACKED)
 
 
 _CONDITIONINGS: dict[str, type[Conditioning]] = {
@@ -196,6 +281,8 @@ _CONDITIONINGS: dict[str, type[Conditioning]] = {
     "UNet2DConditionModel": VirtualTokens,
     "PixArtTransformer2DModel": CaptionTokens,
     "SD3Transformer2DModel": JointTokens,
+    "FluxTransformer2DModel": PackedTokens,
+    "DiTTransformer2DModel": ClassOffset,
 }
 SUPPORTED = tuple(_CONDITIONINGS)  # names of diffusers' classes
 
@@ -220,6 +307,15 @@ def _encode_prompt(pipeline: Any, prompt: str) -> tuple[Tensor, ...]:
         raise ValueError(f"this {type(pipeline).__name__} has no text encoder: leave out the prompt ({prompt!r})")
     if not hasattr(pipeline, "encode_prompt"):
         raise ValueError(f"a {type(pipeline).__name__} has no encode_prompt, so it takes no prompt here")
-    options = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    options: dict[str, Any] = {"num_images_per_prompt": 1}
+    if "do_classifier_free_guidance" in inspect.signature(pipeline.encode_prompt).parameters:
+        options["do_classifier_free_guidance"] = False
     further = {name: None for name in ("prompt_2", "prompt_3") if hasattr(pipeline, f"text_encoder{name[6:]}")}
     return pipeline.encode_prompt(prompt=prompt, device=pipeline.text_encoder.device, **further, **options)
+
+
+def _embed_class(embedder: Any, labels: Tensor) -> Tensor:
+    """In place of the forward of diffusers' `LabelEmbedding`: offsets (B, D) from the null class are labels, too."""
+    if labels.is_floating_point():
+        return embedder.embedding_table.weight[embedder.num_classes] + labels
+    return type(embedder).forward(embedder, labels)

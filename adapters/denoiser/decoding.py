@@ -133,12 +133,17 @@ class DenoisingDecoding(Decoding):
     def _scheduler(self, like: Tensor) -> Any:
         """The base's scheduler, set to its steps: a copy, as schedulers count them."""
         scheduler = copy.deepcopy(self.base.scheduler)
-        scheduler.set_timesteps(self.base.num_inference_steps, device=like.device)
+        self.base.conditioning.set_timesteps(scheduler, self.base.num_inference_steps, like.device)
         return scheduler
 
     def _guided(self, z: Tensor, timestep: Tensor) -> Tensor:
-        """The denoiser's output with classifier-free guidance (Ho and Salimans 2022), away from the neutral input."""
+        """The denoiser's output with classifier-free guidance (Ho and Salimans 2022), away from the neutral input.
+
+        Denoisers that were distilled from guidance are told its scale.
+        """
         base, timesteps = self.base, timestep.to(z.device).expand(len(z))
+        if base.conditioning.distilled:
+            return base.denoise(z, timesteps, self.latent, guidance=base.guidance_scale)
         output = base.denoise(z, timesteps, self.latent)
         if base.guidance_scale == 1:
             return output

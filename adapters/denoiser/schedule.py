@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["NoiseSchedule"]
+__all__ = ["NoiseSchedule", "with_shift_of"]
 
 _FLOOR = -10.0  # log signal-to-noise ratio below which levels are hardly drawn: they tell nothing of the data
 
@@ -37,7 +38,7 @@ class NoiseSchedule(nn.Module):
 
     Raises:
         TypeError: for any other.
-        ValueError: for another prediction type, or a shift that depends on the images' size.
+        ValueError: for another prediction type, or a shift that depends on the images' size (see `with_shift_of`).
     """
 
     timesteps: Tensor
@@ -50,7 +51,7 @@ class NoiseSchedule(nn.Module):
         super().__init__()
         name, config = type(scheduler).__name__, scheduler.config
         if name.startswith("FlowMatch"):
-            if config.use_dynamic_shifting:
+            if config.get("use_dynamic_shifting"):
                 raise ValueError(
                     f"the {name} shifts its noise levels with the images' size (use_dynamic_shifting), which is not "
                     "supported: set it to false, and `shift` to what suits this size"
@@ -128,6 +129,25 @@ class NoiseSchedule(nn.Module):
         """KL (B,) of q(z | x) at the last level from N(0, I), in nats."""
         alpha, variance = self.alphas[-1], self.sigmas[-1].square()
         return 0.5 * ((alpha * x).square() + variance - variance.log() - 1).flatten(1).sum(1)
+
+
+def with_shift_of(scheduler: Any, tokens: int) -> Any:
+    """The scheduler with the one shift that it has at a size, if it is one that shifts by size.
+
+    Args:
+        scheduler: of flow matching, with ``use_dynamic_shifting``; any other comes back as it is.
+        tokens: number of an image's tokens in the transformer, by which it shifts.
+    """
+    config = scheduler.config
+    if not type(scheduler).__name__.startswith("FlowMatch") or not config.get("use_dynamic_shifting"):
+        return scheduler
+    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    shift = config.base_shift + slope * (tokens - config.base_image_seq_len)  # as pipelines of diffusers do
+    shift = math.exp(shift) if config.time_shift_type == "exponential" else shift
+    fixed = copy.deepcopy(scheduler)  # a new one would start from sigmas that are shifted already
+    fixed.register_to_config(use_dynamic_shifting=False, shift=shift)
+    fixed.set_shift(shift)
+    return fixed
 
 
 def _wide(values: Tensor) -> Tensor:

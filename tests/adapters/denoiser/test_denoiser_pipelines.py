@@ -231,8 +231,8 @@ SPOILED = {
     "truncated": (lambda d: (d / "unet" / WEIGHTS).write_bytes(b"123"), "base is neither a folder written by"),
     "no scheduler": (lambda d: (d / "scheduler" / "scheduler_config.json").unlink(), "base is neither a folder"),
     "another class": (
-        lambda d: edit_json(d / "model_index.json", unet=["diffusers", "DiTTransformer2DModel"]),
-        "base holds a denoiser DiTTransformer2DModel; supported: UNet2DModel, UNet2DConditionModel, PixArt",
+        lambda d: edit_json(d / "model_index.json", unet=["diffusers", "AuraFlowTransformer2DModel"]),
+        "base holds a denoiser AuraFlowTransformer2DModel; supported: UNet2DModel, UNet2DConditionModel, PixArt",
     ),
     "missing tensor": (
         lambda d: edit_tensors(d, lambda t: t.pop("conv_in.bias")),
@@ -279,15 +279,13 @@ def test_every_autoencoder_that_is_a_base_serves(diffusers, text_pipeline):
 
 def test_denoisers_it_does_not_take(diffusers, unet, text_pipeline):
     scheduler = diffusers.DDIMScheduler()
-    transformer = diffusers.DiTTransformer2DModel(
-        num_attention_heads=1, attention_head_dim=4, num_layers=1, sample_size=4, num_embeds_ada_norm=10
-    )
-    vae = diffusers.AutoencoderKL(norm_num_groups=2, block_out_channels=(4,))
+    blocks = {"num_mmdit_layers": 1, "num_single_dit_layers": 0, "num_attention_heads": 1, "attention_head_dim": 4}
+    transformer = diffusers.AuraFlowTransformer2DModel(**blocks, caption_projection_dim=4, joint_attention_dim=4)
     cases = [
         (
-            diffusers.DiTPipeline(transformer, vae, scheduler),
+            diffusers.AuraFlowPipeline(None, None, None, transformer, scheduler),
             TypeError,
-            "of the class DiTTransformer2DModel; supported",
+            "of the class AuraFlowTransformer2DModel; supported",
         ),
         (diffusers.DDIMPipeline(unet(class_embed_type=None, num_class_embeds=5), scheduler), ValueError, "embeds 5"),
         (diffusers.DDIMPipeline(unet(sample_size=None), scheduler), ShapeError, "does not say the size of its images"),
