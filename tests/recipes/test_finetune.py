@@ -379,15 +379,32 @@ def test_a_module_of_other_concepts(here, check, trained, photos):
     assert "has the concepts quad1, quad2, quad3, quad4, size, orientation, the data a, b: train it on" in message
 
 
-def test_a_given_graph_and_no_cycles(here, check, photos, tmp_path):
-    options = ["--data", photos, "--output_dir", "out", "--max_train_steps", "1", "--train_batch_size", "6"]
-    check.succeeded(here("finetune.py", *options, "--graph", "a:b", "--acyclicity", "2"))
-    logged = {name for line in metrics(tmp_path / "out") for name in line}
-    assert {"sparsity", "val_sparsity", "acyclicity", "val_acyclicity"} <= logged
+def test_a_graph_is_given_or_found(here, check, photos, tmp_path):
+    options = ["--data", photos, "--output_dir", "out", "--max_train_steps", "2", "--train_batch_size", "6"]
+    options += ["--logging_steps", "1", "--validation_steps", "1"]
+    penalties = {"sparsity", "val_sparsity", "acyclicity", "val_acyclicity"}
+
+    def logged():
+        """What is logged of the first and of the last step."""
+        names = [set(), set()]
+        for line in metrics(tmp_path / "out"):
+            names[line["step"] - 1] |= line.keys()
+        return names
+
+    check.succeeded(here("finetune.py", *options))
+    first, last = logged()
+    assert penalties <= first
+    assert not penalties & last
+    assert len(ContextualDecoder.from_pretrained(tmp_path / "out").config.graph) == 1  # of a -> b and b -> a
+    options = [*options, "--overwrite"]
+    check.succeeded(here("finetune.py", *options, "--edge_threshold", "0"))
+    assert penalties <= logged()[1]
+    assert ContextualDecoder.from_pretrained(tmp_path / "out").config.graph is None
+    check.succeeded(here("finetune.py", *options, "--graph", "a:b"))
+    assert not penalties & set.union(*logged())
     model = ContextualDecoder.from_pretrained(tmp_path / "out")
     assert model.config.graph == (("a", "b"),)
     assert model.graph().strengths.nonzero().tolist() == [[1, 0]]
-    options = [*options, "--overwrite"]
     assert "--graph a>b: expected cause:effect" in check.failed(here("finetune.py", *options, "--graph", "a>b"))
     assert "the graph has a cycle, " in check.failed(here("finetune.py", *options, "--graph", "a:b", "b:a"))
 
