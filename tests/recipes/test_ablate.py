@@ -51,7 +51,7 @@ def test_two_rows_on_one_base(here, check, tmp_path):
     for score, value in expected.items():
         assert float(rows["without matching", score]) == pytest.approx(value)
     arguments = json.loads((folder / "without-matching" / "seed-0" / "arguments.json").read_text())
-    assert (arguments["matching"], arguments["interaction"]) == (0, 30.0)
+    assert (arguments["matching"], arguments["interaction"]) == (0, 300.0)
     assert arguments["base_checkpoint"] == str(folder / "base-pooled" / "seed-0")
 
     results = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
