@@ -33,7 +33,7 @@ class EmbeddingEncoder(Protocol):
     """What an encoder has to have, an `nn.Module` besides; embeddings are in the denoiser's own scale.
 
     Attributes:
-        latent_shape: of one embedding: (D,) for a `UNet2DModel`, (tokens, D) for denoisers with cross-attention.
+        latent_shape: of one embedding: (D,) for a ``UNet2DModel``, (tokens, D) for denoisers with cross-attention.
     """
 
     latent_shape: tuple[int, ...]
