@@ -218,8 +218,8 @@ def test_checkpoints_hold_only_what_trains(build, tmp_path, bases):
     for name in ("weights", "best"):
         tensors = load_tensors(tmp_path / "checkpoint-2" / f"{name}.safetensors")
         kept = {f"model.{key}" for key in trainer.bare.model.adapter_state_dict()}
-        # and the critic of the latent objective, which goes on with the module
-        assert {key for key in tensors if not key.startswith("critic.")} == kept
+        # and of the latent objective the critic, which goes on with the module, and the edges that it kept
+        assert {key for key in tensors if not key.startswith(("critic.", "kept_edges"))} == kept
 
 
 def test_rotation_keeps_the_newest(tmp_path):
