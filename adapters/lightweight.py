@@ -13,16 +13,7 @@ from torch import Tensor, nn
 
 from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.likelihoods import BernoulliLikelihood
-from context_module.errors import CheckpointError
-from context_module.files import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    load_strictly,
-    load_tensors,
-    read_json,
-    save_tensors,
-    write_json,
-)
+from context_module.files import CONFIG_FILE, WEIGHTS_FILE, load_network, save_network
 from context_module.hub import HUB_OPTIONS, local_folder, recorded
 
 __all__ = ["ARCHITECTURES", "LightweightAdapter", "LightweightObjective", "LightweightVAE"]
@@ -93,25 +84,13 @@ class LightweightVAE(nn.Module):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and model.safetensors."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        save_tensors(directory / WEIGHTS_FILE, self.state_dict())
         config = {"base": "lightweight", "architecture": self.architecture, "heads": self.fc_mu is not None}
-        write_json(directory / CONFIG_FILE, config)
+        save_network(directory, self, config)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> LightweightVAE:
         """Read what `save_pretrained` wrote, in eval mode; CheckpointError for anything else."""
-        directory = Path(directory)
-        config = read_json(directory / CONFIG_FILE)
-        if config.pop("base", None) != "lightweight":
-            raise CheckpointError(f"{directory} does not hold a lightweight VAE")
-        try:
-            net = cls(**config)
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{directory} does not hold a usable lightweight VAE: {error}") from error
-        load_strictly(net, load_tensors(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE)
-        return net.eval()
+        return load_network(directory, cls, "lightweight VAE", {"base": "lightweight"}).eval()
 
 
 class LightweightAdapter(DecoderAdapter):

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -19,11 +19,13 @@ from context_module.errors import CheckpointError
 __all__ = [
     "CONFIG_FILE",
     "WEIGHTS_FILE",
+    "load_network",
     "load_pickled",
     "load_strictly",
     "load_tensors",
     "read_json",
     "read_metadata",
+    "save_network",
     "save_tensors",
     "write_atomically",
     "write_json",
@@ -31,6 +33,7 @@ __all__ = [
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # in the folder of a base
 _OURS = "a folder written by save_pretrained"
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -133,6 +136,38 @@ def load_strictly(
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise CheckpointError(f"{source} does not fit the model it is loaded into: {shown}")
     module.load_state_dict(dict(tensors), strict=False)  # strict above: entries beyond `expected` stay as they are
+
+
+def save_network(directory: str | Path, network: nn.Module, config: Mapping[str, Any]) -> None:
+    """Write a network of our own: its tensors, and what `load_network` builds it from."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_tensors(directory / WEIGHTS_FILE, network.state_dict())
+    write_json(directory / CONFIG_FILE, config)
+
+
+def load_network(directory: str | Path, build: Callable[..., Network], name: str, marks: Mapping[str, str]) -> Network:
+    """The network of a folder written by `save_network`.
+
+    Args:
+        directory: the folder.
+        build: makes the network from its configuration without the marks.
+        name: of what it is, for the messages.
+        marks: entries of the configuration by which the folder is known to hold one.
+
+    Raises:
+        CheckpointError: for files that are missing, broken, of anything else, or do not fit each other.
+    """
+    directory = Path(directory)
+    config = read_json(directory / CONFIG_FILE)
+    if any(config.pop(key, None) != value for key, value in marks.items()):
+        raise CheckpointError(f"{directory} does not hold a {name}")
+    try:
+        network = build(**config)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{directory} does not hold a usable {name}: {error}") from error
+    load_strictly(network, load_tensors(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE)
+    return network
 
 
 def _existing(path: str | Path, expected: str) -> Path:

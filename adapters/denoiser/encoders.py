@@ -11,16 +11,8 @@ from torch.nn import functional as F
 
 from context_module.adapters.decoder_only import SmallEncoder
 from context_module.draws import draw_normal
-from context_module.errors import CheckpointError, ShapeError
-from context_module.files import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    load_strictly,
-    load_tensors,
-    read_json,
-    save_tensors,
-    write_json,
-)
+from context_module.errors import ShapeError
+from context_module.files import load_network, save_network
 
 __all__ = ["ENCODER_FOLDER", "CLIPEncoder", "EmbeddingEncoder", "SemanticEncoder", "encoder_of"]
 
@@ -135,25 +127,13 @@ class SemanticEncoder(SmallEncoder):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and model.safetensors."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        save_tensors(directory / WEIGHTS_FILE, self.state_dict())
         config = {"encoder": type(self).__name__, "image_shape": list(self.image_shape), "size": self.size}
-        write_json(directory / CONFIG_FILE, config)
+        save_network(directory, self, config)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> SemanticEncoder:
         """Read what `save_pretrained` wrote; CheckpointError for anything else."""
-        directory = Path(directory)
-        config = read_json(directory / CONFIG_FILE)
-        if config.pop("encoder", None) != cls.__name__:
-            raise CheckpointError(f"{directory} does not hold a {cls.__name__}: see its {CONFIG_FILE}")
-        try:
-            encoder = cls(**config)
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{directory} does not hold a usable {cls.__name__}: {error}") from error
-        load_strictly(encoder, load_tensors(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE)
-        return encoder
+        return load_network(directory, cls, cls.__name__, {"encoder": cls.__name__})
 
 
 def encoder_of(pipeline: Any) -> CLIPEncoder | None:

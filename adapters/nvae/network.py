@@ -23,8 +23,7 @@ from context_module.files import (
     load_strictly,
     load_tensors,
     read_json,
-    save_tensors,
-    write_json,
+    save_network,
 )
 
 __all__ = ["NVAE", "DecoderPass", "NVAEOutput"]
@@ -289,10 +288,7 @@ class NVAE(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` into `folder`, which is made if need be."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(folder / WEIGHTS_FILE, self.state_dict())
-        write_json(folder / CONFIG_FILE, self.config.to_dict())
+        save_network(folder, self, self.config.to_dict())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> NVAE:
