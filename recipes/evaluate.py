@@ -180,7 +180,8 @@ def score(
     settings = {"samples": args.samples, "pooled": bool(run.get("pooled"))}
     settings["seed"] = run.get("seed", 0) if args.seed is None else args.seed
     if data.train.kind == "images":
-        return evaluate(model, data, metrics=args.metrics or None, projections=args.projections, **settings)
+        settings |= {"projections": args.projections, "cache_dir": run.get("cache_dir")}
+        return evaluate(model, data, metrics=args.metrics or None, **settings)
     if not isinstance(model, ContextualDecoder) or args.metrics:
         raise ValueError("of texts all metrics are measured, and of a model with a context module, beside its base")
     return evaluate_texts(model, data, **settings)

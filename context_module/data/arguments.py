@@ -24,7 +24,7 @@ class DataArguments:
     data_options: list[str] = argument([], help="further options of the data, each name=value")
     samples_per_context: int | None = argument(None, help="training images made per context (generated data)")
     skip_corrupt: bool = argument(False, help="leave out image files that cannot be read, instead of stopping")
-    cache_dir: str | None = argument(None, help="keep generated images, and encodings, in files there, memory-mapped")
+    cache_dir: str | None = argument(None, help="keep generated images, encodings and the like in files there")
     seed: int = argument(0, help="of data, initialisation, batches and noise")
 
     def load(self, **settings: Any) -> ContextData:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ def evaluate(
     projections: int = 200,
     seed: int = 0,
     batch_size: int = 250,
+    cache_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Score a model on images it was never trained on.
@@ -55,6 +57,7 @@ def evaluate(
         projections: directions of the sliced Wasserstein distance (the paper: 50).
         seed: of the generated images and of the metrics.
         batch_size: images generated at a time.
+        cache_dir: keep the networks that metrics train on the data in there, for the next model that is scored on it.
         progress: show progress bars.
 
     Raises:
@@ -78,7 +81,9 @@ def evaluate(
     classifier = None
     if {"precision_recall", "concept_accuracy"} & set(asked):
         try:
-            classifier = train_concept_classifier(data.train, seed=seed, device=base.device, progress=progress)
+            classifier = train_concept_classifier(
+                data.train, seed=seed, device=base.device, cache_dir=cache_dir, progress=progress
+            )
         except DataError as error:
             skipped |= {metric: str(error) for metric in ("precision_recall", "concept_accuracy") if metric in asked}
             _refuse(skipped, metrics)
@@ -119,7 +124,14 @@ def evaluate(
             bar.set_postfix_str(metric)
             try:
                 wholes[metric] = whole_scores(
-                    metric, model, data, samples=samples, pooled=pooled, seed=seed, progress=progress
+                    metric,
+                    model,
+                    data,
+                    samples=samples,
+                    pooled=pooled,
+                    seed=seed,
+                    cache_dir=cache_dir,
+                    progress=progress,
                 )
             except DataError as error:  # what only shows on trying: too few images for it, no ELBO, ...
                 skipped[metric] = str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ def whole_scores(
     samples: int,
     pooled: bool = False,
     seed: int = 0,
+    cache_dir: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any] | CounterfactualConsistency | CausalGraph:
     """Score a model with one of `WHOLE_METRICS`.
@@ -71,6 +73,7 @@ def whole_scores(
         samples: images per training context.
         pooled: every image counts as observational.
         seed: of the metric.
+        cache_dir: as for `evaluate`.
         progress: show progress bars of what is trained for it.
 
     Raises:
@@ -92,7 +95,9 @@ def whole_scores(
     if metric == "counterfactual":
         assert isinstance(model, ContextualDecoder)
         assert data.simulator is not None
-        regressor = train_factor_regressor(data.train, seed=seed, device=model.base.device, progress=progress)
+        regressor = train_factor_regressor(
+            data.train, seed=seed, device=model.base.device, cache_dir=cache_dir, progress=progress
+        )
         n = min(samples, _COUNTERFACTUALS)
         return counterfactual_consistency(model, data.test, data.simulator, regressor, samples=n, seed=seed)
     return _downstream(model, data, samples, seed)

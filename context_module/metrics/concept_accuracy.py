@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,6 +71,7 @@ def train_concept_classifier(
     batch_size: int = 128,
     seed: int = 0,
     device: str | torch.device | None = None,
+    cache_dir: str | Path | None = None,
     progress: bool = True,
 ) -> ConceptClassifier:
     """Train a classifier on real images of single interventions.
@@ -84,6 +86,8 @@ def train_concept_classifier(
         steps, batch_size: of the training; batches mix the contexts in equal shares.
         seed: the same seed gives the same classifier.
         device: to train on and leave the classifier on; by default torch's own default.
+        cache_dir: keep the classifier in a file in there, and read it when it is to be trained again in the same way
+            on the same images; a damaged file is replaced, with a warning. Default: trained every time.
         progress: show a progress bar.
 
     Returns:
@@ -104,6 +108,7 @@ def train_concept_classifier(
         batch_size=batch_size,
         seed=seed,
         device=device,
+        cache_dir=cache_dir,
         progress=progress,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -118,13 +119,14 @@ def train_factor_regressor(
     batch_size: int = 128,
     seed: int = 0,
     device: str | torch.device | None = None,
+    cache_dir: str | Path | None = None,
     progress: bool = True,
 ) -> FactorRegressor:
     """Train a network to read the factors off real images, by least absolute errors.
 
     Args:
         data: images with their `factors`, of all contexts whose factors are to be read.
-        steps, batch_size, seed, device, progress: as for `train_concept_classifier`.
+        steps, batch_size, seed, device, cache_dir, progress: as for `train_concept_classifier`.
 
     Returns:
         the regressor in eval mode.
@@ -146,6 +148,7 @@ def train_factor_regressor(
         batch_size=batch_size,
         seed=seed,
         device=device,
+        cache_dir=cache_dir,
         progress=progress,
     )
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import math
+import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +18,8 @@ from tqdm.auto import tqdm
 
 from context_module.data.base import ContextDataset, LabelledDataset
 from context_module.data.loader import mixed_context_loader
-from context_module.errors import ShapeError
+from context_module.errors import CheckpointError, ShapeError
+from context_module.files import load_strictly, load_tensors, save_tensors
 
 __all__ = ["ConvNet", "train_network"]
 
@@ -105,6 +110,7 @@ def train_network(
     batch_size: int,
     seed: int,
     device: str | torch.device | None,
+    cache_dir: str | Path | None,
     progress: bool,
 ) -> Network:
     """Make a network and train it on batches that mix the contexts in equal shares.
@@ -119,6 +125,8 @@ def train_network(
         steps, batch_size: of the training.
         seed: of initial weights and batches.
         device: to train on and leave the network on; by default torch's own default.
+        cache_dir: keep the network in a file in there, and read it where the same network was trained on the same
+            images before; a damaged file is replaced, with a warning. Default: trained every time.
         progress: show a progress bar.
 
     Returns:
@@ -135,6 +143,13 @@ def train_network(
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         network = make().to(device).train()
+        kept = cache_dir and Path(cache_dir) / _file_name(network, data, targets, steps, batch_size, seed)
+        if kept and kept.exists():
+            try:
+                load_strictly(network, load_tensors(kept), kept)
+                return network.eval().requires_grad_(False)
+            except CheckpointError as error:
+                warnings.warn(f"{error}: training a {type(network).__name__} anew", stacklevel=3)
         optimizer = torch.optim.AdamW(network.parameters())
         schedule = OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps)
         for batch in tqdm(loader, desc=f"training {type(network).__name__}", unit="step", disable=not progress):
@@ -142,7 +157,19 @@ def train_network(
             loss(network(batch["x"].to(device)), batch["target"].to(device)).backward()
             optimizer.step()
             schedule.step()
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(kept, network.state_dict())
     return network.eval().requires_grad_(False)
+
+
+def _file_name(network: ConvNet, data: ContextDataset, targets: Tensor, *settings: Any) -> str:
+    """Of a trained network, by all that makes it one."""
+    version = importlib.metadata.version("context-module")
+    digest = hashlib.sha256(f"{version} {network} {data.fingerprint()} {data.context_names} {settings}".encode())
+    for values in (data.labels, targets):
+        digest.update(values.contiguous().numpy().tobytes())
+    return f"{type(network).__name__}-{digest.hexdigest()[:16]}.safetensors"
 
 
 class _Targeted(LabelledDataset):

@@ -86,6 +86,36 @@ def test_determined_by_the_seed_and_global_random_state_untouched(data):
     assert not any(parameter.requires_grad for parameter in first.parameters())
 
 
+def test_is_trained_once_for_the_same_images_where_there_is_a_cache(data, tmp_path, monkeypatch):
+    few = {"steps": 3, "batch_size": 14, "progress": False, "cache_dir": tmp_path / "cache"}
+    images = data.test.select("obs", 4)
+    first = train_concept_classifier(data.train, **few)
+    for other in ({"seed": 1}, {"steps": 2}, {"batch_size": 7}):
+        assert not torch.equal(first(images), train_concept_classifier(data.train, **few | other)(images))
+    fewer = train_concept_classifier(data.train.subset(torch.arange(0, len(data.train), 2)), **few)
+    assert not torch.equal(first(images), fewer(images))
+    assert len(list((tmp_path / "cache").iterdir())) == 5
+
+    monkeypatch.setattr("context_module.metrics.networks.tqdm", None)  # it would be trained with a bar
+    again = train_concept_classifier(data.train, **few)
+    assert torch.equal(first(images), again(images))
+    assert not again.training
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_a_damaged_file_of_the_cache_is_replaced(data, tmp_path):
+    few = {"steps": 3, "batch_size": 14, "progress": False, "cache_dir": tmp_path}
+    images = data.test.select("obs", 4)
+    first = train_concept_classifier(data.train, **few)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100])
+    with pytest.warns(UserWarning, match=rf"{file.name} is not .*truncated.*: training a ConceptClassifier anew"):
+        again = train_concept_classifier(data.train, **few)
+    assert torch.equal(first(images), again(images))
+    assert file.read_bytes() == whole
+
+
 def test_features_are_a_space_of_moderate_dimension(data, classifier):
     images = data.test.read(torch.arange(300))
     features = classifier.features(images)
