@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
+from context_module.draws import draw_normal
 from context_module.errors import ConceptError, ShapeError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __all__ = ["CausalGraph", "Edge", "acyclicity", "learned_graph", "relative_norms
 
 Edge = tuple[str, str]  # cause, effect
 _NEGLIGIBLE = 0.01  # of standard deviations
+_PROJECTIONS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +33,8 @@ class CausalGraph:
 
     Attributes:
         concepts: the K names.
-        strengths: (K, K), float, 0 or more; entry [i, j] is how strongly concept j acts on concept i, in standard
-            deviations of what it acts on. The diagonal is not read.
+        strengths: (K, K), float, 0 or more; entry [i, j] is how strongly concept j acts on concept i (see
+            `learned_graph`). The diagonal is not read.
 
     Raises:
         ShapeError: for strengths of another shape.
@@ -141,37 +142,58 @@ class CausalGraph:
 
 @torch.no_grad()
 def learned_graph(module: ContextModule, samples: int = 1000, seed: int = 0) -> CausalGraph:
-    """The graph that a context module has learned, by what its edges do to the decoder inputs.
+    """The graph that a context module has learned, by how far interventions reach along its edges.
 
-    The strength of j -> i is the root mean square change of the module's decoder inputs, over observational noise and
-    but for its mean, when the block A_ij alone is set to zero, in standard deviations of these decoder inputs (both
-    root sums over the latent's elements). Unlike the norm of A_ij it does not depend on the scale of concept values.
+    The strength of j -> i is a distance between decoder inputs under do(j): those in which what i gets from j is drawn
+    as under do(j), and those in which it is drawn as without an intervention, independently of all else (as for the
+    edges that Janzing et al. 2013, 'Quantifying causal influences', cut). It is the sliced Wasserstein distance, in
+    standard deviations of observational decoder inputs (the root sum over the latent's elements), and does not depend
+    on the scale of concept values. What an edge carries whether or not there is an intervention does not count: it
+    says how blocks share observational noise, not what causes what.
 
     Args:
         module: in eval mode; its weights stay as they are.
-        samples: draws of noise; each possible edge takes one pass of so many.
+        samples: draws of noise; each possible edge takes two passes of so many through the inversion layer.
         seed: of the noise.
 
     Raises:
         ValueError: for fewer than two samples.
     """
     if samples < 2:
-        raise ValueError(f"a graph's strengths are standard deviations: samples must be at least 2, got {samples}")
-    config, effects = module.config, module.intervention.effects
-    size, width = len(config.concepts), config.concept_width
-    noise = module.sample_noise(samples, generator=torch.Generator().manual_seed(seed))
-    mask = torch.zeros(samples, size, dtype=torch.bool, device=noise.device)
-    whole = module(noise, mask).float()
-    variances = torch.zeros(size, size)
-    for i in range(size):
-        for j in range(size):
+        raise ValueError(f"a graph's strengths are distances between samples: at least 2 are needed, got {samples}")
+    names, generator = tuple(module.config.concepts), torch.Generator().manual_seed(seed)
+    noise, other = (module.sample_noise(samples, generator=generator) for _ in range(2))
+    mask = torch.zeros(samples, len(names), dtype=torch.bool, device=noise.device)
+    observed = module(noise, mask).flatten(1).float()
+    directions = draw_normal(observed.new_empty(observed.shape[1], _PROJECTIONS), generator)
+    distances = torch.zeros(len(names), len(names))
+    for j in range(len(names)):
+        intervened = mask.clone()
+        intervened[:, j] = True
+        concepts, sent = module.concepts(noise, intervened), _sent(module, noise, intervened, j)
+        # the same noise behind both: an edge that an intervention does not change has a strength of exactly zero
+        changes = [_sent(module, other, given, j) - sent for given in (intervened, mask)]
+        for i in range(len(names)):
             if i != j:
-                cut = effects.clone()
-                cut[j * width : (j + 1) * width, i * width : (i + 1) * width] = 0  # A is stored transposed
-                change = whole - functional_call(module, {"intervention.effects": cut}, (noise, mask)).float()
-                variances[i, j] = change.var(0, correction=0).sum()
-    total = whole.var(0, correction=0).sum().cpu().clamp_min(torch.finfo(torch.float32).tiny)
-    return CausalGraph(tuple(config.concepts), (variances / total).sqrt())
+                forced, usual = (_sorted_along(directions, module, concepts, i, change[:, i]) for change in changes)
+                distances[i, j] = (forced - usual).square().mean()
+    total = observed.var(0, correction=0).sum().cpu().clamp_min(torch.finfo(torch.float32).tiny)
+    return CausalGraph(names, (distances / total).sqrt())
+
+
+def _sent(module: ContextModule, noise: Tensor, mask: Tensor, cause: int) -> Tensor:
+    """What block `cause` adds to the values of all blocks, (B, K+F, w_c), if all of the mask or none is do(cause)."""
+    # the reduced form's effects are total ones, of exogenous values
+    values = (module.exogenous if module.config.form == "reduced" else module.concepts)(noise, mask)[:, cause]
+    effects = module.intervention.effects_of(cause, intervened=bool(mask[:, cause].all()))
+    return (values @ effects).unflatten(1, (-1, module.config.concept_width))
+
+
+def _sorted_along(directions: Tensor, module: ContextModule, concepts: Tensor, block: int, change: Tensor) -> Tensor:
+    """Decoder inputs along each direction (B, P), in order, where the values of one block are changed."""
+    concepts = concepts.clone()
+    concepts[:, block] += change
+    return (module.inversion(concepts.flatten(1)).flatten(1).float() @ directions).sort(0).values
 
 
 def relative_norms(module: ContextModule, samples: int) -> Tensor:

@@ -144,6 +144,17 @@ class InterventionLayer(nn.Module):
             return torch.addcmul(own, uncut, torch.addmm(observed, forced, interventional))
         return torch.addcmul(torch.addmm(own, forced, interventional), uncut, observed)
 
+    def effects_of(self, block: int, *, intervened: bool = False) -> Tensor:
+        """(w_c, (K+F) w_c), the effects of one block's values on those of all: A's, or B's where it is intervened on.
+
+        In the structural form there is but A.
+        """
+        effects = (
+            self.interventional_effects if intervened and self.interventional_effects is not None else self.effects
+        )
+        width = self.config.concept_width
+        return (effects * self.edge_mask)[block * width : (block + 1) * width]
+
     def effect_norms(self) -> Tensor:
         """(K+F, K+F), how strong each learned edge is: entry [i, j] is the Frobenius norm of A_ij, block j's on i."""
         shape = (self.config.num_blocks, self.config.concept_width)

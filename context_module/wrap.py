@@ -227,7 +227,7 @@ class ContextualDecoder(SavedModules):
         return Abduction(noise, residual, decoding.residuals)
 
     def graph(self, samples: int = 1000, seed: int = 0) -> CausalGraph:
-        """The learned graph of the module's concepts, by what edges do to decoder inputs; see `learned_graph`."""
+        """The learned graph of the module's concepts, by how far interventions reach; see `learned_graph`."""
         self._check_enabled("graph")
         with evaluating(self):
             return learned_graph(self.module, samples, seed)
