@@ -82,6 +82,12 @@ class EmbeddingLayer(nn.Module):
             hidden = F.gelu(self._normalise(layer(hidden), norm))
         return hidden
 
+    @torch.no_grad()
+    def quieten(self, share: float) -> None:
+        """Scale the first weights of all concepts, of both mechanisms, and not those of the free blocks."""
+        self.observational.weight[: len(self.config.concepts)] *= share
+        self.interventional.weight *= share
+
     @staticmethod
     def _normalise(blocks: Tensor, norm: nn.Module) -> Tensor:
         if isinstance(norm, nn.Identity):

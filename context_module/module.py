@@ -15,6 +15,8 @@ from context_module.layers import ConceptInversionLayer, EmbeddingLayer, Interve
 
 __all__ = ["ContextModule"]
 
+_QUIET = 0.1
+
 
 class ContextModule(nn.Module):
     """Embedding, intervention and concept-inversion layer in sequence (CLeaR 2026); see `context_module.layers`.
@@ -79,7 +81,14 @@ class ContextModule(nn.Module):
 
     @torch.no_grad()
     def fit_latents(self, mean: Tensor, spread: Tensor) -> None:
-        """Start from the mean and standard deviation, (*latent_shape) each, of the decoder inputs to be modelled."""
+        """Start from the mean and standard deviation, (*latent_shape) each, of the decoder inputs to be modelled.
+
+        Free blocks are to explain them first, if there are any: a concept would write what belongs to another one at
+        random, and keep it, since no intervention needs to change it. So concepts start with little noise, and learn
+        what their interventions change.
+        """
+        if self.config.free_blocks:
+            self.embedding.quieten(_QUIET)
         self.inversion.fit(mean, spread)
         if self.log_scale is not None:
             self.log_scale.copy_(spread.log().view_as(self.log_scale))

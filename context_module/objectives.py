@@ -15,6 +15,7 @@ from context_module.decoder_directions import Directions, decoder_sketch
 from context_module.encodings import EncodedDataset
 from context_module.graph import acyclicity, relative_norms
 from context_module.interaction import interaction
+from context_module.overlap import overlap
 from context_module.posterior import standard_normal_kl
 from context_module.wrap import ContextualDecoder
 
@@ -130,7 +131,7 @@ class EmbeddingObjective(nn.Module):
 class LatentObjective(EmbeddingObjective):
     """The same ELBO with the base's own embedding in the image's place, and generated matched to encoded embeddings.
 
-    Encodings are computed once (`context_module.encodings`): the base does not run in training. Six terms, the last
+    Encodings are computed once (`context_module.encodings`): the base does not run in training. Seven terms, the last
     two for the first half of the training alone:
 
     - the ELBO of the embedding under N(e, scale^2), e the module's output, with beta before the noise's KL;
@@ -141,6 +142,8 @@ class LatentObjective(EmbeddingObjective):
       (`context_module.critic`), with the critic's own loss; in training only;
     - interaction: how far the decoder input is from additive in its blocks (`context_module.interaction`), which is
       what carries over to compositions;
+    - overlap: how far interventional values of the concepts are from those they take without interventions
+      (`context_module.overlap`), which keeps effects of concepts where interventions on these effects can cut them;
     - sparsity: the sum of the intervention layer's edges (`context_module.graph.relative_norms`);
     - acyclicity: zero if these edges make up an acyclic graph (`context_module.graph.acyclicity`). Around a cycle two
       concepts can carry one another's part of the picture, and an intervention on one cuts it.
@@ -155,11 +158,11 @@ class LatentObjective(EmbeddingObjective):
     Args:
         model: a wrapped base with ``latent_noise=True``.
         encodings: those of the training images.
-        start: start the module from the encodings' mean and spread; not for one that is trained already.
+        start: start the module from the encodings (`ContextModule.fit_latents`); not for one that is trained already.
         beta, warmup_share: as for `PixelObjective`; beta is by default a fiftieth of the number of dimensions of the
             embeddings that carry signal, and at most 1.5.
-        matching, adversarial, interaction, sparsity, acyclicity: weights of these terms; all but the first are left
-            out if zero.
+        matching, adversarial, interaction, overlap, sparsity, acyclicity: weights of these terms; all but the first
+            are left out if zero.
         edge_threshold: edges of less than this share of the strongest one's strength, in [0, 1], are dropped halfway;
             see `CausalGraph`. Zero: none are, and the penalties stay to the end.
         posterior_share, projections: as for `EmbeddingObjective`.
@@ -181,9 +184,10 @@ class LatentObjective(EmbeddingObjective):
         matching: float = 300.0,
         adversarial: float = 30.0,
         interaction: float = 300.0,
+        overlap: float = 0.05,
         sparsity: float = 0.3,
         acyclicity: float = 100.0,
-        edge_threshold: float = 0.2,
+        edge_threshold: float = 0.05,
         posterior_share: float = 0.3,
         projections: int = 64,
     ) -> None:
@@ -193,7 +197,8 @@ class LatentObjective(EmbeddingObjective):
         self.warmup_share = warmup_share
         # without interventions to learn from, nothing is known of interventional values
         self.matching = matching
-        self.interaction = interaction if set(encodings.context_names) - {OBSERVATIONAL} else 0.0
+        intervened = set(encodings.context_names) - {OBSERVATIONAL}
+        self.interaction, self.overlap = (interaction, overlap) if intervened else (0.0, 0.0)
         self.sparsity, self.acyclicity = sparsity, acyclicity
         if not 0 <= edge_threshold <= 1:
             raise ValueError(
@@ -270,6 +275,8 @@ class LatentObjective(EmbeddingObjective):
         module, terms = self.model.module, {}
         if self.interaction:
             terms["interaction"] = interaction(module, samples, self.directions)
+        if self.overlap:
+            terms["overlap"] = overlap(module)
         if (self.sparsity or self.acyclicity) and module.config.graph is None:
             norms = relative_norms(module, samples)
             if self.sparsity:

@@ -34,6 +34,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "without critic": {"adversarial": 0},
     "without either": {"matching": 0, "adversarial": 0},
     "without interaction term": {"interaction": 0},
+    "without overlap term": {"overlap": 0},
     "without acyclicity": {"acyclicity": 0},
     "without sparsity": {"sparsity": 0},
     "without dropping edges": {"edge_threshold": 0},

@@ -109,10 +109,13 @@ class FinetuneArguments(BaseArguments, TrainingArguments):
     interaction: float = argument(
         300.0, help="latent: weight of keeping decoder inputs additive in the concepts, which is what composes"
     )
+    overlap: float = argument(
+        0.05, help="latent: weight of keeping concepts' values under interventions near those they take without"
+    )
     sparsity: float = argument(0.3, help="latent: weight of the norms of the learned edges between blocks")
     acyclicity: float = argument(100.0, help="latent: weight of a penalty on cycles of these edges (NOTEARS)")
     edge_threshold: float = argument(
-        0.2,
+        0.05,
         help="latent: halfway, edges weaker than this share of the strongest go, and both penalties; 0: never",
     )
     value_draws: int = argument(
@@ -269,6 +272,7 @@ def main(argv: list[str] | None = None) -> None:
             matching=args.matching,
             adversarial=args.adversarial,
             interaction=args.interaction,
+            overlap=args.overlap,
             sparsity=args.sparsity,
             acyclicity=args.acyclicity,
             edge_threshold=args.edge_threshold,

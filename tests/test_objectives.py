@@ -11,7 +11,7 @@ from context_module.encodings import encode_dataset
 from context_module.objectives import LatentObjective, PixelObjective
 
 CONTEXTS = ("obs", "a", "b", "a+b")
-TERMS = ("matching", "adversarial", "interaction", "sparsity", "acyclicity")
+TERMS = ("matching", "adversarial", "interaction", "overlap", "sparsity", "acyclicity")
 
 
 @pytest.fixture
@@ -95,12 +95,13 @@ def test_latent_objective_wants_embeddings(make_base):
 
 def test_latent_terms_add_up(base):
     """For every family, those with a deterministic encoder among them."""
-    objective, batch = make_latent(base, beta=0.5, matching=7.0, interaction=5.0, sparsity=3.0, acyclicity=2.0)
+    weights = {"matching": 7.0, "interaction": 5.0, "overlap": 4.0, "sparsity": 3.0, "acyclicity": 2.0}
+    objective, batch = make_latent(base, beta=0.5, **weights)
     with torch.no_grad():
         out = objective.eval()(batch, 0.0)
     assert all(value.shape == (32,) and value.isfinite().all() for value in out.values())
     expected = out["neg_log_likelihood"] + 0.5 * out["kl_noise"] + 7 * out["matching"]
-    expected += 5 * out["interaction"] + 3 * out["sparsity"] + 2 * out["acyclicity"]
+    expected += 5 * out["interaction"] + 4 * out["overlap"] + 3 * out["sparsity"] + 2 * out["acyclicity"]
     torch.testing.assert_close(out["loss"], expected)
 
 
