@@ -26,11 +26,7 @@ def test_inversions(here, check):
 def test_overhead(here, check):
     argv = ["--of", "overhead", "--base_channels", "32", "--resolution", "16", "--repeats", "1"]
     out = check.succeeded(here("benchmark.py", *argv))
-    assert re.search(
-        r"^[\d,]+ parameters, 16x16 images: [+-][\d.]+%; the base against itself: [+-][\d.]+%$",
-        out,
-        flags=re.MULTILINE,
-    )
+    assert re.search(r"^[\d,]+ parameters, 16x16 images: \+[\d.]+%$", out, flags=re.MULTILINE)
 
 
 def test_errors(here, check):
