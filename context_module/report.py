@@ -37,9 +37,9 @@ METRIC_TEXTS: dict[str, MetricText] = {
     "graph": MetricText(
         "Learned graph",
         "",
-        "How strongly the context module lets one concept act on another: how far the decoder inputs move, over "
-        "observational noise, if that edge alone is taken away, in their own standard deviations. Edges count, and "
-        "are drawn, from a fifth of the strongest one's strength, and not below 0.01.",
+        "How strongly the context module lets one concept act on another: how far an intervention on the one moves "
+        "the decoder inputs through that edge alone, in their own standard deviations. Edges count, and are drawn, "
+        "from a fifth of the strongest one's strength, and not below 0.01.",
     ),
     "sliced_wasserstein": MetricText(
         "Sliced Wasserstein distance",
