@@ -11,13 +11,16 @@ from context_module.spatial import MapsToGrid
 
 __all__ = ["PosteriorHeads", "standard_normal_kl"]
 
+_WIDEST = 2.0  # log-variance, well beyond the prior's: one image unlike all others would else ruin a mean of losses
+
 
 class PosteriorHeads(nn.Module):
     """A small MLP from encoder features (B, D) and intervention mask (B, K) to a Normal over the noise (B, (K+F) w_z).
 
-    With ``reference=True``, the paper's: two Linear layers that read the features alone. With
-    ``inversion="factorised"`` the features of a base with spatial ones are read through a coarse grid
-    (`context_module.spatial.MapsToGrid`): D `posterior_width` parameters become at most 1,024 `posterior_width`.
+    Its log-variance is at most 2. With ``reference=True`` it is the paper's: two Linear layers that read the features
+    alone, without that bound. With ``inversion="factorised"`` the features of a base with spatial ones are read
+    through a coarse grid (`context_module.spatial.MapsToGrid`): D `posterior_width` parameters become at most 1,024
+    `posterior_width`.
     """
 
     def __init__(self, config: ContextModuleConfig) -> None:
@@ -51,6 +54,8 @@ class PosteriorHeads(nn.Module):
         hidden = self.trunk(features)
         # float32 whatever the autocast: the KL of a nearly deterministic posterior needs the digits
         mean, log_var = self.mean(hidden).float(), self.log_var(hidden).float()
+        if self.reads_mask:
+            log_var = log_var.clamp(max=_WIDEST)
         return Normal(mean, (0.5 * log_var).exp(), validate_args=False)
 
 

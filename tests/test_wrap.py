@@ -102,6 +102,14 @@ def test_posterior(base):
     assert not torch.equal(model.posterior(x).mean, model.posterior(x, "a").mean)
 
 
+def test_an_image_unlike_all_others_has_a_bounded_posterior(make_base):
+    model = wrapped(make_base("modules"))
+    nn.init.constant_(model.posterior_heads.log_var.bias, 40.0)  # as heads extrapolate now and then
+    out = model(images(model), "a", generator=seeded())
+    assert (model.posterior(images(model), "a").variance < 8).all()
+    assert (out.kl_noise < 100 * model.config.noise_size).all()
+
+
 # -- generation
 
 
