@@ -29,8 +29,9 @@ docs: .venv/ready
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs outputs/docs
 	@echo "outputs/docs/index.html"
 
+# a process per core, each with one thread of torch's: the tests are many and small
 tests: .venv/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv

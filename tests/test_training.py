@@ -99,7 +99,8 @@ def pixel_reference(train, val):
 def latent(train, val):
     model = wrap_decoder(_make_base("nvae"), ["a", "b"], noise_width=4, concept_width=2, latent_noise=True)
     encoded = [encode_dataset(model.base, images, progress=False) for images in (train, val)]
-    return LatentObjective(model, encoded[0]), *encoded
+    weights = {"matching": 1e-4, "beta": 0.01}  # pictures of noise by a random decoder are thousands apart
+    return LatentObjective(model, encoded[0], **weights), *encoded
 
 
 def pretraining(train, val):

@@ -382,6 +382,7 @@ def test_a_module_of_other_concepts(here, check, trained, photos):
 def test_a_graph_is_given_or_found(here, check, photos, tmp_path):
     options = ["--data", photos, "--output_dir", "out", "--max_train_steps", "2", "--train_batch_size", "6"]
     options += ["--logging_steps", "1", "--validation_steps", "1"]
+    options += ["--lr_warmup_steps", "1", "--learning_rate", "0.02"]  # so that interventions do something after a step
     penalties = {"sparsity", "val_sparsity", "acyclicity", "val_acyclicity"}
 
     def logged():
