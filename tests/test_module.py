@@ -205,6 +205,22 @@ def test_compiles_as_one_graph(form, backend):
     assert torch.allclose(compiled(noise, mask), module(noise, mask), atol=1e-6)
 
 
+@pytest.mark.parametrize("free_blocks", [0, 2])
+def test_concepts_start_quietly_beside_free_blocks(free_blocks):
+    module = build(randomise=False, free_blocks=free_blocks)
+    noise, mask = module.sample_noise(500), torch.zeros(500, 3, dtype=torch.bool)
+    other = noise.clone()
+    other[:, :6] = torch.randn(500, 6)  # of the first concept
+
+    def moved():
+        return [(module(other, given) - module(noise, given)).square().mean().item() for given in (mask, ~mask)]
+
+    before = moved()
+    module.fit_latents(torch.zeros(24), torch.ones(24))
+    for now, then in zip(moved(), before, strict=True):  # by either mechanism
+        assert now < 0.05 * then if free_blocks else now == pytest.approx(then)
+
+
 def test_repr_says_widths_and_concepts():
     text = repr(build("do", depth=3, free_blocks=2))
     for part in (
