@@ -85,8 +85,8 @@ class EmbeddingLayer(nn.Module):
     @torch.no_grad()
     def quieten(self, share: float) -> None:
         """Scale the first weights of all concepts, of both mechanisms, and not those of the free blocks."""
-        self.observational.weight[: len(self.config.concepts)] *= share
-        self.interventional.weight *= share
+        self.observational.weight[: len(self.config.concepts)].mul_(share)
+        self.interventional.weight.mul_(share)
 
     @staticmethod
     def _normalise(blocks: Tensor, norm: nn.Module) -> Tensor:
