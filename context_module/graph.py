@@ -166,13 +166,20 @@ def learned_graph(module: ContextModule, samples: int = 1000, seed: int = 0) -> 
     mask = torch.zeros(samples, len(names), dtype=torch.bool, device=noise.device)
     observed = module(noise, mask).flatten(1).float()
     directions = draw_normal(observed.new_empty(observed.shape[1], _PROJECTIONS), generator)
+    # the reduced form's effects are total ones, of exogenous values
+    values = module.exogenous if module.config.form == "reduced" else module.concepts
+    unforced = values(other, mask)
     distances = torch.zeros(len(names), len(names))
     for j in range(len(names)):
         intervened = mask.clone()
         intervened[:, j] = True
-        concepts, sent = module.concepts(noise, intervened), _sent(module, noise, intervened, j)
+        concepts = module.concepts(noise, intervened)
+        sent = _sent(module, values(noise, intervened), j, intervened=True)
         # the same noise behind both: an edge that an intervention does not change has a strength of exactly zero
-        changes = [_sent(module, other, given, j) - sent for given in (intervened, mask)]
+        changes = (
+            _sent(module, values(other, intervened), j, intervened=True) - sent,
+            _sent(module, unforced, j, intervened=False) - sent,
+        )
         for i in range(len(names)):
             if i != j:
                 forced, usual = (_sorted_along(directions, module, concepts, i, change[:, i]) for change in changes)
@@ -181,12 +188,10 @@ def learned_graph(module: ContextModule, samples: int = 1000, seed: int = 0) -> 
     return CausalGraph(names, (distances / total).sqrt())
 
 
-def _sent(module: ContextModule, noise: Tensor, mask: Tensor, cause: int) -> Tensor:
-    """What block `cause` adds to the values of all blocks, (B, K+F, w_c), if all of the mask or none is do(cause)."""
-    # the reduced form's effects are total ones, of exogenous values
-    values = (module.exogenous if module.config.form == "reduced" else module.concepts)(noise, mask)[:, cause]
-    effects = module.intervention.effects_of(cause, intervened=bool(mask[:, cause].all()))
-    return (values @ effects).unflatten(1, (-1, module.config.concept_width))
+def _sent(module: ContextModule, values: Tensor, cause: int, *, intervened: bool) -> Tensor:
+    """What block `cause` of values (B, K+F, w_c) adds to all blocks: (B, K+F, w_c)."""
+    effects = module.intervention.effects_of(cause, intervened=intervened)
+    return (values[:, cause] @ effects).unflatten(1, (-1, module.config.concept_width))
 
 
 def _sorted_along(directions: Tensor, module: ContextModule, concepts: Tensor, block: int, change: Tensor) -> Tensor:
