@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import safetensors
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -126,7 +127,8 @@ def train_network(
         seed: of initial weights and batches.
         device: to train on and leave the network on; by default torch's own default.
         cache_dir: keep the network in a file in there, and read it where the same network was trained on the same
-            images before; a damaged file is replaced, with a warning. Default: trained every time.
+            images before; with a warning a damaged file is replaced, or one that cannot be written given up. Default:
+            trained every time.
         progress: show a progress bar.
 
     Returns:
@@ -158,8 +160,11 @@ def train_network(
             optimizer.step()
             schedule.step()
     if kept:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(kept, network.state_dict())
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            save_tensors(kept, network.state_dict())
+        except (OSError, safetensors.SafetensorError) as error:  # a full disk, a folder of others
+            warnings.warn(f"{kept} cannot be written ({error}): it will be trained again", stacklevel=3)
     return network.eval().requires_grad_(False)
 
 

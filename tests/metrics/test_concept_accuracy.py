@@ -116,6 +116,15 @@ def test_a_damaged_file_of_the_cache_is_replaced(data, tmp_path):
     assert file.read_bytes() == whole
 
 
+def test_a_cache_that_cannot_be_written_costs_no_classifier(data, tmp_path):
+    few = {"steps": 3, "batch_size": 14, "progress": False}
+    images = data.test.select("obs", 4)
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match=r"file/ConceptClassifier-\w+.safetensors cannot be written .*: it will be"):
+        trained = train_concept_classifier(data.train, **few, cache_dir=tmp_path / "file")
+    assert torch.equal(trained(images), train_concept_classifier(data.train, **few)(images))
+
+
 def test_features_are_a_space_of_moderate_dimension(data, classifier):
     images = data.test.read(torch.arange(300))
     features = classifier.features(images)
