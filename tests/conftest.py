@@ -69,7 +69,7 @@ def tiny_nvae():
 
 
 def tiny_autoencoder(name, **config):
-    """A diffusers autoencoder for 3 x 8 x 8 images, around latents of 4 x 4."""
+    """A diffusers autoencoder for 3 x 8 x 8 images, around latents of 4 x 4 (of 2 x 2: AutoencoderRAE)."""
     import diffusers  # seconds, for the tests that need it
 
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
@@ -114,6 +114,16 @@ def tiny_autoencoder(name, **config):
             **both,
             **dict.fromkeys(("encoder_layers_per_block", "decoder_layers_per_block"), (1, 1)),
             **dict.fromkeys(("encoder_qkv_multiscales", "decoder_qkv_multiscales"), ((), ())),
+        },
+        "AutoencoderRAE": {
+            "encoder_type": "mae",
+            "encoder_hidden_size": 64,  # one head's
+            "encoder_num_hidden_layers": 1,
+            **dict.fromkeys(("encoder_patch_size", "patch_size"), 4),
+            "encoder_input_size": 8,
+            **dict.fromkeys(("decoder_hidden_size", "decoder_intermediate_size"), 16),
+            "decoder_num_hidden_layers": 1,
+            "decoder_num_attention_heads": 2,
         },
         "VQModel": {**blocks, **widths, **tiny, "num_vq_embeddings": 16, "vq_embed_dim": 3},
         "ConsistencyDecoderVAE": {
@@ -265,6 +275,9 @@ TINY_BASES = {
     "diffusers AutoencoderKLFlux2": lambda: tiny_autoencoder("AutoencoderKLFlux2"),
     "diffusers AutoencoderTiny": lambda: tiny_diffusers("AutoencoderTiny", 8),
     "diffusers AutoencoderDC": lambda: tiny_diffusers("AutoencoderDC", 8, scaling_factor=0.4),
+    "diffusers AutoencoderRAE": lambda: tiny_autoencoder(
+        "AutoencoderRAE"
+    ).requires_grad_(),  # its encoder comes frozen
     "diffusers VQModel": lambda: tiny_diffusers("VQModel"),
     "diffusers ConsistencyDecoderVAE": lambda: tiny_diffusers("ConsistencyDecoderVAE"),
     "lightweight": lambda: LightweightVAE("conv3"),

@@ -52,8 +52,8 @@ class DiffusersAdapter(DecoderAdapter):
 
     Raises:
         TypeError: for any other class.
-        ShapeError: for a class without ``sample_size``; a size that the network cannot halve; and networks that do not
-            give what they take.
+        ShapeError: for a class without ``sample_size``; a size that the network cannot halve, or another than its only
+            one (`AutoencoderRAE`); and networks that do not give what they take.
     """
 
     name = "diffusers"
@@ -67,10 +67,10 @@ class DiffusersAdapter(DecoderAdapter):
         if row is None:
             raise TypeError(f"no adapter for diffusers' {type(net).__name__}; supported: {', '.join(AUTOENCODERS)}")
         self.row, config = row, net.config
-        if sample_size is not None:
+        if sample_size is not None and row.only_size is None:
             net.register_to_config(**{"sample_size" if "sample_size" in config else _SIZE_KEY: sample_size})
             self.options = {"sample_size": sample_size}
-        height, width = _image_size(net)
+        height, width = _image_size(net) if row.only_size is None else _only_size(net, row.only_size(net), sample_size)
         ins, outs, channels = row.channels(config)
         down, up = row.factors(config)
         if height % down or width % down:
@@ -263,6 +263,16 @@ def _image_size(net: Any) -> tuple[int, int]:
             "DiffusersAdapter(net, sample_size=64)"
         )
     return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def _only_size(net: Any, size: int, wanted: int | tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width of the images of a network that decodes to one size."""
+    if wanted not in (None, size, (size, size)):
+        raise ShapeError(
+            f"this {type(net).__name__} decodes to images of {size}x{size} and no others, sample_size is {wanted}: "
+            "leave it out, and resize the images"
+        )
+    return size, size
 
 
 def _scale_and_shift(config: Any) -> tuple[float | tuple[float, ...], float | tuple[float, ...]]:

@@ -1,8 +1,8 @@
 """What differs between diffusers' autoencoders, as a table: a class is shown by its row, a new one by adding a row.
 
-They agree on images in [-1, 1], and here on latents (B, C, H, W): to autoencoders of videos an image is a video of one
-frame. Their `decode` takes what follows the latents in another order in every class, so that goes by keyword;
-`forward` is never called (`AutoencoderTiny`'s rounds latents to bytes, and gradients with them).
+Here images are in [-1, 1], as most of them take them, and latents (B, C, H, W): to autoencoders of videos an image is
+a video of one frame. Their `decode` takes what follows the latents in another order in every class, so that goes by
+keyword; `forward` is never called (`AutoencoderTiny`'s rounds latents to bytes, and gradients with them).
 """
 
 from __future__ import annotations
@@ -49,6 +49,17 @@ def _consistency_scale_and_shift(net: Any) -> tuple[tuple[float, ...], tuple[flo
     return tuple(factor / std for std in stds), tuple(mean / factor for mean in means)
 
 
+def _normalised_already(net: Any) -> tuple[float, float]:
+    """For networks whose `encode` gives normalised latents, which their `decode` takes."""
+    return 1.0, 0.0
+
+
+def _size_of_patches(net: Any) -> int:
+    """A decoder of `AutoencoderRAE` makes a square of pixels from each patch that its encoder sees."""
+    config = net.config
+    return config.patch_size * (config.encoder_input_size // config.encoder_patch_size)
+
+
 def _batch_norm_scale_and_shift(net: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Pipelines normalise latents by the statistics of a batch norm that the network itself never runs."""
     scale = (net.bn.running_var.float() + net.bn.eps).rsqrt()
@@ -69,6 +80,8 @@ class Autoencoder:
         run_decoder: (network, its own latents, noises) to images in [-1, 1].
         noises: standard normal tensors of an image's shape that decoding takes.
         scale_and_shift: the network's own normalisation of latents, if it is not among the configuration's factors.
+        only_size: height and width of the images, for classes that know no other.
+        unit_range: the network takes and gives images in [0, 1].
         video: images and latents have frames, on the third axis.
         image_patches: the entry with the side of squares whose pixels the encoder and decoder see as channels.
         latent_patches: the entry with the side of squares of latents that are normalised as channels.
@@ -83,13 +96,16 @@ class Autoencoder:
     decoder: tuple[str, ...] = ("post_quant_conv", "decoder")
     run_decoder: Callable[[Any, Tensor, Sequence[Tensor]], Tensor] = _decode
     noises: int = 0
-    scale_and_shift: Callable[[Any], tuple[tuple[float, ...], tuple[float, ...]]] | None = None
+    scale_and_shift: Callable[[Any], tuple[float | tuple[float, ...], float | tuple[float, ...]]] | None = None
+    only_size: Callable[[Any], int] | None = None
+    unit_range: bool = False
     video: bool = False
     image_patches: str | None = None
     latent_patches: str | None = None
 
     def encode(self, net: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mean and log-variance (B, C, H, W) of the latents of images in [-1, 1]; None without a distribution."""
+        x = (x + 1) / 2 if self.unit_range else x
         found = getattr(net.encode(x[:, :, None] if self.video else x), self.latent)
         if isinstance(found, Tensor):
             return self._image(found, net.config), None
@@ -99,7 +115,8 @@ class Autoencoder:
         """Images in [-1, 1] of latents as `encode` gives them."""
         raw = F.pixel_shuffle(raw, _side(net.config, self.latent_patches))
         images = self.run_decoder(net, raw[:, :, None] if self.video else raw, noises)
-        return images[:, :, 0] if self.video else images
+        images = images[:, :, 0] if self.video else images
+        return 2 * images - 1 if self.unit_range else images
 
     def _image(self, latent: Tensor, config: Any) -> Tensor:
         latent = latent[:, :, 0] if self.video else latent
@@ -173,6 +190,19 @@ AUTOENCODERS = {
         decoder_sizes="decoder_block_out_channels",
         out_channels=None,
         decoder=("decoder",),
+    ),
+    # latents are a frozen image encoder's tokens, as a grid
+    "AutoencoderRAE": Autoencoder(
+        latent="latent",
+        encoder_sizes="patch_size",
+        decoder_sizes="patch_size",
+        in_channels="num_channels",
+        out_channels=None,
+        latent_channels=("encoder_hidden_size",),
+        decoder=("decoder",),
+        scale_and_shift=_normalised_already,
+        only_size=_size_of_patches,
+        unit_range=True,
     ),
     # latents are those before the codebook; decoding quantises them, and gradients pass straight through
     "VQModel": Autoencoder(

@@ -94,8 +94,9 @@ def test_tiling_and_slicing_are_switched_off(autoencoder):
 @pytest.mark.parametrize("name", AUTOENCODERS)
 def test_pictures_are_those_of_the_network(name, sample_size, autoencoder, diffusers):
     net = autoencoder(name)
-    base = DiffusersAdapter(net, sample_size=sample_size)
+    base = DiffusersAdapter(net, sample_size=8 if name == "AutoencoderRAE" else sample_size)
     x = torch.rand(2, *base.image_shape)
+    scale, shift = (1, 0) if name == "AutoencoderRAE" else (2, -1)
     raw = base.raw_posterior(x)[0]
     assert raw.shape[1:] == base.latent.shape
     options = {
@@ -105,11 +106,11 @@ def test_pictures_are_those_of_the_network(name, sample_size, autoencoder, diffu
     if name == "AutoencoderKLFlux2":
         raw = diffusers.Flux2Pipeline._unpatchify_latents(raw)
     video = name in VIDEO  # of one frame
-    own = net.encode(2 * (x[:, :, None] if video else x) - 1)[0]
+    own = net.encode(scale * (x[:, :, None] if video else x) + shift)[0]
     own = own if isinstance(own, torch.Tensor) else own.mean
     raw = raw[:, :, None] if video else raw
     torch.testing.assert_close(raw, own)
-    images = (net.decode(raw, **options.get(name, {})).sample + 1) / 2
+    images = (net.decode(raw, **options.get(name, {})).sample - shift) / scale
     images = images[:, :, 0] if video else images
     decoded = base.decode(base.encode(x).mean, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(decoded.likelihood.location, images, rtol=1e-4, atol=1e-5)
@@ -147,6 +148,26 @@ def test_classes_without_a_size_ask_for_one(autoencoder, tmp_path):
     base = DiffusersAdapter(autoencoder("AutoencoderTiny"), sample_size=(8, 12))
     base.save(tmp_path)
     assert DiffusersAdapter.load(tmp_path).image_shape == (3, 8, 12)  # it is in the configuration now
+
+
+@torch.no_grad()
+def test_tokens_of_a_representation_autoencoder_come_normalised(autoencoder, x):
+    statistics = {"latents_mean": [[[0.5]]] * 64, "latents_std": [[[2.0]]] * 64, "scaling_factor": 0.7}
+    base = adapt(autoencoder("AutoencoderRAE", **statistics))
+    assert (base.image_shape, base.latent) == ((3, 8, 8), LatentSpec((64, 2, 2)))
+    encoding = base.encode(x)
+    assert encoding.log_var is None
+    base.net.register_to_config(scaling_factor=1.0)
+    torch.testing.assert_close(encoding.mean, base.net.encode(x).latent * 0.7)
+
+
+def test_a_representation_autoencoder_decodes_to_one_size(autoencoder, tmp_path):
+    net = autoencoder("AutoencoderRAE")
+    with pytest.raises(ShapeError, match="decodes to images of 8x8 and no others, sample_size is 16: leave it out"):
+        DiffusersAdapter(net, sample_size=16)
+    base = DiffusersAdapter(net, sample_size=8)
+    base.save(tmp_path)
+    assert DiffusersAdapter.load(tmp_path, sample_size=8).image_shape == (3, 8, 8)
 
 
 @torch.no_grad()
