@@ -184,7 +184,7 @@ class LatentObjective(EmbeddingObjective):
         matching: float = 300.0,
         adversarial: float = 30.0,
         interaction: float = 300.0,
-        overlap: float = 0.05,
+        overlap: float = 0.2,
         sparsity: float = 0.3,
         acyclicity: float = 100.0,
         edge_threshold: float = 0.05,

@@ -27,9 +27,10 @@ def overlap(module: ContextModule, samples: int = 128) -> Tensor:
         samples: draws of noise for either side, more than a concept has values.
 
     Returns:
-        a scalar, float32: the sum over the concepts of the KL divergence of interventional values (under an
-        intervention on that concept) from observational ones, each described by mean and covariance, in nats. It does
-        not depend on the coordinates of concept values.
+        a scalar, float32: the sum over the concepts of log(1 + d), where d is the KL divergence of interventional
+        values (under an intervention on that concept) from observational ones, each described by mean and covariance,
+        in nats. It does not depend on the coordinates of concept values. The logarithm lets go of concepts whose
+        ranges the data keep apart: d grows with the square of the distance, and would pull at what is right.
     """
     config = module.config
     concepts = len(config.concepts)
@@ -43,7 +44,7 @@ def overlap(module: ContextModule, samples: int = 128) -> Tensor:
     with torch.autocast(noise.device.type, enabled=False):  # factorisations are not for half precision
         observed, forced = observed.float(), forced.float()
         ridge = _RIDGE * observed.detach().var(0).mean(1).clamp_min(1e-6)
-        return kl_divergence(_gaussian(forced, ridge), _gaussian(observed, ridge)).sum()
+        return kl_divergence(_gaussian(forced, ridge), _gaussian(observed, ridge)).log1p().sum()
 
 
 def _gaussian(values: Tensor, ridge: Tensor) -> MultivariateNormal:

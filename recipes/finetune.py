@@ -110,7 +110,7 @@ class FinetuneArguments(BaseArguments, TrainingArguments):
         300.0, help="latent: weight of keeping decoder inputs additive in the concepts, which is what composes"
     )
     overlap: float = argument(
-        0.05, help="latent: weight of keeping concepts' values under interventions near those they take without"
+        0.2, help="latent: weight of keeping concepts' values under interventions near those they take without"
     )
     sparsity: float = argument(0.3, help="latent: weight of the norms of the learned edges between blocks")
     acyclicity: float = argument(100.0, help="latent: weight of a penalty on cycles of these edges (NOTEARS)")
