@@ -165,7 +165,7 @@ def load_network(directory: str | Path, build: Callable[..., Network], name: str
     try:
         network = build(**config)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{directory} does not hold a usable {name}: {error}") from error
+        raise CheckpointError(f"{directory / CONFIG_FILE} is of no usable {name}: {error}") from error
     load_strictly(network, load_tensors(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE)
     return network
 

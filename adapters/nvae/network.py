@@ -11,20 +11,13 @@ from torch import Tensor, nn
 
 from context_module.adapters.base import Likelihood
 from context_module.adapters.nvae.checkpoint import read_public_checkpoint
-from context_module.adapters.nvae.config import NVAEConfig, NVAEConfigError
+from context_module.adapters.nvae.config import NVAEConfig
 from context_module.adapters.nvae.distributions import Normal
 from context_module.adapters.nvae.flows import FlowCell
 from context_module.adapters.nvae.layers import Cell, DecoderCombiner, EncoderCombiner, WeightNormConv2d
 from context_module.adapters.nvae.likelihoods import likelihood_channels, make_likelihood, quantise
-from context_module.errors import CheckpointError, ShapeError
-from context_module.files import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    load_strictly,
-    load_tensors,
-    read_json,
-    save_network,
-)
+from context_module.errors import ShapeError
+from context_module.files import load_network, load_strictly, save_network
 
 __all__ = ["NVAE", "DecoderPass", "NVAEOutput"]
 
@@ -297,13 +290,7 @@ class NVAE(nn.Module):
         Raises:
             CheckpointError: for files that are missing, broken, or do not fit each other; names them.
         """
-        folder = Path(folder)
-        try:
-            net = cls(NVAEConfig.from_dict(read_json(folder / CONFIG_FILE)))
-        except NVAEConfigError as error:
-            raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
-        load_strictly(net, load_tensors(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
-        return net.eval()
+        return load_network(folder, lambda **config: cls(NVAEConfig.from_dict(config)), "NVAE", {}).eval()
 
     def _score(self, posterior: Normal, prior: Normal, draw: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """KL, log q of the draw and log p of the value the flows made of it: (B,) each."""

@@ -122,9 +122,9 @@ SPOILED = {
     "another base": (lambda d: edit_config(d, base="nvae"), "folder does not hold a lightweight VAE$"),
     "another architecture": (
         lambda d: edit_config(d, architecture="conv4"),
-        "folder does not hold a usable lightweight VAE: unknown architecture 'conv4'; known: simple64bn, conv3",
+        "config.json is of no usable lightweight VAE: unknown architecture 'conv4'; known: simple64bn, conv3",
     ),
-    "unknown option": (lambda d: edit_config(d, wings=2), "folder does not hold a usable lightweight VAE: .*'wings'"),
+    "unknown option": (lambda d: edit_config(d, wings=2), "config.json is of no usable lightweight VAE: .*'wings'"),
     "no heads": (lambda d: edit_config(d, heads=False), "does not fit .*unexpected: fc_mu.bias"),
     "missing tensor": (
         lambda d: edit_tensors(d, lambda t: t.pop("decoder.5.bias")),

@@ -122,7 +122,7 @@ def test_bad_folders_are_named(make_net: MakeNet, tmp_path: Path) -> None:
     for text, message in (
         ("{", "config.json is not valid JSON"),
         ("[]", "config.json holds a JSON list, expected an object"),
-        (json.dumps({**good, "depth": 3}), "config.json: unknown keys depth"),
+        (json.dumps({**good, "depth": 3}), "config.json is of no usable NVAE: unknown keys depth"),
         (json.dumps({**good, "latent_channels": 4}), "model.safetensors does not fit .*enc_sampler.0.weight: shape"),
     ):
         config.write_text(text)
