@@ -13,11 +13,19 @@ from context_module import adapt, wrap_decoder
 from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.modules import ModulesAdapter
 from context_module.contexts import OBSERVATIONAL
-from context_module.data import ArrayContextDataset, ContextData, load_data
+from context_module.data import ArrayContextDataset, ContextData, grammar, load_data
 from context_module.errors import ConceptError, DataError
-from context_module.evaluation import METRICS, Evaluation, composition_table, evaluate, summary_table
+from context_module.evaluation import (
+    METRICS,
+    Evaluation,
+    composition_table,
+    evaluate,
+    evaluate_texts,
+    summary_table,
+)
 from context_module.evaluation.representation import leading_codes, posterior_means
 from context_module.evaluation.result import ContextScores
+from context_module.lora import is_lora
 from context_module.metrics import sliced_wasserstein
 from context_module.metrics.concept_accuracy import train_concept_classifier
 from context_module.metrics.counterfactual import train_factor_regressor
@@ -151,6 +159,50 @@ def test_every_family_of_bases_is_reproducible(base):
     assert quietly(model, data, **options) == found
     for scores in found.contexts["a+b"].scores.values():
         assert scores["model"] != scores["base"]
+
+
+def randomise_lora(model):
+    model.add_lora()
+    for name, parameter in model.base.named_parameters():
+        if is_lora(name):
+            nn.init.normal_(parameter)
+
+
+def test_the_base_beside_a_language_model_with_lora_is_bare():
+    pytest.importorskip("transformers")
+    from context_module.adapters.transformers import TransformersAdapter
+
+    train = grammar(samples_per_context=20, held_out_samples=0).train
+    torch.manual_seed(0)
+    base = TransformersAdapter.from_texts(train.texts(), hidden_size=8, num_layers=1, max_tokens=16)
+    model = wrap_decoder(base, train.concepts)
+    data = grammar(samples_per_context=20, held_out_samples=20, tokenize=base.tokenize)
+
+    def texts_of_the_base():
+        texts = []
+        parser = lambda text: texts.append(text) or data.parser(text)  # noqa: E731
+        evaluate_texts(
+            model, dataclasses.replace(data, parser=parser), samples=10, contexts=["number+tense"], progress=False
+        )
+        return texts[:10]
+
+    before = texts_of_the_base()
+    randomise_lora(model)
+    assert texts_of_the_base() == before
+    assert len(set(before)) > 1
+
+
+def test_the_base_beside_a_model_with_lora_is_bare(make_base):
+    model = wrap_decoder(make_base("lightweight"), ["a", "b"], noise_width=2, concept_width=2)
+    images = torch.randint(0, 256, (20, *model.base.image_shape), dtype=torch.uint8)
+    part = ArrayContextDataset(images, [0] * 20, ("a+b",), ("a", "b"))
+    options = {"samples": 10, "contexts": ["a+b"], "metrics": ["sliced_wasserstein"]}
+    before = quietly(model, ContextData(part, part), **options)
+    randomise_lora(model)
+    after = quietly(model, ContextData(part, part), **options)
+    (before,), (after,) = (found.contexts["a+b"].scores.values() for found in (before, after))
+    assert after["base"] == before["base"]
+    assert after["model"] != before["model"]
 
 
 def test_a_base_alone_gives_its_samples_in_every_context(base):

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from context_module.adapters.base import DecoderAdapter
+from context_module.bare import base_samples
 from context_module.contexts import OBSERVATIONAL
 from context_module.data.base import ContextData
 from context_module.data.texts import TextContextDataset
 from context_module.errors import ConceptError, DataError
 from context_module.evaluation.generated import real_parts
 from context_module.evaluation.result import ContextScores, Evaluation, Scores
+from context_module.lora import without_lora
 from context_module.metrics.estimate import share_estimate
 from context_module.metrics.texts import UNREADABLE, intended_share, read_factors, total_variation
 from context_module.wrap import ContextualDecoder, evaluating
@@ -73,7 +74,8 @@ def evaluate_texts(
     found = {}
     with evaluating(model):
         generator = torch.Generator().manual_seed(seed)
-        base = read(partial(_base_texts, model.base, generator=generator))
+        with without_lora(model.base):
+            base = read(partial(base_samples, model.base, sample=True, generator=generator))
         for context in tqdm(parts, desc="contexts", disable=not progress):
             do = OBSERVATIONAL if pooled else context
             generated = read(partial(model.generate, do=do, sample=True, generator=generator))
@@ -95,11 +97,6 @@ def evaluate_texts(
                 }
             found[context] = ContextScores(parts[context] is data.held_out, scores)
     return Evaluation(samples, seed, found)
-
-
-def _base_texts(base: DecoderAdapter, n: int, generator: torch.Generator) -> list[str]:
-    """What the base writes without a prompt."""
-    return base.present(base.decode(base.sample_latent(n, generator), generator=generator).sample(generator))
 
 
 def _rows(part: object, context: str) -> Tensor:

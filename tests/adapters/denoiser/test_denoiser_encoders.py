@@ -210,7 +210,11 @@ def drop_tensor(folder, name):
 
 SPOILED = {
     "foreign": (lambda d: edit_config(d, encoder="VAE"), CheckpointError, "does not hold a SemanticEncoder"),
-    "options": (lambda d: edit_config(d, wings=2), CheckpointError, "config.json is of no usable SemanticEncoder.*wings"),
+    "options": (
+        lambda d: edit_config(d, wings=2),
+        CheckpointError,
+        "config.json is of no usable SemanticEncoder.*wings",
+    ),
     "missing": (lambda d: drop_tensor(d, "root"), CheckpointError, "model.safetensors does not fit .*missing: root"),
     "no weights": (
         lambda d: (d / "encoder" / "model.safetensors").unlink(),
