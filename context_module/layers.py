@@ -72,7 +72,8 @@ class EmbeddingLayer(nn.Module):
         hidden = self.observational(blocks)
         if self.dense is not None:
             dense = noise @ (self.dense * self.off_diagonal)
-            dense = dense * (1 - mask.to(dense.dtype)).prod(dim=1, keepdim=True)
+            unintervened = (1 - mask.to(dense.dtype)).prod(dim=1, keepdim=True)
+            dense = dense * unintervened.to(dense.dtype)  # autocast takes products in float32
             hidden = hidden + dense.unflatten(1, (-1, self.config.noise_width)).transpose(0, 1)
         # lerp with a weight of 0 or 1 is an exact selection, and twice as fast as where, forward and backward
         intervened = mask.t()[..., None].to(hidden.dtype)

@@ -154,10 +154,10 @@ def test_a_module_of_free_blocks_alone(form):
     assert module.embedding.observational.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("form", "options"), [*VARIANTS, *((form, {"free_blocks": 1}) for form in FORMS)], ids=str)
 @torch.no_grad()
-def test_precision(form):
-    module = build(form, free_blocks=1)
+def test_precision(form, options):
+    module = build(form, **options)
     noise, mask = inputs(module)
     latent = module(noise, mask)
     assert latent.dtype == torch.float32
