@@ -10,6 +10,7 @@ from torch.distributions import Normal
 
 from context_module.adapters.base import DecoderAdapter, Encoding
 from context_module.draws import draw_normal
+from context_module.lora import without_lora
 from context_module.outputs import ContextualOutput
 from context_module.posterior import standard_normal_kl
 
@@ -24,10 +25,14 @@ def base_samples(
     sample: bool = False,
     generator: torch.Generator | None = None,
 ) -> Any:
-    """n images, or texts, from the base's own prior; arguments and result as of `ContextualDecoder.generate`."""
-    latent = temperature * base.sample_latent(n, generator)
-    decoding = base.decode(latent.to(base.dtype), temperature=temperature, generator=generator)
-    return base.present(decoding.sample(generator) if sample else decoding.mean)
+    """n images, or texts, from the base's own prior, without a module's LoRA.
+
+    Arguments and result are those of `ContextualDecoder.generate`.
+    """
+    with without_lora(base):
+        latent = temperature * base.sample_latent(n, generator)
+        decoding = base.decode(latent.to(base.dtype), temperature=temperature, generator=generator)
+        return base.present(decoding.sample(generator) if sample else decoding.mean)
 
 
 def base_output(

@@ -275,9 +275,8 @@ TINY_BASES = {
     "diffusers AutoencoderKLFlux2": lambda: tiny_autoencoder("AutoencoderKLFlux2"),
     "diffusers AutoencoderTiny": lambda: tiny_diffusers("AutoencoderTiny", 8),
     "diffusers AutoencoderDC": lambda: tiny_diffusers("AutoencoderDC", 8, scaling_factor=0.4),
-    "diffusers AutoencoderRAE": lambda: tiny_autoencoder(
-        "AutoencoderRAE"
-    ).requires_grad_(),  # its encoder comes frozen
+    # its encoder comes frozen
+    "diffusers AutoencoderRAE": lambda: tiny_autoencoder("AutoencoderRAE").requires_grad_(),
     "diffusers VQModel": lambda: tiny_diffusers("VQModel"),
     "diffusers ConsistencyDecoderVAE": lambda: tiny_diffusers("ConsistencyDecoderVAE"),
     "lightweight": lambda: LightweightVAE("conv3"),

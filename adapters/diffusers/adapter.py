@@ -67,10 +67,13 @@ class DiffusersAdapter(DecoderAdapter):
         if row is None:
             raise TypeError(f"no adapter for diffusers' {type(net).__name__}; supported: {', '.join(AUTOENCODERS)}")
         self.row, config = row, net.config
-        if sample_size is not None and row.only_size is None:
-            net.register_to_config(**{"sample_size" if "sample_size" in config else _SIZE_KEY: sample_size})
-            self.options = {"sample_size": sample_size}
-        height, width = _image_size(net) if row.only_size is None else _only_size(net, row.only_size(net), sample_size)
+        if row.only_size is not None:
+            height, width = _only_size(net, row.only_size(net), sample_size)
+        else:
+            if sample_size is not None:
+                net.register_to_config(**{"sample_size" if "sample_size" in config else _SIZE_KEY: sample_size})
+                self.options = {"sample_size": sample_size}
+            height, width = _image_size(net)
         ins, outs, channels = row.channels(config)
         down, up = row.factors(config)
         if height % down or width % down:

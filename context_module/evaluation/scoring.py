@@ -16,7 +16,6 @@ from context_module.evaluation.contexts import CONTEXT_METRICS, context_scores
 from context_module.evaluation.generated import base_images, model_images, real_parts
 from context_module.evaluation.result import ContextScores, Evaluation
 from context_module.evaluation.whole import WHOLE_METRICS, inapplicable, whole_scores
-from context_module.lora import without_lora
 from context_module.metrics.concept_accuracy import train_concept_classifier
 from context_module.wrap import ContextualDecoder, evaluating
 
@@ -101,8 +100,7 @@ def evaluate(
         tqdm(total=len(scored) + len(whole), desc="evaluating", unit="part", disable=not progress) as bar,
     ):
         generator = torch.Generator().manual_seed(seed)
-        with without_lora(base):
-            of_base = base_images(base, samples if scored else 0, generator, batch_size)
+        of_base = base_images(base, samples if scored else 0, generator, batch_size)
         for context, part in scored.items():
             bar.set_postfix_str(context)
             generated = of_base

@@ -16,7 +16,6 @@ from context_module.data.texts import TextContextDataset
 from context_module.errors import ConceptError, DataError
 from context_module.evaluation.generated import real_parts
 from context_module.evaluation.result import ContextScores, Evaluation, Scores
-from context_module.lora import without_lora
 from context_module.metrics.estimate import share_estimate
 from context_module.metrics.texts import UNREADABLE, intended_share, read_factors, total_variation
 from context_module.wrap import ContextualDecoder, evaluating
@@ -74,8 +73,7 @@ def evaluate_texts(
     found = {}
     with evaluating(model):
         generator = torch.Generator().manual_seed(seed)
-        with without_lora(model.base):
-            base = read(partial(base_samples, model.base, sample=True, generator=generator))
+        base = read(partial(base_samples, model.base, sample=True, generator=generator))
         for context in tqdm(parts, desc="contexts", disable=not progress):
             do = OBSERVATIONAL if pooled else context
             generated = read(partial(model.generate, do=do, sample=True, generator=generator))
