@@ -6,7 +6,7 @@ if __name__ == "adapters":  # the folder imported from the repository's root: a 
         "'from context_module.adapters import ...'. (For AdapterHub's package of that name, leave this directory.)"
     )
 
-from context_module.adapters.base import (
+from context_module.adapters.contract import (
     DecoderAdapter,
     Decoding,
     Encoding,

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, LatentSpec
+from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.likelihoods import BernoulliLikelihood
-from context_module.files import CONFIG_FILE, WEIGHTS_FILE, load_network, save_network
-from context_module.hub import HUB_OPTIONS, local_folder, recorded
+from context_module.io.files import CONFIG_FILE, WEIGHTS_FILE, load_network, save_network
+from context_module.io.hub import HUB_OPTIONS, local_folder, recorded
 
 __all__ = ["ARCHITECTURES", "LightweightAdapter", "LightweightObjective", "LightweightVAE"]
 

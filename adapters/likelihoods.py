@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from context_module.draws import draw_uniform
+from context_module.normal import draw_uniform
 
 __all__ = ["BernoulliLikelihood", "DiscretisedLogistic", "DiscretisedLogisticLikelihood"]
 

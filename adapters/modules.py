@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, LatentSpec
+from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.likelihoods import BernoulliLikelihood
 from context_module.errors import ShapeError
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from context_module.draws import draw_uniform
+from context_module.normal import draw_uniform
 
 __all__ = ["Prefix", "TokenLikelihood", "own_tokens", "run"]
 

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, LatentSpec
+from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.pretrained import import_library, parts_of, read_network, reading
 from context_module.adapters.sentence_encoder import SentenceEncoder
 from context_module.adapters.tokens import TokenLikelihood, own_tokens, run
 from context_module.errors import CheckpointError, DataError, ShapeError
-from context_module.hub import HUB_OPTIONS, recorded
+from context_module.io.hub import HUB_OPTIONS, recorded
 
 __all__ = ["LanguageModelObjective", "TransformersAdapter"]
 

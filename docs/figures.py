@@ -17,10 +17,10 @@ from context_module import ContextModuleConfig
 from context_module.adapters import load_base
 from context_module.contexts import Concepts
 from context_module.data import ContextData, quad
-from context_module.figures import edge_map, png
-from context_module.graph import CausalGraph, acyclicity
-from context_module.grids import labelled_grid
-from context_module.layers import InterventionLayer
+from context_module.drawing.figures import edge_map, png
+from context_module.drawing.grids import labelled_grid
+from context_module.nn.graph import CausalGraph, acyclicity
+from context_module.nn.layers import InterventionLayer
 
 NVAE = Path(__file__).resolve().parents[1] / "recipes" / "pretrained" / "nvae-quad32"
 INK, ACCENT, MUTED = "#1f2933", "#b3401f", "#8795a1"

@@ -28,7 +28,7 @@ PUBLIC = (
     "context_module.data",
     "context_module.evaluation",
     "context_module.metrics",
-    "context_module.objectives",
+    "context_module.training.objectives.latent",
 )
 _CALLABLES = ("class", "function", "exception")
 _COLON = "\ue000"  # of prose, where napoleon would read "type: description"

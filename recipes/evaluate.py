@@ -23,21 +23,21 @@ from torch import Tensor
 
 from context_module import ContextualDecoder
 from context_module.adapters import DecoderAdapter
-from context_module.arguments import argument, parse_arguments, run_recipe
-from context_module.base_arguments import BaseArguments
-from context_module.checkpoints import CONFIG_NAME, fingerprint
+from context_module.cli.arguments import argument, parse_arguments, run_recipe
+from context_module.cli.base import BaseArguments
+from context_module.cli.data import DataArguments
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextData
-from context_module.data.arguments import DataArguments
+from context_module.drawing.figures import training_curves
+from context_module.drawing.grids import contexts_on_one_noise
 from context_module.errors import CheckpointError, DataError, OutputExistsError
 from context_module.evaluation import METRICS, Evaluation, evaluate, evaluate_texts, summary_table
 from context_module.evaluation.generated import base_images, model_images
-from context_module.figures import training_curves
-from context_module.files import read_json, write_atomically, write_json
-from context_module.grids import contexts_on_one_noise
-from context_module.info import BASE_CONFIGS
-from context_module.report import render_report
-from context_module.run_directory import read_metrics
+from context_module.evaluation.report import render_report
+from context_module.io.files import read_json, write_atomically, write_json
+from context_module.saving.checkpoint import CONFIG_NAME, fingerprint
+from context_module.saving.info import BASE_CONFIGS
+from context_module.training.run_directory import read_metrics
 
 PICTURED = 8  # images per picture of a context
 

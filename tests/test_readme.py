@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from context_module.arguments import parse_arguments
+from context_module.cli.arguments import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.base import DecoderAdapter, Encoding, LatentSpec
+from context_module.adapters.contract import DecoderAdapter, Encoding, LatentSpec
 from context_module.adapters.denoiser.conditioning import SUPPORTED, conditioning_of
 from context_module.adapters.denoiser.decoding import DenoisingDecoding
 from context_module.adapters.denoiser.encoders import (
@@ -26,8 +26,8 @@ from context_module.adapters.diffusers.autoencoders import row_of
 from context_module.adapters.likelihoods import DiscretisedLogisticLikelihood
 from context_module.adapters.pretrained import import_library, read_network, reading
 from context_module.errors import CheckpointError, ShapeError
-from context_module.files import CONFIG_FILE
-from context_module.hub import HUB_OPTIONS, local_folder, recorded
+from context_module.io.files import CONFIG_FILE
+from context_module.io.hub import HUB_OPTIONS, local_folder, recorded
 
 __all__ = ["DenoiserAdapter"]
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from context_module.adapters.base import Decoding, Encoding
-from context_module.draws import draw_normal, draw_uniform
+from context_module.adapters.contract import Decoding, Encoding
+from context_module.normal import draw_normal, draw_uniform
 
 if TYPE_CHECKING:
     from context_module.adapters.denoiser.adapter import DenoiserAdapter

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from context_module.adapters.decoder_only import SmallEncoder
-from context_module.draws import draw_normal
 from context_module.errors import ShapeError
-from context_module.files import load_network, save_network
+from context_module.io.files import load_network, save_network
+from context_module.normal import draw_normal
 
 __all__ = ["ENCODER_FOLDER", "CLIPEncoder", "EmbeddingEncoder", "SemanticEncoder", "encoder_of"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from context_module.adapters.denoiser.adapter import DenoiserAdapter
-from context_module.draws import draw_normal
+from context_module.normal import draw_normal
 
 __all__ = ["DenoisingObjective"]
 

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, LatentSpec
+from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.diffusers.autoencoders import AUTOENCODERS, row_of
 from context_module.adapters.likelihoods import DiscretisedLogistic, DiscretisedLogisticLikelihood
 from context_module.adapters.pretrained import import_library, read_network, reading
-from context_module.draws import draw_normal
 from context_module.errors import CheckpointError, ShapeError
-from context_module.hub import HUB_OPTIONS
+from context_module.io.hub import HUB_OPTIONS
+from context_module.normal import draw_normal
 
 __all__ = ["DiffusersAdapter"]
 

@@ -8,7 +8,7 @@ from math import log, pi
 import torch
 from torch import Tensor
 
-from context_module.draws import draw_normal
+from context_module.normal import draw_normal
 
 __all__ = ["Normal"]
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from context_module.adapters.base import Likelihood
+from context_module.adapters.contract import Likelihood
 from context_module.adapters.likelihoods import BernoulliLikelihood
 from context_module.adapters.nvae.config import NVAEConfig
 from context_module.adapters.nvae.distributions import Normal
-from context_module.draws import draw_uniform
+from context_module.normal import draw_uniform
 
 __all__ = [
     "LogisticMixtureLikelihood",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.base import Likelihood
+from context_module.adapters.contract import Likelihood
 from context_module.adapters.nvae.checkpoint import read_public_checkpoint
 from context_module.adapters.nvae.config import NVAEConfig
 from context_module.adapters.nvae.distributions import Normal
@@ -17,7 +17,7 @@ from context_module.adapters.nvae.flows import FlowCell
 from context_module.adapters.nvae.layers import Cell, DecoderCombiner, EncoderCombiner, WeightNormConv2d
 from context_module.adapters.nvae.likelihoods import likelihood_channels, make_likelihood, quantise
 from context_module.errors import ShapeError
-from context_module.files import load_network, load_strictly, save_network
+from context_module.io.files import load_network, load_strictly, save_network
 
 __all__ = ["NVAE", "DecoderPass", "NVAEOutput"]
 

@@ -1,7 +1,7 @@
 """Data in contexts: data sets by name, your own images, and the loader that mixes contexts in a batch."""
 
 from context_module.data.attributes import attributes
-from context_module.data.base import ArrayContextDataset, ContextData, ContextDataset, MappedImages
+from context_module.data.dataset import ArrayContextDataset, ContextData, ContextDataset, MappedImages
 from context_module.data.dsprites import dsprites
 from context_module.data.folders import FolderContextDataset, image_folders
 from context_module.data.grammar import grammar

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from context_module.contexts import OBSERVATIONAL, Concepts
-from context_module.data.base import ContextData
+from context_module.data.dataset import ContextData
 from context_module.data.folders import (
     IMAGE_SUFFIXES,
     FolderContextDataset,

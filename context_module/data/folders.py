@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from context_module.contexts import OBSERVATIONAL, SEPARATOR, Concepts
-from context_module.data.base import ContextData, ContextDataset
+from context_module.data.dataset import ContextData, ContextDataset
 from context_module.errors import ConceptError, DataError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from context_module.contexts import OBSERVATIONAL, SEPARATOR, Concepts
-from context_module.data.base import ContextData, ContextDataset
+from context_module.data.dataset import ContextData, ContextDataset
 from context_module.data.folders import ImageReader, as_image, picture_pixels, split_names
 from context_module.errors import ConceptError, DataError
 

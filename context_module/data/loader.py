@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from context_module.data.base import LabelledDataset
+from context_module.data.dataset import LabelledDataset
 from context_module.errors import DataError
 
 __all__ = ["MixedContextBatchSampler", "evaluation_loader", "mixed_context_loader"]

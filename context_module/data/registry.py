@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from context_module.contexts import OBSERVATIONAL
-from context_module.data.base import ContextData
+from context_module.data.dataset import ContextData
 from context_module.data.folders import IMAGE_SUFFIXES
 from context_module.data.texts import Tokenize
 from context_module.errors import DataError

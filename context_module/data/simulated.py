@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from context_module.data.base import ArrayContextDataset, ContextData, MappedImages
+from context_module.data.dataset import ArrayContextDataset, ContextData, MappedImages
 from context_module.data.simulator import Simulator
 from context_module.errors import DataError
-from context_module.files import write_atomically, write_json
+from context_module.io.files import write_atomically, write_json
 
 __all__ = ["simulate"]
 

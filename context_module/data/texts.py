@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from context_module.data.base import ContextData, ContextDataset
+from context_module.data.dataset import ContextData, ContextDataset
 from context_module.data.folders import context_folders
 from context_module.errors import DataError
 

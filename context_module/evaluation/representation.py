@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from context_module.adapters.base import DecoderAdapter
-from context_module.data.base import ContextDataset
+from context_module.adapters.contract import DecoderAdapter
+from context_module.data.dataset import ContextDataset
 from context_module.data.loader import evaluation_loader
-from context_module.wrap import ContextualDecoder
+from context_module.model.decoder import ContextualDecoder
 
 __all__ = ["leading_codes", "posterior_means"]
 

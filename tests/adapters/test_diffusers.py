@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from context_module import wrap_decoder
-from context_module.adapters.base import LatentSpec, adapt
+from context_module.adapters.contract import LatentSpec, adapt
 from context_module.adapters.diffusers import AUTOENCODERS, AutoencoderKLObjective, DiffusersAdapter
 from context_module.adapters.likelihoods import DiscretisedLogisticLikelihood
 from context_module.errors import ShapeError

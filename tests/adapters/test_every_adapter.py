@@ -12,12 +12,12 @@ from torch import nn
 
 from context_module import ContextualDecoder, adapt, wrap_decoder
 from context_module.adapters import DecoderAdapter, LatentSpec, get_adapter
-from context_module.checkpoints import WEIGHTS_NAME, fingerprint
+from context_module.base.lora import decoder_layers, is_lora
 from context_module.data import ArrayContextDataset
-from context_module.encodings import encode_dataset
 from context_module.errors import LoraError, ShapeError
-from context_module.lora import decoder_layers, is_lora
-from context_module.objectives import LatentObjective, PixelObjective
+from context_module.saving.checkpoint import WEIGHTS_NAME, fingerprint
+from context_module.training.encodings import encode_dataset
+from context_module.training.objectives.latent import LatentObjective, PixelObjective
 
 CONTEXTS = ["obs", "a", "b", "a+b"]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from context_module import adapt, wrap_decoder
-from context_module.adapters import base as registry
+from context_module.adapters import contract as registry
 from context_module.adapters import get_adapter
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from context_module import adapt, wrap_decoder
-from context_module.adapters.base import DecoderAdapter, Decoding, Encoding, LatentSpec
+from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.likelihoods import BernoulliLikelihood
 from context_module.data import ArrayContextDataset
 from context_module.errors import ConceptError, DataError, ShapeError

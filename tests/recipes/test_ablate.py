@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from context_module.arguments import parse_arguments
+from context_module.cli.arguments import parse_arguments
 
 FOLDER = Path("out/quad_dependent-smoke")
 SMOKE = ["--budget", "smoke", "--output_dir", "out", "--jobs", "2"]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from context_module import ContextualDecoder
-from context_module.files import load_tensors
+from context_module.io.files import load_tensors
 
 QUAD = ["--samples_per_context", "40", "--train_batch_size", "28", "--val_fraction", "0.1", "--value_draws", "0"]
 QUICK = [*QUAD, "--max_train_steps", "6", "--validation_steps", "3", "--logging_steps", "1", "--score_samples", "10"]

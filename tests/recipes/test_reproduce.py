@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from context_module.arguments import parse_arguments
+from context_module.cli.arguments import parse_arguments
 
 SMOKE = ["--table", "quad_dependent", "--budget", "smoke", "--output_dir", "out", "--jobs", "2"]
 FOLDER = "out/quad_dependent-smoke"

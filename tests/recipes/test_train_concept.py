@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from context_module import ContextualDecoder
-from context_module.packs import ConceptPack
+from context_module.nn.pack import ConceptPack
 
 QUAD = ["--samples_per_context", "40", "--train_batch_size", "16", "--val_fraction", "0.1", "--logging_steps", "1"]
 QUICK = [*QUAD, "--max_train_steps", "4", "--validation_steps", "2", "--rank", "4", "--hidden_width", "8"]

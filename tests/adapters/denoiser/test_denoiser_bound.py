@@ -7,7 +7,7 @@ import pytest
 import torch
 from denoiser_models import seeded, some_latents
 
-from context_module.adapters.base import Encoding
+from context_module.adapters.contract import Encoding
 from context_module.adapters.denoiser import DenoisingObjective
 from context_module.adapters.denoiser.schedule import NoiseSchedule
 

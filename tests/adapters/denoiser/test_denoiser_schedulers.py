@@ -4,7 +4,7 @@ import pytest
 import torch
 from denoiser_models import seeded, some_latents, wrapped
 
-from context_module.adapters.base import Encoding
+from context_module.adapters.contract import Encoding
 from context_module.adapters.denoiser.schedule import NoiseSchedule
 
 

@@ -10,8 +10,8 @@ from torch import nn
 from context_module import wrap_decoder
 from context_module.adapters import adapt, get_adapter
 from context_module.adapters.nvae import NVAE, NVAEAdapter, NVAEConfig
+from context_module.base.lora import decoder_layers
 from context_module.errors import CheckpointError, ShapeError
-from context_module.lora import decoder_layers
 
 MakeNet = Callable[..., NVAE]
 

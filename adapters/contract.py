@@ -1,0 +1,394 @@
+"""The contract between the library and a base: latents, encodings, decodings, and the registry of adapters."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from context_module.errors import CheckpointError, ContextModuleError, LoraError, ShapeError
+from context_module.normal import draw_normal
+
+__all__ = [
+    "DecoderAdapter",
+    "Decoding",
+    "Encoding",
+    "LatentSpec",
+    "Likelihood",
+    "adapt",
+    "available_adapters",
+    "get_adapter",
+    "register_adapter",
+]
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """The decoder input of a base. The module sees normalised latents, ``(raw - shift) * scale``; the base raw ones.
+
+    Attributes:
+        shape: shape of one latent, without the batch.
+        scale: positive factor that brings raw latents to about unit variance; or one for each channel, the first axis.
+        shift: subtracted from raw latents before scaling; or one for each channel.
+
+    Raises:
+        ShapeError: for a scale or shift with another number of entries than there are channels.
+    """
+
+    shape: tuple[int, ...]
+    scale: float | tuple[float, ...] = 1.0
+    shift: float | tuple[float, ...] = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "shift"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != self.shape[0]:
+                raise ShapeError(
+                    f"{name} must be a number, or one for each of the {self.shape[0]} channels of latents of shape "
+                    f"{self.shape}; got {len(value)}"
+                )
+
+    def normalise(self, raw: Tensor) -> Tensor:
+        """Raw latents (B, *shape) to normalised ones; ShapeError for latents of another shape."""
+        self._check(raw)
+        return (raw - self._along_channels(self.shift, raw)) * self._along_channels(self.scale, raw)
+
+    def normalise_log_var(self, log_var: Tensor) -> Tensor:
+        """The log-variance (B, *shape) of raw latents to that of normalised ones."""
+        self._check(log_var)
+        return log_var + 2 * torch.as_tensor(self._along_channels(self.scale, log_var)).log()
+
+    def denormalise_log_var(self, log_var: Tensor) -> Tensor:
+        """And back."""
+        self._check(log_var)
+        return log_var - 2 * torch.as_tensor(self._along_channels(self.scale, log_var)).log()
+
+    def denormalise(self, latent: Tensor) -> Tensor:
+        """Normalised latents (B, *shape) to raw ones; ShapeError for latents of another shape."""
+        self._check(latent)
+        return latent / self._along_channels(self.scale, latent) + self._along_channels(self.shift, latent)
+
+    def _along_channels(self, values: float | tuple[float, ...], like: Tensor) -> float | Tensor:
+        if not isinstance(values, tuple):
+            return values
+        return like.new_tensor(values).view(-1, *[1] * (len(self.shape) - 1))
+
+    def _check(self, latent: Tensor) -> None:
+        if tuple(latent.shape[1:]) != self.shape:
+            raise ShapeError(
+                f"latents must have shape (batch, {', '.join(map(str, self.shape))}), got {tuple(latent.shape)}: "
+                "where they depend on the size of the images, it has to be the one that the base was wrapped for"
+            )
+
+
+class Likelihood(Protocol):
+    """A distribution over images (B, C, H, W) with values in [0, 1], or over whatever else the base is of."""
+
+    @property
+    def mean(self) -> Tensor:
+        """(B, C, H, W) in [0, 1]."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-likelihood of images in [0, 1], summed over channels and pixels: (B,), float32, nats."""
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """A draw, (B, C, H, W) in [0, 1]."""
+
+
+@dataclass
+class Encoding:
+    """What the base's encoder says of a batch of images.
+
+    Attributes:
+        features: (B, D), read by the posterior heads.
+        mean: (B, *latent.shape), the base's own embedding, normalised; zeros for a base without (`embeds`).
+        log_var: its log-variance, same shape; None for a deterministic encoder.
+        states: whatever `decode` wants to know of the images (NVAE: encoder states for the deeper latents).
+    """
+
+    features: Tensor
+    mean: Tensor
+    log_var: Tensor | None = None
+    states: Any = None
+
+
+@dataclass
+class Decoding:
+    """What the base's decoder makes of a batch of decoder inputs.
+
+    Attributes:
+        likelihood: p(x | decoder input, deeper latents).
+        kl: (B,), KL of the base's deeper latents in nats; zeros for one-level bases.
+        residuals: the standardised noise of each deeper latent under its prior, (value - prior mean) / prior std, in
+            decoding order; empty for one-level bases. Given back to `decode`, it replays the same noise.
+    """
+
+    likelihood: Likelihood
+    kl: Tensor
+    residuals: tuple[Tensor, ...] = field(default=())
+
+    @property
+    def mean(self) -> Tensor:
+        return self.likelihood.mean
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.likelihood.log_prob(x)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return self.likelihood.sample(generator)
+
+
+class DecoderAdapter(nn.Module, ABC):
+    """Shows a base to the library. Subclass it, set the attributes, and write `encode` and `decode`.
+
+    The base itself is a submodule, so that ``.to()``, ``.parameters()`` and ``.state_dict()`` reach it.
+
+    Bases are of images, unless `check_inputs`, `data_settings`, `present` and `kind` say otherwise.
+
+    Attributes:
+        name: the registry's name of the family, as in ``--base nvae``.
+        kind: what the base generates.
+        embeds: whether `Encoding.mean` is a decoder input that x can be decoded from, as the latent objective needs.
+        latent: the decoder input.
+        image_shape: (C, H, W) of the images; bases of anything else have none.
+        num_features: D, the width of `Encoding.features`.
+        source: where the base came from (path or hub id), for the saved configuration; None if unknown.
+        load_options: names of the keywords that `load` takes besides the path.
+        options: those that the base was loaded with, for the saved configuration: of JSON's types.
+        own_parts: names of submodules that are this library's and not the base's, such as an encoder made for a
+            decoder without one: they are saved with the module, and are no part of the base's fingerprint.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Literal["images", "texts"]] = "images"
+    embeds: bool = True
+    latent: LatentSpec
+    image_shape: tuple[int, int, int]
+    num_features: int
+    source: str | None = None
+    load_options: ClassVar[tuple[str, ...]] = ()
+    options: Mapping[str, Any] = MappingProxyType({})
+    own_parts: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def matches(cls, base: object) -> bool:
+        """Whether `wrap` can show `base`; must not import heavy packages. Without it, callers build the adapter."""
+        return False
+
+    @classmethod
+    def wrap(cls, base: Any) -> DecoderAdapter:
+        """The adapter around a base for which `matches` is true; families may take options besides."""
+        raise TypeError(f"{cls.__name__} is built by its caller, not found by the type of the base")
+
+    @classmethod
+    def load(cls, path: str | Path) -> DecoderAdapter:
+        """The adapter around a base read from a file, a folder or a Hub repository.
+
+        Families with `load_options` take these as keywords: `context_module.io.hub.HUB_OPTIONS`, where they read
+        repositories, and what else they know. Raises CheckpointError for what it cannot read.
+        """
+        raise CheckpointError(
+            f"a {cls.name!r} base cannot be rebuilt from a file: build it yourself and pass base={cls.__name__}(...)"
+        )
+
+    @classmethod
+    def fresh(cls, image_shape: tuple[int, int, int]) -> DecoderAdapter:
+        """The adapter around a new base with random weights, for images (C, H, W); ValueError if that cannot be."""
+        raise ValueError(f"a {cls.name!r} base cannot be made from scratch here: give a pretrained one")
+
+    def save(self, directory: str | Path) -> None:
+        """Write the base so that `load` reads it. Families that do not write this cannot train with a module."""
+        raise CheckpointError(f"a {self.name!r} base cannot be saved by this library")
+
+    def decoder_parts(self) -> list[nn.Module]:
+        """The submodules that `decode` runs and `encode` does not: LoRA adapts layers in them."""
+        raise LoraError(
+            f"a {self.name!r} base does not say which of its parts decode, so it takes no LoRA: write "
+            f"{type(self).__name__}.decoder_parts"
+        )
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Encoding:
+        """Encode images (B, C, H, W) with values in [0, 1], or what else `check_inputs` returns."""
+
+    @abstractmethod
+    def decode(
+        self,
+        latent: Tensor,
+        encoding: Encoding | None = None,
+        residuals: tuple[Tensor, ...] = (),
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Decoding:
+        """Decode normalised decoder inputs (B, *latent.shape).
+
+        Args:
+            latent: the decoder input.
+            encoding: of the images to explain. Deeper latents are then drawn from their posterior, and `Decoding.kl`
+                is their KL; without it they are drawn from their prior, and it is zero.
+            residuals: replaces the prior's noise (see `Decoding.residuals`); not together with `encoding`.
+            temperature: multiplies the standard deviation of every deeper latent drawn (posterior or prior); 0 gives
+                their means. Densities and KLs are those of the untempered distributions.
+            generator: for the draws; the default generator without it.
+        """
+
+    def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """n draws from the base's own prior over decoder inputs, normalised; N(0, I) unless a family overrides it."""
+        return draw_normal(torch.empty(n, *self.latent.shape, device=self.device), generator)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base's first parameter is."""
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the base's first parameter; images and decoder inputs come in it."""
+        return next((parameter.dtype for parameter in self.parameters()), torch.float32)
+
+    @property
+    def takes(self) -> str:
+        """What the base is of, for people: ``images 3x32x32``."""
+        return f"images {'x'.join(map(str, self.image_shape))}"
+
+    def data_settings(self) -> dict[str, Any]:
+        """Arguments of `context_module.data.load_data` that make data fit the base."""
+        channels, resolution, _ = self.image_shape
+        return {"resolution": resolution, "channels": channels}
+
+    def present(self, samples: Tensor) -> Any:
+        """Means or samples as `ContextualDecoder.generate` hands them out: images (B, C, H, W), float32."""
+        return samples.float()
+
+    def check_inputs(self, x: Any) -> Tensor:
+        """x as `encode` and `Decoding.log_prob` take it, but for the device: here, images as they are.
+
+        Raises:
+            ShapeError: unless x is a float tensor (B, *image_shape) with finite values in [0, 1].
+        """
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise ShapeError(f"images must be a float tensor with values in [0, 1], got {found}: use x.float() / 255")
+        if x.ndim != 4 or tuple(x.shape[1:]) != tuple(self.image_shape):
+            raise ShapeError(
+                f"the base {self.name!r} takes images of shape (batch, {', '.join(map(str, self.image_shape))}) "
+                f"(channels, height, width), got {tuple(x.shape)}: resize or convert the images"
+            )
+        if torch.compiler.is_compiling() or not len(x):
+            return x
+        low, high = (bound.item() for bound in x.detach().aminmax())
+        if not (low >= 0 and high <= 1):  # also true for NaN
+            raise ShapeError(f"image values must be finite and in [0, 1], got a range of [{low:g}, {high:g}]")
+        return x
+
+
+# Built-in families, imported on demand; outside packages add theirs through the entry-point group.
+_BUILT_IN = {
+    "nvae": "context_module.adapters.nvae.adapter:NVAEAdapter",
+    "lightweight": "context_module.adapters.lightweight:LightweightAdapter",
+    "modules": "context_module.adapters.modules:ModulesAdapter",
+    "decoder_only": "context_module.adapters.decoder_only:DecoderOnlyAdapter",
+    "diffusers": "context_module.adapters.diffusers.adapter:DiffusersAdapter",
+    "denoiser": "context_module.adapters.denoiser.adapter:DenoiserAdapter",
+    "transformers": "context_module.adapters.transformers:TransformersAdapter",
+}
+_GROUP = "context_module.adapters"
+_registered: dict[str, type[DecoderAdapter]] = {}
+
+
+def register_adapter(cls: type[DecoderAdapter]) -> type[DecoderAdapter]:
+    """Class decorator that makes an adapter known in this process under its `name`."""
+    if cls.name in available_adapters() and _registered.get(cls.name) is not cls:
+        raise ContextModuleError(f"an adapter named {cls.name!r} exists already: choose another name")
+    _registered[cls.name] = cls
+    return cls
+
+
+def available_adapters() -> list[str]:
+    """Names of the adapters that are built in, registered, or installed as entry points."""
+    return sorted({*_BUILT_IN, *_registered, *(point.name for point in entry_points(group=_GROUP))})
+
+
+def get_adapter(name: str) -> type[DecoderAdapter]:
+    """The adapter class of that name.
+
+    Raises:
+        ValueError: for an unknown name; lists the known ones.
+        ImportError: for an installed one that cannot be imported; names its package.
+        TypeError: for an installed one that is no adapter, or of another name.
+    """
+    if name in _registered:
+        return _registered[name]
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    for point in entry_points(group=_GROUP):
+        if point.name == name:
+            return _loaded(point)
+    raise ValueError(f"unknown base {name!r}; known bases: {', '.join(available_adapters())}")
+
+
+def adapt(base: object, **options: Any) -> DecoderAdapter:
+    """The adapter around `base`: itself if it is one, otherwise by the first registered adapter that matches.
+
+    A `peft.PeftModel` stands for the network in it, whose layers hold its LoRA: that is a part of the base.
+
+    Args:
+        base: a loaded model, or whatever else an adapter knows.
+        options: what the family's `wrap` takes besides, such as ``encoder`` for a language model.
+
+    Raises:
+        TypeError: if no adapter matches (names the type and the known families), or for options of an adapter.
+    """
+    if isinstance(base, DecoderAdapter):
+        if options:
+            raise TypeError(f"{', '.join(options)}: give this to {type(base).__name__}, which is built already")
+        return base
+    base = _network(base)
+    # installed ones last: what our own families know takes no import of other packages
+    for name in dict.fromkeys([*_registered, *_BUILT_IN, *available_adapters()]):
+        adapter = get_adapter(name)
+        if adapter.matches(base):
+            wrap: Callable[..., DecoderAdapter] = adapter.wrap
+            return wrap(base, **options)
+    raise TypeError(
+        f"no adapter for a base of type {type(base).__name__}; known families: {', '.join(available_adapters())}. "
+        "Pass an (encoder, decoder, latent_shape) base through ModulesAdapter, or subclass DecoderAdapter."
+    )
+
+
+def _loaded(point: EntryPoint) -> type[DecoderAdapter]:
+    """The adapter of an installed package."""
+    package = f" of {point.dist.name}" if point.dist is not None else ""
+    try:
+        adapter = point.load()
+    except Exception as error:  # whatever another package does on import
+        raise ImportError(
+            f"the adapter {point.name!r}{package} cannot be imported ({point.value}: {error}): mend or uninstall it"
+        ) from error
+    if not (isinstance(adapter, type) and issubclass(adapter, DecoderAdapter) and adapter.name == point.name):
+        raise TypeError(
+            f"the entry point {point.name!r}{package} must be a subclass of DecoderAdapter whose name is "
+            f"{point.name!r}, got {adapter!r} ({getattr(adapter, 'name', 'no name')!r})"
+        )
+    return adapter
+
+
+def _network(base: Any) -> Any:
+    """What is in a `peft.PeftModel`, all else as it is; found without importing peft."""
+    if not any(kind.__name__ == "PeftModel" and kind.__module__.startswith("peft.") for kind in type(base).__mro__):
+        return base
+    if base.active_peft_config.is_prompt_learning:
+        raise TypeError(
+            f"a PeftModel with {base.active_peft_config.peft_type.value} changes what goes into a network, not its "
+            "layers, and cannot be a base: LoRA and other methods that adapt layers can"
+        )
+    return base.get_base_model()

@@ -1,0 +1,51 @@
+"""What a wrapped base gives back: losses and reconstructions, and the noise behind images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from context_module.adapters.contract import Decoding
+
+__all__ = ["Abduction", "ContextualOutput"]
+
+
+@dataclass
+class ContextualOutput:
+    """What one forward pass says of a batch; all losses per sample, (B,), float32, in nats.
+
+    Attributes:
+        loss: neg_log_likelihood + beta * kl_noise + kl_base.
+        neg_log_likelihood: -log p(x | decoder input, deeper latents), summed over channels and pixels, or tokens.
+        kl_noise: KL(q(z | x, context) || N(0, I)).
+        kl_base: KL of the base's latents: of the decoder input, for a module with latent noise before a base with a
+            probabilistic encoder, and of the deeper ones, if there are any.
+        decoding: the base's decoding, for its mean, samples and density.
+    """
+
+    loss: Tensor
+    neg_log_likelihood: Tensor
+    kl_noise: Tensor
+    kl_base: Tensor
+    decoding: Decoding
+
+    @property
+    def reconstruction(self) -> Tensor:
+        """(B, C, H, W) in [0, 1], the likelihood's mean; of a language model its likeliest token ids (B, T)."""
+        return self.decoding.mean
+
+
+@dataclass
+class Abduction:
+    """All the noise behind given images: what stays the same in their counterfactuals.
+
+    Attributes:
+        noise: (B, (K+F) w_z), of the context module.
+        latent: (B, *latent_shape), standardised noise of the decoder input; None for a module without latent noise.
+        residuals: standardised noise of the base's deeper latents; empty for one-level bases.
+    """
+
+    noise: Tensor
+    latent: Tensor | None = None
+    residuals: tuple[Tensor, ...] = ()

@@ -1,0 +1,3 @@
+"""Flags, once for all recipes."""
+
+__all__: list[str] = []

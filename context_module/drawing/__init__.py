@@ -1,0 +1,3 @@
+"""Grids of samples, and figures."""
+
+__all__: list[str] = []

@@ -1,0 +1,128 @@
+"""Labelled samples: a grid of pictures, or a table of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from context_module.errors import ShapeError
+from context_module.io.files import write_atomically
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from context_module.base.outputs import Abduction
+    from context_module.interventions import Do
+    from context_module.model.decoder import ContextualDecoder
+
+__all__ = ["contexts_on_one_noise", "labelled_grid", "labelled_samples", "labelled_texts", "save_samples"]
+
+_GAP, _TEXT, _EDGE = 2, 13, "#d9d9d9"
+
+
+def labelled_grid(rows: Mapping[str, Tensor], min_size: int = 64) -> Image:
+    """One row of images per label.
+
+    Args:
+        rows: label -> images (n, C, H, W) in [0, 1], C 1 or 3; all of one size.
+        min_size: small images are enlarged, by a whole factor, to at least this many pixels.
+
+    Returns:
+        an RGB `PIL.Image.Image`.
+
+    Raises:
+        ShapeError: for no rows, or images of several sizes.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    shapes = {tuple(images.shape[1:]) for images in rows.values()}
+    if len(shapes) != 1:
+        raise ShapeError(f"a grid needs images of one shape, got {sorted(shapes) or 'none'}")
+    shape = shapes.pop()
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ShapeError(f"a grid needs images (n, C, H, W) with C = 1 or 3, got images of shape {shape}")
+    _, height, width = shape
+    factor = max(1, -(-min_size // min(height, width)))
+    cell_height, cell_width = height * factor + _GAP, width * factor + _GAP
+    font = ImageFont.load_default(_TEXT)
+    margin = 12 + max(int(font.getlength(label)) for label in rows)
+    columns = max(len(images) for images in rows.values())
+    grid = Image.new("RGB", (margin + columns * cell_width, len(rows) * cell_height), "white")
+    draw = ImageDraw.Draw(grid)
+    for row, (label, images) in enumerate(rows.items()):
+        top = row * cell_height
+        draw.text((6, top + (cell_height - _TEXT) // 2 - 2), label, fill="black", font=font)
+        pixels = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte()
+        for column, image in enumerate(pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()):
+            picture = Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.NEAREST)
+            left = margin + column * cell_width
+            # a grey edge, seen beside black and white pictures alike
+            draw.rectangle((left, top, left + cell_width - 1, top + cell_height - 1), fill=_EDGE)
+            grid.paste(picture, (left, top))
+    return grid
+
+
+def labelled_texts(rows: Mapping[str, Sequence[str]]) -> str:
+    """A Markdown table: a row per label, its texts below each other."""
+    cells = {
+        label: "<br>".join(text.replace("|", "\\|").replace("\n", " ") for text in texts)
+        for label, texts in rows.items()
+    }
+    return "\n".join(["| context | texts |", "|---|---|", *(f"| {label} | {cell} |" for label, cell in cells.items())])
+
+
+def labelled_samples(rows: Mapping[str, Any]) -> Image | str:
+    """`labelled_grid` of images, or `labelled_texts` of lists of texts."""
+    texts = all(isinstance(samples, list) for samples in rows.values())
+    return labelled_texts(rows) if texts else labelled_grid(rows)
+
+
+def save_samples(path: str | Path, samples: Image | str) -> Path:
+    """Write what `labelled_samples` returns to `path`, which ends with ``.png`` or, for texts, ``.md`` then."""
+    if isinstance(samples, str):
+        target = Path(path).with_suffix(".md")
+        write_atomically(target, lambda temporary: temporary.write_text(f"{samples}\n", encoding="utf-8"))
+    else:
+        target = Path(path)
+        write_atomically(target, lambda temporary: samples.save(temporary, format="PNG"))
+    return target
+
+
+def contexts_on_one_noise(
+    model: ContextualDecoder,
+    contexts: Iterable[str] | Mapping[str, Do],
+    *,
+    n: int = 8,
+    abduction: Abduction | None = None,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The same images under several interventions: rows for `labelled_samples`, each (n, C, H, W), or n texts.
+
+    All noise, the module's and that of the base's deeper latents, is the same in every row.
+
+    Args:
+        model: the wrapped base.
+        contexts: names of the contexts, a row each; or label -> what `ContextualDecoder.generate` takes for `do`.
+        n: images per row, from fresh noise.
+        abduction: the noise behind given images, instead of fresh noise.
+        temperature: as for `ContextualDecoder.generate`.
+        seed: of the noise.
+
+    Raises:
+        ValueError: for n below 1, and whatever `ContextualDecoder.generate` refuses.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    noise = abduction or model.module.sample_noise(n, temperature, torch.Generator().manual_seed(seed))
+    rows = contexts if isinstance(contexts, Mapping) else {context: context for context in contexts}
+    return {
+        label: model.generate(
+            noise=noise, do=do, temperature=temperature, generator=torch.Generator().manual_seed(seed + 1)
+        )
+        for label, do in rows.items()
+    }

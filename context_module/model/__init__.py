@@ -1,0 +1,3 @@
+"""A context module around a base."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""A folder that holds a context module: what is in it, and its model card."""
+
+__all__: list[str] = []

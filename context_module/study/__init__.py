@@ -1,0 +1,3 @@
+"""Many runs, one table."""
+
+__all__: list[str] = []

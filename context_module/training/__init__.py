@@ -1,0 +1,3 @@
+"""One loop for everything that trains, and what it trains on."""
+
+__all__: list[str] = []

@@ -1,0 +1,155 @@
+"""An output directory: whether it may be used, its checkpoints, its metrics, its pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from context_module.drawing.grids import save_samples
+from context_module.errors import CheckpointError, OutputExistsError
+from context_module.io.files import read_json, write_atomically, write_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["RunDirectory", "read_metrics"]
+
+_OURS = (
+    "checkpoint-*",
+    ".checkpoint-*",
+    "samples",
+    "metrics.jsonl",
+    "arguments.json",
+    "result.json",
+    "composition.md",
+    "evaluation",
+)
+_STATE = {"step", "best_step", "best_loss", "failures", "seed", "train_batch_size", "num_processes"}
+
+
+class RunDirectory:
+    """The folder of one run: ``checkpoint-N/``, ``samples/``, ``metrics.jsonl``, ``arguments.json``, ``result.json``.
+
+    Args:
+        path: the folder, made on first use.
+        overwrite: an earlier run in it may go.
+        resume: ``"latest"``, the path of a checkpoint, or None.
+
+    Attributes:
+        checkpoint: the checkpoint to resume from, or None to start afresh.
+
+    Raises:
+        OutputExistsError: if it holds a run, finished or not, that is neither resumed nor to be overwritten.
+        CheckpointError: if the checkpoint to resume from does not exist; lists those that do.
+    """
+
+    def __init__(self, path: str | Path, *, overwrite: bool = False, resume: str | None = None) -> None:
+        self.path = Path(path)
+        if self.path.is_file():
+            raise OutputExistsError(f"the output directory {self.path} is a file: give another --output_dir")
+        self.checkpoint = self._find(resume) if resume else None
+        self._overwrite = overwrite and self.checkpoint is None
+        found = self.checkpoints()
+        if not overwrite and self.checkpoint is None and self.finished():
+            raise OutputExistsError(
+                f"{self.path} holds a finished run: give another --output_dir, or --overwrite to replace it"
+            )
+        if not overwrite and not resume and found:
+            raise OutputExistsError(
+                f"{self.path} holds an unfinished run, last checkpoint {found[-1].name}: go on with "
+                "--resume_from_checkpoint latest, or replace it with --overwrite"
+            )
+
+    def begin(self, arguments: Mapping[str, Any]) -> None:
+        """Make the folder and record the arguments. Only now does an earlier run go, if it may: inputs are checked."""
+        if self._overwrite:
+            for pattern in _OURS:
+                for path in self.path.glob(pattern):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for cut_off in self.path.glob(".checkpoint-*"):  # a crash came while it was written
+            shutil.rmtree(cut_off)
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "arguments.json", arguments)
+
+    def finished(self) -> bool:
+        """Whether it holds the result of a run."""
+        return (self.path / "result.json").exists()
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Mark the run as finished."""
+        write_json(self.path / "result.json", result)
+
+    def checkpoints(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        found = [path for path in self.path.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+        return sorted(found, key=_step)
+
+    def temporary_checkpoint(self, step: int) -> Path:
+        """Where to write checkpoint `step`, before `keep_checkpoint` gives it its name."""
+        return self.path / f".checkpoint-{step}.tmp"
+
+    def keep_checkpoint(self, step: int, limit: int | None) -> Path:
+        """Rename a whole temporary checkpoint, then remove the oldest ones above `limit`."""
+        kept = self.path / f"checkpoint-{step}"
+        if kept.exists():  # the same step again, after a resume
+            shutil.rmtree(kept)
+        self.temporary_checkpoint(step).rename(kept)
+        for old in self.checkpoints()[: -limit if limit else 0]:
+            shutil.rmtree(old)
+        return kept
+
+    def log(self, step: int, **values: float) -> None:
+        """Append one line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the lines of steps that a resumed run takes again."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _logged_step(line) <= step]
+            write_atomically(path, lambda temporary: temporary.write_text("".join(f"{line}\n" for line in kept)))
+
+    def save_preview(self, step: int, preview: Image | str) -> None:
+        """Write samples/step-N.png, or step-N.md for a text."""
+        (self.path / "samples").mkdir(exist_ok=True)
+        save_samples(self.path / "samples" / f"step-{step:06d}.png", preview)
+
+    def _find(self, resume: str) -> Path | None:
+        found = self.checkpoints()
+        if resume == "latest":
+            return found[-1] if found else None
+        checkpoint = Path(resume)
+        if not (checkpoint / "train_state.json").is_file():
+            listed = ", ".join(str(path) for path in found) or "none"
+            raise CheckpointError(f"{resume} is no checkpoint; checkpoints in {self.path}: {listed}")
+        return checkpoint
+
+    @staticmethod
+    def read_state(checkpoint: Path) -> dict[str, Any]:
+        """The loop's own state of a checkpoint."""
+        state = read_json(checkpoint / "train_state.json")
+        if missing := sorted(_STATE - set(state)):
+            raise CheckpointError(f"{checkpoint} is no whole checkpoint: train_state.json lacks {', '.join(missing)}")
+        return state
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, but for one cut off by a crash; none if there is no such file."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines() if Path(path).is_file() else []
+    return [json.loads(line) for line in lines if _logged_step(line) < float("inf")]
+
+
+def _logged_step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):  # a line cut off by a crash
+        return float("inf")

@@ -1,0 +1,411 @@
+"""One training loop for every recipe, on Accelerate: one process or many, CPU or GPU, any precision.
+
+Batches are a pure function of seed and step (`context_module.data.loader`) and so is the learning rate, so that a
+resumed run goes on exactly where it stopped, in the middle of an epoch or of anything else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from context_module.cli.training import TrainingArguments
+from context_module.data.dataset import LabelledDataset
+from context_module.data.loader import evaluation_loader, mixed_context_loader
+from context_module.errors import CheckpointError, DataError, NonFiniteError
+from context_module.io.files import load_strictly, load_tensors, save_tensors, write_json
+from context_module.io.interruption import Interruption, TrainingInterrupted
+from context_module.saving.checkpoint import trainable_state_dict
+from context_module.training.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from PIL.Image import Image
+
+__all__ = ["Trainer", "TrainingResult", "make_accelerator"]
+
+
+@dataclass
+class TrainingResult:
+    """How a training ended; `loss` is the best validation loss per image, in nats, whose weights the model now has."""
+
+    steps: int
+    best_step: int
+    loss: float
+    stopped_early: bool
+    seconds: float
+
+
+def make_accelerator(args: TrainingArguments, *, find_unused_parameters: bool = False) -> Accelerator:
+    """The Accelerator of a run; seeds this process's initialisation, the same on every process.
+
+    Args:
+        args: the run's arguments.
+        find_unused_parameters: some trainable parameters have no part in the loss, always or for a while.
+
+    Raises:
+        ImportError: without accelerate, or without the package of the tracker asked for.
+        ValueError: for a tracker that accelerate does not know.
+    """
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+    except ImportError as error:
+        raise ImportError("training needs accelerate: pip install context-module[train]") from error
+    if args.report_to is not None:
+        _check_tracker(args.report_to)
+    accelerator = Accelerator(
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],
+        mixed_precision=args.mixed_precision,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        log_with=args.report_to,
+        project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/logs"),
+    )
+    set_seed(args.seed)
+    return accelerator
+
+
+def _check_tracker(name: str) -> None:
+    """Raise an error for a tracker that cannot be had: accelerate would train on and log nothing."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise ValueError(f"unknown tracker --report_to {name}; accelerate knows {', '.join(LOGGER_TYPE_TO_CLASS)}")
+    if name not in map(str, get_available_trackers()):
+        package = name.replace("_", "-")
+        raise ImportError(f"--report_to {name} needs a package that is not installed: pip install {package}")
+
+
+def _check_batch(data: LabelledDataset, batch_size: int) -> None:
+    """Raise DataError if a context has fewer images than its share of a batch: one batch would repeat them."""
+    share = -(-batch_size // len(data.context_names))
+    counts = torch.bincount(data.labels, minlength=len(data.context_names)).tolist()
+    small = min(range(len(counts)), key=counts.__getitem__)
+    if counts[small] < share:
+        raise DataError(
+            f"context {data.context_names[small]!r} has {counts[small]} {data.kind} to train on, fewer than its "
+            f"{share} of every batch: add {data.kind}, or lower --train_batch_size to {counts[small] * len(counts)}"
+        )
+
+
+class Trainer:
+    """Trains an objective on mixed-context batches.
+
+    Args:
+        accelerator: from `make_accelerator`.
+        args: the run's arguments.
+        run: the output directory.
+        objective: a module whose ``forward(batch, progress)`` returns a dict with ``loss`` and any other terms to log,
+            each (B,). Its frozen submodules are neither trained nor saved. If its loss changes at some ``stages``,
+            shares of the training, the best weights are those of the last stage.
+        train_data, val_data: images or encodings; batches are balanced over the contexts of `train_data`.
+        optimizer: makes the optimiser from parameters and ``lr``.
+        after_step: called after every optimiser step, e.g. to project weights.
+        preview: draws a picture of the model as it is, or a table of texts, as Markdown; called at every validation.
+        monitor: measures more of the model as it is, for the log; called at every validation.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        args: TrainingArguments,
+        run: RunDirectory,
+        objective: nn.Module,
+        train_data: LabelledDataset,
+        val_data: LabelledDataset,
+        *,
+        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        after_step: Callable[[], None] | None = None,
+        preview: Callable[[], Image | str] | None = None,
+        monitor: Callable[[], Mapping[str, float]] | None = None,
+    ) -> None:
+        self.accelerator, self.args, self.run = accelerator, args, run
+        self.train_data, self.val_data = train_data, val_data
+        self.after_step, self.preview, self.monitor = after_step, preview, monitor
+        self.bare = objective
+        _check_batch(train_data, args.train_batch_size)
+        parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self.objective, self.optimizer = accelerator.prepare(objective, optimizer(parameters, lr=args.learning_rate))
+        self.parameters = parameters
+        self.step, self.best_step, self.best_loss, self.failures = 0, 0, math.inf, 0
+        self.best_weights: dict[str, Tensor] = {}
+        # only what trains goes into checkpoints: the base's weights are where they came from
+        accelerator.register_save_state_pre_hook(self._save_weights)
+        accelerator.register_load_state_pre_hook(self._load_weights)
+
+    def train(self) -> TrainingResult:
+        """Run to the end, to early stopping, or until interrupted; leaves the objective with its best weights.
+
+        Raises:
+            NonFiniteError: if a loss is not finite; the last checkpoint is kept.
+            TrainingInterrupted: on SIGINT or SIGTERM, after the step in hand; the last checkpoint is kept.
+        """
+        args, accelerator = self.args, self.accelerator
+        started = time.monotonic()
+        self._begin()
+        stopped_early = False
+        with Interruption() as interruption, self._progress_bar() as bar:
+            for terms in self._steps():
+                bar.update()
+                if self.step % args.logging_steps == 0 or self.step == args.max_train_steps:
+                    means = self._mean(terms)
+                    self._log(lr=self.optimizer.param_groups[0]["lr"], **means)
+                    bar.set_postfix(loss=f"{means['loss']:.4g}")
+                    terms.clear()
+                if self.step % args.validation_steps == 0 or self.step == args.max_train_steps:
+                    stopped_early = self._validate()
+                if self.step % args.checkpointing_steps == 0:
+                    self._checkpoint()
+                if interruption.signum is not None:
+                    self._interrupted(interruption.signum)
+                if stopped_early:
+                    break
+        if not self.best_weights:  # resumed at what is now the last step, before any validation
+            self._validate()
+        self.load_best()
+        accelerator.end_training()
+        seconds = round(time.monotonic() - started, 1)
+        return TrainingResult(self.step, self.best_step, self.best_loss, stopped_early, seconds)
+
+    def load_best(self) -> None:
+        """Give the objective the weights of its best validation."""
+        if self.best_weights:
+            load_strictly(self.bare, self.best_weights, "the best weights", trainable_state_dict(self.bare))
+
+    def _begin(self) -> None:
+        from accelerate.utils import set_seed
+
+        args, accelerator, run = self.args, self.accelerator, self.run
+        if run.checkpoint is not None:
+            self._resume(run.checkpoint)
+        elif args.resume_from_checkpoint:
+            accelerator.print(f"no checkpoint in {run.path} yet: starting afresh")
+        if accelerator.is_main_process:
+            run.begin(dataclasses.asdict(args))
+            run.forget_metrics_after(self.step)
+        accelerator.wait_for_everyone()
+        if args.report_to:
+            flat = {
+                name: value for name, value in dataclasses.asdict(args).items() if isinstance(value, int | float | str)
+            }
+            accelerator.init_trackers("context_module", config=flat)
+        if run.checkpoint is None:
+            set_seed(args.seed, device_specific=True)  # noise of its own for each process
+
+    def _steps(self) -> Iterator[dict[str, list[Tensor]]]:
+        """Take optimiser steps, yielding after each the loss terms since the caller last cleared them."""
+        args, accelerator = self.args, self.accelerator
+        accumulation = args.gradient_accumulation_steps
+        loader = mixed_context_loader(
+            self.train_data,
+            args.train_batch_size // accumulation,
+            args.seed,
+            num_steps=args.max_train_steps * accumulation,
+            start_step=self.step * accumulation,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            num_workers=args.dataloader_num_workers,
+        )
+        terms: dict[str, list[Tensor]] = defaultdict(list)
+        self.objective.train()
+        for batch in loader:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._learning_rate()
+            with accelerator.accumulate(self.objective):
+                losses = self.objective(self._to_device(batch), self.step / args.max_train_steps)
+                loss = losses["loss"].mean()
+                if not torch.isfinite(loss):
+                    self._not_finite(losses, batch)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(self.parameters, args.max_grad_norm)
+                    # with fp16 that is how the loss scaler finds its scale: it skips such steps
+                    if not torch.isfinite(norm) and accelerator.scaler is None:
+                        self._not_finite(losses, batch)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            for name, value in losses.items():
+                terms[name].append(value.detach().mean())
+            if accelerator.sync_gradients:
+                self.step += 1
+                if self.after_step is not None:
+                    self.after_step()
+                yield terms
+
+    def _learning_rate(self) -> float:
+        """Linear warm-up, then a cosine to 1% of the peak."""
+        args = self.args
+        warm = min(1.0, (self.step + 1) / max(1, args.lr_warmup_steps))
+        cosine = 0.5 * (1 + math.cos(math.pi * self.step / args.max_train_steps))
+        return args.learning_rate * warm * (0.01 + 0.99 * cosine)
+
+    @torch.no_grad()
+    def _validate(self) -> bool:
+        """Score, picture and early stopping; returns whether to stop."""
+        args, accelerator = self.args, self.accelerator
+        self.objective.eval()
+        sums: dict[str, Tensor] = {}
+        count = torch.zeros((), device=accelerator.device)
+        with self._other_randomness():
+            loader = evaluation_loader(
+                self.val_data,
+                args.train_batch_size,
+                rank=accelerator.process_index,
+                world_size=accelerator.num_processes,
+                num_workers=args.dataloader_num_workers,
+            )
+            for batch in loader:
+                for name, value in self.bare(self._to_device(batch), 1.0).items():
+                    sums[name] = sums.get(name, 0) + value.sum()
+                count += len(batch["mask"])
+            if self.preview is not None and accelerator.is_main_process:
+                self.run.save_preview(self.step, self.preview())
+        total = accelerator.reduce(count)
+        means = {name: (accelerator.reduce(value) / total).item() for name, value in sums.items()}
+        loss = means["loss"]
+        if not math.isfinite(loss):
+            terms = ", ".join(name for name, value in means.items() if not math.isfinite(value))
+            raise NonFiniteError(
+                f"the validation loss at step {self.step} is {loss} (terms: {terms}); {self._what_is_kept()}"
+            )
+        monitored = self.monitor() if self.monitor is not None and accelerator.is_main_process else {}
+        self._log(**{f"val_{name}": value for name, value in means.items()}, **monitored)
+        self.objective.train()
+        if self._stage(self.step) != self._stage(self.best_step):
+            self.best_loss = math.inf
+        improved = loss < self.best_loss - args.early_stopping_threshold * abs(loss)
+        self.failures = 0 if improved else self.failures + 1
+        if loss < self.best_loss:
+            self.best_loss, self.best_step = loss, self.step
+            self.best_weights = {
+                name: tensor.cpu().clone() for name, tensor in trainable_state_dict(self.bare).items()
+            }
+        return 0 < args.early_stopping_patience <= self.failures
+
+    def _stage(self, step: int) -> int:
+        """How many of the objective's stages had begun in the last of so many steps."""
+        return sum((step - 1) / self.args.max_train_steps >= share for share in getattr(self.bare, "stages", ()))
+
+    def _checkpoint(self) -> None:
+        temporary = self.run.temporary_checkpoint(self.step)
+        self.accelerator.save_state(str(temporary))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            save_tensors(temporary / "best.safetensors", self.best_weights)
+            state = {
+                "step": self.step,
+                "best_step": self.best_step,
+                "best_loss": self.best_loss if self.best_weights else None,
+                "failures": self.failures,
+                "seed": self.args.seed,
+                "train_batch_size": self.args.train_batch_size,
+                "num_processes": self.accelerator.num_processes,
+            }
+            write_json(temporary / "train_state.json", state)
+            self.run.keep_checkpoint(self.step, self.args.checkpoints_total_limit)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self, checkpoint: Path) -> None:
+        state = RunDirectory.read_state(checkpoint)
+        for name in ("seed", "train_batch_size"):
+            if state.get(name) != getattr(self.args, name):
+                raise CheckpointError(
+                    f"{checkpoint} was made with --{name} {state.get(name)}, not {getattr(self.args, name)}: "
+                    "its batches would not go on where they stopped. Resume with the same value"
+                )
+        # a run that was stopped after its last step may be resumed, to finish
+        if state["step"] >= self.args.max_train_steps + (not self.run.finished()):
+            raise CheckpointError(
+                f"{checkpoint} is at step {state['step']} already: raise --max_train_steps above that to go on"
+            )
+        if state["num_processes"] != self.accelerator.num_processes:
+            self.accelerator.print(
+                f"note: {checkpoint} was made with {state['num_processes']} processes, this run has "
+                f"{self.accelerator.num_processes}: batches go on the same, random noise does not"
+            )
+        try:
+            self.accelerator.load_state(str(checkpoint))
+        except CheckpointError:
+            raise
+        except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            reason = str(error).partition("\n")[0]
+            raise CheckpointError(f"{checkpoint} cannot be read, it is damaged or foreign: {reason}") from error
+        self.accelerator.step = 0  # checkpoints lie between optimiser steps, whatever the accumulation is now
+        self.best_weights = load_tensors(checkpoint / "best.safetensors")
+        self.step, self.failures, self.best_step = state["step"], state["failures"], state["best_step"]
+        self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
+
+    def _save_weights(self, models: list[nn.Module], weights: list[dict[str, Tensor]], directory: str) -> None:
+        weights.clear()  # accelerate would write the frozen base too
+        if self.accelerator.is_main_process:
+            Path(directory).mkdir(parents=True, exist_ok=True)
+            save_tensors(Path(directory) / "weights.safetensors", trainable_state_dict(self.bare))
+
+    def _load_weights(self, models: list[nn.Module], directory: str) -> None:
+        models.clear()
+        tensors = load_tensors(Path(directory) / "weights.safetensors")
+        load_strictly(self.bare, tensors, directory, trainable_state_dict(self.bare))
+
+    def _interrupted(self, signum: int) -> None:
+        # processes stop at steps of their own, so a checkpoint of all of them together cannot be had
+        if self.accelerator.num_processes == 1:
+            self._checkpoint()
+        raise TrainingInterrupted(f"interrupted at step {self.step}; {self._what_is_kept()}", signum)
+
+    def _not_finite(self, losses: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
+        terms = ", ".join(name for name, value in losses.items() if not value.isfinite().all()) or "only the gradient"
+        broken = ~losses["loss"].isfinite().cpu()
+        names = self.train_data.concepts
+        contexts = ", ".join(sorted({names.name(row) for row in batch["mask"][broken].cpu()})) or "all"
+        raise NonFiniteError(
+            f"the loss is not finite at step {self.step} (terms: {terms}; contexts: {contexts}): try a lower "
+            f"--learning_rate or --max_grad_norm, or a larger batch; {self._what_is_kept()}"
+        )
+
+    def _what_is_kept(self) -> str:
+        kept = self.run.checkpoints()
+        if not kept:
+            return "no checkpoint had been written yet"
+        return f"{kept[-1]} is kept: go on with --resume_from_checkpoint latest and the same arguments"
+
+    def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def _mean(self, terms: dict[str, list[Tensor]]) -> dict[str, float]:
+        return {
+            name: self.accelerator.reduce(torch.stack(values).mean(), "mean").item() for name, values in terms.items()
+        }
+
+    def _log(self, **values: float) -> None:
+        if self.accelerator.is_main_process:
+            self.run.log(self.step, **values)
+        if self.args.report_to:
+            self.accelerator.log(values, step=self.step)
+
+    def _progress_bar(self) -> Any:
+        return tqdm(
+            total=self.args.max_train_steps,
+            initial=self.step,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+        )
+
+    @contextmanager
+    def _other_randomness(self) -> Iterator[None]:
+        """The same random numbers for every validation, without touching those of the training."""
+        device = self.accelerator.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(self.args.seed)
+            yield
