@@ -6,23 +6,16 @@ if __name__ == "adapters":  # the folder imported from the repository's root: a 
         "'from context_module.adapters import ...'. (For AdapterHub's package of that name, leave this directory.)"
     )
 
-from context_module.adapters.contract import (
-    DecoderAdapter,
-    Decoding,
-    Encoding,
-    LatentSpec,
-    adapt,
-    available_adapters,
-    get_adapter,
-    register_adapter,
-)
+from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec, Likelihood
 from context_module.adapters.loading import load_base
+from context_module.adapters.registry import adapt, available_adapters, get_adapter, register_adapter
 
 __all__ = [
     "DecoderAdapter",
     "Decoding",
     "Encoding",
     "LatentSpec",
+    "Likelihood",
     "adapt",
     "available_adapters",
     "get_adapter",

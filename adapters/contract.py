@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
@@ -14,20 +12,10 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from context_module.errors import CheckpointError, ContextModuleError, LoraError, ShapeError
+from context_module.errors import CheckpointError, LoraError, ShapeError
 from context_module.normal import draw_normal
 
-__all__ = [
-    "DecoderAdapter",
-    "Decoding",
-    "Encoding",
-    "LatentSpec",
-    "Likelihood",
-    "adapt",
-    "available_adapters",
-    "get_adapter",
-    "register_adapter",
-]
+__all__ = ["DecoderAdapter", "Decoding", "Encoding", "LatentSpec", "Likelihood"]
 
 
 @dataclass(frozen=True)
@@ -288,107 +276,3 @@ class DecoderAdapter(nn.Module, ABC):
         if not (low >= 0 and high <= 1):  # also true for NaN
             raise ShapeError(f"image values must be finite and in [0, 1], got a range of [{low:g}, {high:g}]")
         return x
-
-
-# Built-in families, imported on demand; outside packages add theirs through the entry-point group.
-_BUILT_IN = {
-    "nvae": "context_module.adapters.nvae.adapter:NVAEAdapter",
-    "lightweight": "context_module.adapters.lightweight:LightweightAdapter",
-    "modules": "context_module.adapters.modules:ModulesAdapter",
-    "decoder_only": "context_module.adapters.decoder_only:DecoderOnlyAdapter",
-    "diffusers": "context_module.adapters.diffusers.adapter:DiffusersAdapter",
-    "denoiser": "context_module.adapters.denoiser.adapter:DenoiserAdapter",
-    "transformers": "context_module.adapters.transformers:TransformersAdapter",
-}
-_GROUP = "context_module.adapters"
-_registered: dict[str, type[DecoderAdapter]] = {}
-
-
-def register_adapter(cls: type[DecoderAdapter]) -> type[DecoderAdapter]:
-    """Class decorator that makes an adapter known in this process under its `name`."""
-    if cls.name in available_adapters() and _registered.get(cls.name) is not cls:
-        raise ContextModuleError(f"an adapter named {cls.name!r} exists already: choose another name")
-    _registered[cls.name] = cls
-    return cls
-
-
-def available_adapters() -> list[str]:
-    """Names of the adapters that are built in, registered, or installed as entry points."""
-    return sorted({*_BUILT_IN, *_registered, *(point.name for point in entry_points(group=_GROUP))})
-
-
-def get_adapter(name: str) -> type[DecoderAdapter]:
-    """The adapter class of that name.
-
-    Raises:
-        ValueError: for an unknown name; lists the known ones.
-        ImportError: for an installed one that cannot be imported; names its package.
-        TypeError: for an installed one that is no adapter, or of another name.
-    """
-    if name in _registered:
-        return _registered[name]
-    if name in _BUILT_IN:
-        module, _, attribute = _BUILT_IN[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
-    for point in entry_points(group=_GROUP):
-        if point.name == name:
-            return _loaded(point)
-    raise ValueError(f"unknown base {name!r}; known bases: {', '.join(available_adapters())}")
-
-
-def adapt(base: object, **options: Any) -> DecoderAdapter:
-    """The adapter around `base`: itself if it is one, otherwise by the first registered adapter that matches.
-
-    A `peft.PeftModel` stands for the network in it, whose layers hold its LoRA: that is a part of the base.
-
-    Args:
-        base: a loaded model, or whatever else an adapter knows.
-        options: what the family's `wrap` takes besides, such as ``encoder`` for a language model.
-
-    Raises:
-        TypeError: if no adapter matches (names the type and the known families), or for options of an adapter.
-    """
-    if isinstance(base, DecoderAdapter):
-        if options:
-            raise TypeError(f"{', '.join(options)}: give this to {type(base).__name__}, which is built already")
-        return base
-    base = _network(base)
-    # installed ones last: what our own families know takes no import of other packages
-    for name in dict.fromkeys([*_registered, *_BUILT_IN, *available_adapters()]):
-        adapter = get_adapter(name)
-        if adapter.matches(base):
-            wrap: Callable[..., DecoderAdapter] = adapter.wrap
-            return wrap(base, **options)
-    raise TypeError(
-        f"no adapter for a base of type {type(base).__name__}; known families: {', '.join(available_adapters())}. "
-        "Pass an (encoder, decoder, latent_shape) base through ModulesAdapter, or subclass DecoderAdapter."
-    )
-
-
-def _loaded(point: EntryPoint) -> type[DecoderAdapter]:
-    """The adapter of an installed package."""
-    package = f" of {point.dist.name}" if point.dist is not None else ""
-    try:
-        adapter = point.load()
-    except Exception as error:  # whatever another package does on import
-        raise ImportError(
-            f"the adapter {point.name!r}{package} cannot be imported ({point.value}: {error}): mend or uninstall it"
-        ) from error
-    if not (isinstance(adapter, type) and issubclass(adapter, DecoderAdapter) and adapter.name == point.name):
-        raise TypeError(
-            f"the entry point {point.name!r}{package} must be a subclass of DecoderAdapter whose name is "
-            f"{point.name!r}, got {adapter!r} ({getattr(adapter, 'name', 'no name')!r})"
-        )
-    return adapter
-
-
-def _network(base: Any) -> Any:
-    """What is in a `peft.PeftModel`, all else as it is; found without importing peft."""
-    if not any(kind.__name__ == "PeftModel" and kind.__module__.startswith("peft.") for kind in type(base).__mro__):
-        return base
-    if base.active_peft_config.is_prompt_learning:
-        raise TypeError(
-            f"a PeftModel with {base.active_peft_config.peft_type.value} changes what goes into a network, not its "
-            "layers, and cannot be a base: LoRA and other methods that adapt layers can"
-        )
-    return base.get_base_model()

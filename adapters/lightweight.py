@@ -13,8 +13,16 @@ from torch import Tensor, nn
 
 from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.likelihoods import BernoulliLikelihood
-from context_module.io.files import CONFIG_FILE, WEIGHTS_FILE, load_network, save_network
-from context_module.io.hub import HUB_OPTIONS, local_folder, recorded
+from context_module.io import (
+    CONFIG_FILE,
+    HUB_OPTIONS,
+    WEIGHTS_FILE,
+    load_network,
+    local_folder,
+    recorded,
+    save_network,
+)
+from context_module.normal import standard_normal_kl
 
 __all__ = ["ARCHITECTURES", "LightweightAdapter", "LightweightObjective", "LightweightVAE"]
 
@@ -162,5 +170,5 @@ class LightweightObjective(nn.Module):
             raise ValueError("a LightweightVAE without heads has no posterior to pretrain: build it with heads=True")
         latent = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
         neg_log_likelihood = -self.net.decode(latent).log_prob(batch["x"])
-        kl = 0.5 * (mean.float() ** 2 + log_var.float().exp() - log_var.float() - 1).sum(1)
+        kl = standard_normal_kl(mean.float(), log_var.float().exp(), log_var.float())
         return {"loss": neg_log_likelihood + self.beta * kl, "neg_log_likelihood": neg_log_likelihood, "kl": kl}

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from context_module.adapters.contract import DecoderAdapter, get_adapter
+from context_module.adapters.contract import DecoderAdapter
+from context_module.adapters.registry import get_adapter
 from context_module.errors import CheckpointError
-from context_module.io.files import load_tensors, read_json
+from context_module.io import load_tensors, read_json
 
 __all__ = ["load_base"]
 

@@ -15,7 +15,7 @@ from context_module.adapters.pretrained import import_library, parts_of, read_ne
 from context_module.adapters.sentence_encoder import SentenceEncoder
 from context_module.adapters.tokens import TokenLikelihood, own_tokens, run
 from context_module.errors import CheckpointError, DataError, ShapeError
-from context_module.io.hub import HUB_OPTIONS, recorded
+from context_module.io import HUB_OPTIONS, recorded
 
 __all__ = ["LanguageModelObjective", "TransformersAdapter"]
 

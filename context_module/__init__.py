@@ -9,14 +9,13 @@ Example::
     images = model.generate(16, do=("quad1", "size"))   # what was never seen together
 """
 
-from context_module.adapters.contract import adapt
-from context_module.base.outputs import Abduction, ContextualOutput
+from context_module.adapters import adapt
+from context_module.base import Abduction, ContextualOutput
 from context_module.contexts import Concepts
 from context_module.errors import ContextModuleError
 from context_module.interventions import Value
-from context_module.model.decoder import ContextualDecoder, wrap_decoder
-from context_module.nn.config import ContextModuleConfig
-from context_module.nn.module import ContextModule
+from context_module.model import ContextualDecoder, wrap_decoder
+from context_module.nn import ContextModule, ContextModuleConfig
 
 __all__ = [
     "Abduction",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from context_module.cli.arguments import run_recipe
-from context_module.saving.info import describe
+from context_module.cli import run_recipe
+from context_module.saving import describe
 
 __all__ = ["main"]
 

@@ -1,4 +1,7 @@
-"""Random draws: on the generator's device, so that a CPU generator gives the same noise on every device."""
+"""The standard normal distribution: draws from it, and the KL to it.
+
+Draws are made on the generator's device, so that a CPU generator gives the same noise on every device.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["derived_generator", "draw_normal", "draw_uniform"]
+__all__ = ["derived_generator", "draw_normal", "draw_uniform", "standard_normal_kl"]
 
 
 def draw_normal(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -37,3 +40,12 @@ def derived_generator(generator: torch.Generator | None, name: str) -> torch.Gen
 def _draw(function: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
     device = like.device if generator is None else generator.device
     return function(like.shape, generator=generator, device=device, dtype=torch.float32).to(like.device)
+
+
+def standard_normal_kl(mean: Tensor, variance: Tensor, log_variance: Tensor | None = None) -> Tensor:
+    """KL(N(mean, variance) || N(0, I)) of diagonal Gaussians (B, ...), summed over all but the batch: (B,), nats.
+
+    Where the logarithm of the variance is known it is better given: the variance itself may round to zero.
+    """
+    log_variance = variance.log() if log_variance is None else log_variance
+    return 0.5 * (mean.square() + variance - log_variance - 1).flatten(1).sum(1)

@@ -17,10 +17,9 @@ from context_module import ContextModuleConfig
 from context_module.adapters import load_base
 from context_module.contexts import Concepts
 from context_module.data import ContextData, quad
-from context_module.drawing.figures import edge_map, png
-from context_module.drawing.grids import labelled_grid
-from context_module.nn.graph import CausalGraph, acyclicity
-from context_module.nn.layers import InterventionLayer
+from context_module.drawing import edge_map, labelled_grid, png
+from context_module.nn import CausalGraph, InterventionLayer
+from context_module.training.objectives import acyclicity
 
 NVAE = Path(__file__).resolve().parents[1] / "recipes" / "pretrained" / "nvae-quad32"
 INK, ACCENT, MUTED = "#1f2933", "#b3401f", "#8795a1"

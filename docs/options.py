@@ -12,11 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from context_module.cli.arguments import flag_options
-from context_module.cli.base import BaseArguments
-from context_module.cli.data import DataArguments
-from context_module.cli.training import TrainingArguments
-from context_module.study.table import StudyArguments
+from context_module.cli import BaseArguments, DataArguments, TrainingArguments, flag_options
+from context_module.study import StudyArguments
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 _SHARED = {

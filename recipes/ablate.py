@@ -18,12 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from context_module.cli.arguments import argument, parse_arguments, run_recipe
+from context_module.cli import argument, parse_arguments, run_recipe
 from context_module.errors import CheckpointError
-from context_module.io.files import read_json
-from context_module.study.budgets import BUDGETS, PAPERS_MODULE, PIXEL
-from context_module.study.runs import Run
-from context_module.study.table import StudyArguments, evaluation, folder_name, run_study, training
+from context_module.io import read_json
+from context_module.study import (
+    BUDGETS,
+    PAPERS_MODULE,
+    PIXEL,
+    Run,
+    StudyArguments,
+    evaluation,
+    folder_name,
+    run_study,
+    training,
+)
 
 RECIPES = Path(__file__).resolve().parent
 BASE = "base pooled"

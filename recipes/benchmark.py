@@ -32,9 +32,8 @@ from torch.nn import functional as F
 
 from context_module import ContextModule, ContextModuleConfig, wrap_decoder
 from context_module.adapters import Decoding
-from context_module.cli.arguments import argument, parse_arguments, run_recipe
-from context_module.nn.config import Inversion
-from context_module.nn.posterior import PosteriorHeads
+from context_module.cli import argument, parse_arguments, run_recipe
+from context_module.nn import Inversion, PosteriorHeads
 
 # the widths that recipes/finetune.py trains, about
 MODULE: dict[str, Any] = {"noise_width": 16, "concept_width": 16, "free_blocks": 2, "inversion_width": 256}

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from context_module import ContextualDecoder
-from context_module.cli.arguments import argument, parse_arguments, run_recipe
-from context_module.cli.base import BaseArguments
-from context_module.data.folders import ImageReader
-from context_module.drawing.grids import contexts_on_one_noise, labelled_samples, save_samples
+from context_module.cli import BaseArguments, argument, parse_arguments, run_recipe
+from context_module.data import ImageReader
+from context_module.drawing import labelled_samples, save_samples
 from context_module.interventions import read_interventions, spell_interventions
+from context_module.model import contexts_on_one_noise
 
 
 @dataclass(kw_only=True)

@@ -23,21 +23,26 @@ from torch import Tensor
 
 from context_module import ContextualDecoder
 from context_module.adapters import DecoderAdapter
-from context_module.cli.arguments import argument, parse_arguments, run_recipe
-from context_module.cli.base import BaseArguments
-from context_module.cli.data import DataArguments
+from context_module.base import fingerprint
+from context_module.cli import BaseArguments, DataArguments, argument, parse_arguments, run_recipe
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextData
-from context_module.drawing.figures import training_curves
-from context_module.drawing.grids import contexts_on_one_noise
+from context_module.drawing import training_curves
 from context_module.errors import CheckpointError, DataError, OutputExistsError
-from context_module.evaluation import METRICS, Evaluation, evaluate, evaluate_texts, summary_table
-from context_module.evaluation.generated import base_images, model_images
-from context_module.evaluation.report import render_report
-from context_module.io.files import read_json, write_atomically, write_json
-from context_module.saving.checkpoint import CONFIG_NAME, fingerprint
-from context_module.saving.info import BASE_CONFIGS
-from context_module.training.run_directory import read_metrics
+from context_module.evaluation import (
+    METRICS,
+    Evaluation,
+    base_images,
+    evaluate,
+    evaluate_texts,
+    model_images,
+    render_report,
+    summary_table,
+)
+from context_module.io import read_json, write_atomically, write_json
+from context_module.model import contexts_on_one_noise
+from context_module.saving import BASE_CONFIGS, CONFIG_NAME
+from context_module.training import read_metrics
 
 PICTURED = 8  # images per picture of a context
 

@@ -19,27 +19,28 @@ from typing import TYPE_CHECKING, Literal
 
 from context_module import ContextualDecoder, wrap_decoder
 from context_module.adapters import DecoderAdapter, get_adapter
-from context_module.base.held import TrainMode, set_train_mode
-from context_module.cli.arguments import argument, parse_arguments, run_recipe
-from context_module.cli.base import BaseArguments
-from context_module.cli.training import TrainingArguments
+from context_module.base import TrainMode, set_train_mode
+from context_module.cli import BaseArguments, TrainingArguments, argument, parse_arguments, run_recipe
 from context_module.data import ContextData, ContextDataset
-from context_module.drawing.grids import contexts_on_one_noise, labelled_grid, labelled_samples
+from context_module.drawing import labelled_grid, labelled_samples
 from context_module.errors import ConceptError
 from context_module.evaluation import composition_table, evaluate, evaluate_texts
-from context_module.io.files import load_strictly, load_tensors, save_tensors
-from context_module.io.hub import upload
-from context_module.metrics.estimate import MIN_SAMPLES
-from context_module.nn.config import Composition, Form, Inversion
-from context_module.saving.card import CardDetails
-from context_module.saving.checkpoint import FILES
-from context_module.training.encodings import encode_dataset
-from context_module.training.fit_encoder import fit_encoder, wants_encoder
-from context_module.training.fit_values import fit_values
-from context_module.training.objectives.latent import LatentObjective, PixelObjective
-from context_module.training.prior_gap import prior_gap
-from context_module.training.run_directory import RunDirectory
-from context_module.training.trainer import Trainer, make_accelerator
+from context_module.io import load_strictly, load_tensors, save_tensors, upload
+from context_module.metrics import MIN_SAMPLES
+from context_module.model import contexts_on_one_noise
+from context_module.nn import Composition, Form, Inversion
+from context_module.saving import FILES, CardDetails
+from context_module.training import (
+    RunDirectory,
+    Trainer,
+    encode_dataset,
+    fit_encoder,
+    fit_values,
+    make_accelerator,
+    prior_gap,
+    wants_encoder,
+)
+from context_module.training.objectives import LatentObjective, PixelObjective
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

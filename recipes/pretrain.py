@@ -15,22 +15,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.contract import DecoderAdapter
+from context_module.adapters import DecoderAdapter
 from context_module.adapters.denoiser import DenoiserAdapter, DenoisingObjective
 from context_module.adapters.diffusers import AutoencoderKLObjective, DiffusersAdapter
 from context_module.adapters.lightweight import LightweightAdapter, LightweightObjective
 from context_module.adapters.nvae import NVAE, NVAEAdapter, NVAEConfig, NVAEObjective
 from context_module.adapters.transformers import LanguageModelObjective, TransformersAdapter
-from context_module.cli.arguments import argument, parse_arguments, run_recipe
-from context_module.cli.training import TrainingArguments
-from context_module.data.dataset import ContextDataset
-from context_module.data.texts import TextContextDataset
-from context_module.drawing.grids import labelled_samples
+from context_module.cli import TrainingArguments, argument, parse_arguments, run_recipe
+from context_module.data import ContextDataset, TextContextDataset
+from context_module.drawing import labelled_samples
 from context_module.errors import DataError
-from context_module.io.files import CONFIG_FILE, WEIGHTS_FILE
-from context_module.io.hub import upload
-from context_module.training.run_directory import RunDirectory
-from context_module.training.trainer import Trainer, make_accelerator
+from context_module.io import CONFIG_FILE, WEIGHTS_FILE, upload
+from context_module.training import RunDirectory, Trainer, make_accelerator
 
 # of all families
 BASE_FILES = (CONFIG_FILE, WEIGHTS_FILE, "diffusion_pytorch_model.safetensors", "README.md")

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from context_module.cli.arguments import argument, parse_arguments, run_recipe
-from context_module.cli.data import DataArguments
-from context_module.data import ContextData
-from context_module.data.texts import TextContextDataset
-from context_module.drawing.grids import labelled_samples, save_samples
+from context_module.cli import DataArguments, argument, parse_arguments, run_recipe
+from context_module.data import ContextData, TextContextDataset
+from context_module.drawing import labelled_samples, save_samples
 from context_module.errors import DataError
 
 

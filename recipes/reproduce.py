@@ -18,11 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from context_module.cli.arguments import argument, parse_arguments, run_recipe
-from context_module.io.files import read_json
-from context_module.study.budgets import BUDGETS
-from context_module.study.runs import Command, Run
-from context_module.study.table import StudyArguments, evaluation, folder_name, run_study, training
+from context_module.cli import argument, parse_arguments, run_recipe
+from context_module.io import read_json
+from context_module.study import BUDGETS, Command, Run, StudyArguments, evaluation, folder_name, run_study, training
 
 RECIPES = Path(__file__).resolve().parent
 METHODS = ("base", "base pooled", "CM pooled", "CM (frozen)", "CM (fine-tune)", "CM (end-to-end)")

@@ -13,16 +13,13 @@ import dataclasses
 from dataclasses import dataclass
 
 from context_module import ContextualDecoder
-from context_module.cli.arguments import argument, parse_arguments, run_recipe
-from context_module.cli.base import BaseArguments
-from context_module.cli.training import TrainingArguments
+from context_module.cli import BaseArguments, TrainingArguments, argument, parse_arguments, run_recipe
 from context_module.contexts import OBSERVATIONAL
-from context_module.drawing.grids import contexts_on_one_noise, labelled_grid
-from context_module.io.hub import upload
-from context_module.training.encodings import encode_dataset
-from context_module.training.objectives.pack import PackObjective, new_pack
-from context_module.training.run_directory import RunDirectory
-from context_module.training.trainer import Trainer, make_accelerator
+from context_module.drawing import labelled_grid
+from context_module.io import upload
+from context_module.model import contexts_on_one_noise
+from context_module.training import RunDirectory, Trainer, encode_dataset, make_accelerator
+from context_module.training.objectives import PackObjective, new_pack
 
 
 @dataclass(kw_only=True)

@@ -84,7 +84,7 @@ def test_the_contributors_loop_is_what_the_makefile_has():
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert {"quality", "tests"} <= set(targets)
     for code in re.findall(r"`((?:tests|adapters|context_module|docs)/[\w./]+)`", text):
-        assert (ROOT / code.replace("NAME", "base")).exists(), code
+        assert (ROOT / code.replace("NAME", "modules")).exists(), code
     assert [line[0] for line in text.splitlines() if re.match(r"\d\. ", line)] == list("12345")  # steps of an adapter
 
 

@@ -16,8 +16,8 @@ from context_module.adapters.denoiser.decoding import DenoisingDecoding
 from context_module.adapters.denoiser.encoders import (
     ENCODER_FOLDER,
     CLIPEncoder,
-    EmbeddingEncoder,
     SemanticEncoder,
+    checked_encoder,
     encoder_of,
 )
 from context_module.adapters.denoiser.schedule import NoiseSchedule, with_shift_of
@@ -26,8 +26,7 @@ from context_module.adapters.diffusers.autoencoders import row_of
 from context_module.adapters.likelihoods import DiscretisedLogisticLikelihood
 from context_module.adapters.pretrained import import_library, read_network, reading
 from context_module.errors import CheckpointError, ShapeError
-from context_module.io.files import CONFIG_FILE
-from context_module.io.hub import HUB_OPTIONS, local_folder, recorded
+from context_module.io import CONFIG_FILE, HUB_OPTIONS, local_folder, recorded
 
 __all__ = ["DenoiserAdapter"]
 
@@ -109,7 +108,7 @@ class DenoiserAdapter(DecoderAdapter):
         net = next((components[name] for name in _DENOISERS if components.get(name) is not None), None)
         if net is None:
             raise TypeError(f"a {type(pipeline).__name__} has no denoiser: no component {' or '.join(_DENOISERS)}")
-        self.encoder = encoder_of(pipeline) if encoder is None else _checked(encoder)
+        self.encoder = encoder_of(pipeline) if encoder is None else checked_encoder(encoder)
         self.embeds = self.encoder is not None
         if tokens is None:
             tokens = _TOKENS if self.encoder is None else self.encoder.latent_shape[0]
@@ -398,12 +397,3 @@ def _factor(autoencoder: Any) -> int:
     """By what an autoencoder divides heights and widths; 1 without one, or for a class that is not supported."""
     row = None if autoencoder is None else row_of(autoencoder)
     return 1 if row is None else row.factors(autoencoder.config)[0]
-
-
-def _checked(encoder: Any) -> Any:
-    if not isinstance(encoder, nn.Module) or not isinstance(encoder, EmbeddingEncoder):
-        raise TypeError(
-            f"a {type(encoder).__name__} is no encoder of embeddings: give an nn.Module with latent_shape, posterior "
-            "and sample, as EmbeddingEncoder of context_module.adapters.denoiser says"
-        )
-    return encoder

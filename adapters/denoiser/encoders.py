@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from context_module.adapters.decoder_only import SmallEncoder
 from context_module.errors import ShapeError
-from context_module.io.files import load_network, save_network
+from context_module.io import load_network, save_network
 from context_module.normal import draw_normal
 
-__all__ = ["ENCODER_FOLDER", "CLIPEncoder", "EmbeddingEncoder", "SemanticEncoder", "encoder_of"]
+__all__ = ["ENCODER_FOLDER", "CLIPEncoder", "EmbeddingEncoder", "SemanticEncoder", "checked_encoder", "encoder_of"]
 
 ENCODER_FOLDER = "encoder"  # of a `SemanticEncoder`, in its pipeline's
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training images
@@ -145,3 +145,13 @@ def encoder_of(pipeline: Any) -> CLIPEncoder | None:
     if components.get("image_encoder") is None or components.get("text_encoder") is not None:
         return None
     return CLIPEncoder(components["image_encoder"], components.get("feature_extractor"))
+
+
+def checked_encoder(encoder: Any) -> Any:
+    """The encoder of embeddings that was given; TypeError for what is none."""
+    if not isinstance(encoder, nn.Module) or not isinstance(encoder, EmbeddingEncoder):
+        raise TypeError(
+            f"a {type(encoder).__name__} is no encoder of embeddings: give an nn.Module with latent_shape, posterior "
+            "and sample, as EmbeddingEncoder of context_module.adapters.denoiser says"
+        )
+    return encoder

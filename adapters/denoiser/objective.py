@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from context_module.adapters.denoiser.adapter import DenoiserAdapter
-from context_module.normal import draw_normal
+from context_module.normal import draw_normal, standard_normal_kl
 
 __all__ = ["DenoisingObjective"]
 
@@ -36,7 +36,7 @@ class DenoisingObjective(nn.Module):
             raw, log_var = base.encoder.posterior(x)
             if log_var is not None:
                 mean, log_var = raw.float(), log_var.float()
-                kl = 0.5 * (mean**2 + log_var.exp() - log_var - 1).flatten(1).sum(1)
+                kl = standard_normal_kl(mean, log_var.exp(), log_var)
                 raw = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
             latent = base.latent.normalise(raw)
         data, schedule = base.data(x), base.schedule

@@ -18,7 +18,7 @@ from context_module.adapters.diffusers.autoencoders import AUTOENCODERS, row_of
 from context_module.adapters.likelihoods import DiscretisedLogistic, DiscretisedLogisticLikelihood
 from context_module.adapters.pretrained import import_library, read_network, reading
 from context_module.errors import CheckpointError, ShapeError
-from context_module.io.hub import HUB_OPTIONS
+from context_module.io import HUB_OPTIONS
 from context_module.normal import draw_normal
 
 __all__ = ["DiffusersAdapter"]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from context_module.adapters.diffusers.adapter import DiffusersAdapter
+from context_module.normal import standard_normal_kl
 
 __all__ = ["AutoencoderKLObjective"]
 
@@ -29,7 +30,7 @@ class AutoencoderKLObjective(nn.Module):
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         mean, log_var = (part.float() for part in self.base.raw_posterior(batch["x"]) if part is not None)
-        kl = 0.5 * (mean**2 + log_var.exp() - log_var - 1).flatten(1).sum(1)
+        kl = standard_normal_kl(mean, log_var.exp(), log_var)
         latent = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
         neg_log_likelihood = -self.base.decode_raw(latent).log_prob(batch["x"])
         return {"loss": neg_log_likelihood + self.beta * kl, "neg_log_likelihood": neg_log_likelihood, "kl": kl}

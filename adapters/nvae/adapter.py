@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.nvae.layers import EncoderCombiner
 from context_module.adapters.nvae.network import NVAE
-from context_module.io.files import CONFIG_FILE, WEIGHTS_FILE
-from context_module.io.hub import HUB_OPTIONS, local_folder, recorded
+from context_module.io import CONFIG_FILE, HUB_OPTIONS, WEIGHTS_FILE, local_folder, recorded
 
 __all__ = ["NVAEAdapter"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from context_module.adapters.nvae.config import NVAEConfig, NVAEConfigError
 from context_module.errors import CheckpointError
-from context_module.io.files import load_pickled
+from context_module.io import load_pickled
 
 __all__ = ["read_public_checkpoint"]
 

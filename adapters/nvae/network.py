@@ -17,7 +17,7 @@ from context_module.adapters.nvae.flows import FlowCell
 from context_module.adapters.nvae.layers import Cell, DecoderCombiner, EncoderCombiner, WeightNormConv2d
 from context_module.adapters.nvae.likelihoods import likelihood_channels, make_likelihood, quantise
 from context_module.errors import ShapeError
-from context_module.io.files import load_network, load_strictly, save_network
+from context_module.io import load_network, load_strictly, save_network
 
 __all__ = ["NVAE", "DecoderPass", "NVAEOutput"]
 

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from context_module.adapters.contract import DecoderAdapter, Encoding
+from context_module.adapters import DecoderAdapter, Encoding
 from context_module.base.lora import without_lora
 from context_module.base.outputs import ContextualOutput
-from context_module.nn.posterior import standard_normal_kl
-from context_module.normal import draw_normal
+from context_module.normal import draw_normal, standard_normal_kl
 
 __all__ = ["base_output", "base_samples"]
 
@@ -54,7 +53,7 @@ def base_output(
         # the prior N(0, I) is on the base's raw latents, encodings are normalised
         raw_deviation = (0.5 * base.latent.denormalise_log_var(log_var)).exp()
         raw = Normal(base.latent.denormalise(latent).flatten(1), raw_deviation.flatten(1))
-        kl = standard_normal_kl(raw)
+        kl = standard_normal_kl(raw.mean, raw.variance)
         latent = latent + deviation * draw_normal(latent, generator)
     decoding = base.decode(latent.to(base.dtype), encoding, generator=generator)
     kl, neg_log_likelihood = kl + decoding.kl, -decoding.log_prob(x)

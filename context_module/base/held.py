@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
-from context_module.adapters.contract import DecoderAdapter
+from context_module.adapters import DecoderAdapter
 from context_module.base.lora import (
     LoraSettings,
     decoder_layers,

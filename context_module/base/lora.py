@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from context_module.adapters.contract import DecoderAdapter
+from context_module.adapters import DecoderAdapter
 from context_module.errors import CheckpointError, LoraError, NonFiniteError
 
 __all__ = [

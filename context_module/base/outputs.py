@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from context_module.adapters.contract import Decoding
+from context_module.adapters import Decoding
 
 __all__ = ["Abduction", "ContextualOutput"]
 

@@ -13,17 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from context_module.errors import ContextModuleError
+from context_module.options import argument
 
 __all__ = ["argument", "flag_options", "parse_arguments", "run_recipe"]
 
 T = TypeVar("T")
-
-
-def argument(default: Any = dataclasses.MISSING, *, help: str) -> Any:
-    """A dataclass field with a help text; without a default the flag is required."""
-    if isinstance(default, (list, dict)):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata={"help": help})
-    return dataclasses.field(default=default, metadata={"help": help})
 
 
 def parse_arguments(arguments: type[T], *, description: str, argv: Sequence[str] | None = None) -> T:

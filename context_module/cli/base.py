@@ -8,7 +8,7 @@ from typing import Any
 
 from context_module.adapters import DecoderAdapter, load_base
 from context_module.cli.arguments import argument
-from context_module.data.registry import parse_options
+from context_module.data import parse_options
 
 __all__ = ["BaseArguments"]
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from context_module.cli.arguments import argument
-from context_module.data.dataset import ContextData
-from context_module.data.registry import available_data, load_data, parse_options
+from context_module.data import ContextData, available_data, load_data, parse_options
 
 __all__ = ["DataArguments"]
 

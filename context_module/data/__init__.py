@@ -1,14 +1,20 @@
 """Data in contexts: data sets by name, your own images, and the loader that mixes contexts in a batch."""
 
 from context_module.data.attributes import attributes
-from context_module.data.dataset import ArrayContextDataset, ContextData, ContextDataset, MappedImages
+from context_module.data.dataset import (
+    ArrayContextDataset,
+    ContextData,
+    ContextDataset,
+    LabelledDataset,
+    MappedImages,
+)
 from context_module.data.dsprites import dsprites
-from context_module.data.folders import FolderContextDataset, image_folders
+from context_module.data.folders import FolderContextDataset, ImageReader, image_folders
 from context_module.data.grammar import grammar
 from context_module.data.hub import HubContextDataset, hub_dataset
 from context_module.data.loader import MixedContextBatchSampler, evaluation_loader, mixed_context_loader
 from context_module.data.morpho_mnist import morpho_mnist
-from context_module.data.pendulum import pendulum, shift_environments
+from context_module.data.pendulum import PendulumSimulator, pendulum, shift_environments
 from context_module.data.quad import quad
 from context_module.data.registry import available_data, load_data, parse_options
 from context_module.data.simulated import simulate
@@ -21,8 +27,11 @@ __all__ = [
     "ContextDataset",
     "FolderContextDataset",
     "HubContextDataset",
+    "ImageReader",
+    "LabelledDataset",
     "MappedImages",
     "MixedContextBatchSampler",
+    "PendulumSimulator",
     "Simulator",
     "TextContextDataset",
     "attributes",

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from context_module.data.dataset import ArrayContextDataset, ContextData, MappedImages
 from context_module.data.simulator import Simulator
 from context_module.errors import DataError
-from context_module.io.files import write_atomically, write_json
+from context_module.io import write_atomically, write_json
 
 __all__ = ["simulate"]
 

@@ -1,3 +1,6 @@
 """Grids of samples, and figures."""
 
-__all__: list[str] = []
+from context_module.drawing.figures import DPI, edge_map, mosaic, png, training_curves
+from context_module.drawing.grids import labelled_grid, labelled_samples, save_samples
+
+__all__ = ["DPI", "edge_map", "labelled_grid", "labelled_samples", "mosaic", "png", "save_samples", "training_curves"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from context_module.errors import ShapeError
-from context_module.nn.graph import CausalGraph, Edge
+from context_module.nn import CausalGraph, Edge
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

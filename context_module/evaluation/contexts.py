@@ -9,11 +9,15 @@ from typing import Any
 from torch import Tensor
 
 from context_module.evaluation.result import Scores
-from context_module.metrics.concept_accuracy import ConceptClassifier, concept_accuracy
-from context_module.metrics.estimate import Estimate
-from context_module.metrics.kernel import energy_distance, mmd
-from context_module.metrics.precision_recall import precision_recall
-from context_module.metrics.sliced_wasserstein import sliced_wasserstein
+from context_module.metrics import (
+    ConceptClassifier,
+    Estimate,
+    concept_accuracy,
+    energy_distance,
+    mmd,
+    precision_recall,
+    sliced_wasserstein,
+)
 
 __all__ = ["CONTEXT_METRICS", "context_scores"]
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from context_module.adapters.contract import DecoderAdapter
-from context_module.base.alone import base_samples
+from context_module.adapters import DecoderAdapter
+from context_module.base import base_samples
 from context_module.contexts import OBSERVATIONAL
-from context_module.data.dataset import ContextData, ContextDataset
+from context_module.data import ContextData, ContextDataset
 from context_module.errors import DataError
-from context_module.model.decoder import ContextualDecoder
+from context_module.model import ContextualDecoder
 
 __all__ = ["base_images", "model_images", "real_parts"]
 

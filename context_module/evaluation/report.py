@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from context_module.drawing.figures import DPI, edge_map, mosaic, png
+from context_module.drawing import DPI, edge_map, mosaic, png
 from context_module.evaluation.result import Evaluation
-from context_module.metrics.counterfactual import CounterfactualConsistency
-from context_module.metrics.estimate import Estimate, average
+from context_module.metrics import CounterfactualConsistency, Estimate, average
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from context_module.adapters.contract import DecoderAdapter
-from context_module.data.dataset import ContextDataset
-from context_module.data.loader import evaluation_loader
-from context_module.model.decoder import ContextualDecoder
+from context_module.adapters import DecoderAdapter
+from context_module.data import ContextDataset, evaluation_loader
+from context_module.model import ContextualDecoder
 
 __all__ = ["leading_codes", "posterior_means"]
 

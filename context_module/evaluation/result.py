@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from context_module.metrics.counterfactual import CounterfactualConsistency
-from context_module.metrics.estimate import Estimate, average
-from context_module.nn.graph import CausalGraph, Edge
+from context_module.metrics import CounterfactualConsistency, Estimate, average
+from context_module.nn import CausalGraph, Edge
 
 __all__ = ["ContextScores", "Evaluation", "Scores"]
 

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from context_module.adapters.contract import DecoderAdapter
-from context_module.data.dataset import ContextData
+from context_module.adapters import DecoderAdapter
+from context_module.data import ContextData
 from context_module.errors import ConceptError, DataError
 from context_module.evaluation.contexts import CONTEXT_METRICS, context_scores
 from context_module.evaluation.generated import base_images, model_images, real_parts
 from context_module.evaluation.result import ContextScores, Evaluation
 from context_module.evaluation.whole import WHOLE_METRICS, inapplicable, whole_scores
-from context_module.metrics.concept_accuracy import train_concept_classifier
-from context_module.model.decoder import ContextualDecoder, evaluating
+from context_module.metrics import train_concept_classifier
+from context_module.model import ContextualDecoder
+from context_module.nn import evaluating
 
 __all__ = ["METRICS", "evaluate"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from context_module.evaluation.result import Evaluation
-from context_module.metrics.estimate import Estimate
+from context_module.metrics import Estimate
 
 __all__ = ["composition_table", "summary_table"]
 

@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from context_module.base.alone import base_samples
+from context_module.base import base_samples
 from context_module.contexts import OBSERVATIONAL
-from context_module.data.dataset import ContextData
-from context_module.data.texts import TextContextDataset
+from context_module.data import ContextData, TextContextDataset
 from context_module.errors import ConceptError, DataError
 from context_module.evaluation.generated import real_parts
 from context_module.evaluation.result import ContextScores, Evaluation, Scores
-from context_module.metrics.estimate import share_estimate
-from context_module.metrics.texts import UNREADABLE, intended_share, read_factors, total_variation
-from context_module.model.decoder import ContextualDecoder, evaluating
+from context_module.metrics import UNREADABLE, intended_share, read_factors, share_estimate, total_variation
+from context_module.model import ContextualDecoder
+from context_module.nn import evaluating
 
 __all__ = ["evaluate_texts"]
 

@@ -7,21 +7,21 @@ from typing import Any
 
 import torch
 
-from context_module.adapters.contract import DecoderAdapter
+from context_module.adapters import DecoderAdapter
 from context_module.contexts import OBSERVATIONAL
-from context_module.data.dataset import ContextData, ContextDataset
-from context_module.data.pendulum import PendulumSimulator, shift_environments
+from context_module.data import ContextData, ContextDataset, PendulumSimulator, shift_environments
 from context_module.evaluation.representation import leading_codes, posterior_means
-from context_module.metrics.counterfactual import (
+from context_module.metrics import (
     CounterfactualConsistency,
+    accuracy_under_shift,
     counterfactual_consistency,
+    disentanglement,
+    reconstruction_bits,
+    sample_efficiency,
     train_factor_regressor,
 )
-from context_module.metrics.disentanglement import disentanglement
-from context_module.metrics.downstream import accuracy_under_shift, sample_efficiency
-from context_module.metrics.reconstruction import reconstruction_bits
-from context_module.model.decoder import ContextualDecoder
-from context_module.nn.graph import CausalGraph
+from context_module.model import ContextualDecoder
+from context_module.nn import CausalGraph
 
 __all__ = ["WHOLE_METRICS", "inapplicable", "whole_scores"]
 

@@ -1,3 +1,53 @@
 """Bytes are whole or absent: files, rows of numbers on disk, the Hugging Face Hub, signals."""
 
-__all__: list[str] = []
+from context_module.io.files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    load_network,
+    load_pickled,
+    load_strictly,
+    load_tensors,
+    read_json,
+    read_metadata,
+    save_network,
+    save_tensors,
+    write_atomically,
+    write_json,
+)
+from context_module.io.hub import (
+    HUB_OPTIONS,
+    PLACE_OPTIONS,
+    is_hub_id,
+    local_folder,
+    make_repository,
+    recorded,
+    upload,
+)
+from context_module.io.interruption import Interruption, TrainingInterrupted
+from context_module.io.table import MappedTable, cached_table
+
+__all__ = [
+    "CONFIG_FILE",
+    "HUB_OPTIONS",
+    "PLACE_OPTIONS",
+    "WEIGHTS_FILE",
+    "Interruption",
+    "MappedTable",
+    "TrainingInterrupted",
+    "cached_table",
+    "is_hub_id",
+    "load_network",
+    "load_pickled",
+    "load_strictly",
+    "load_tensors",
+    "local_folder",
+    "make_repository",
+    "read_json",
+    "read_metadata",
+    "recorded",
+    "save_network",
+    "save_tensors",
+    "upload",
+    "write_atomically",
+    "write_json",
+]

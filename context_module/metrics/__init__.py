@@ -14,6 +14,7 @@ from context_module.metrics.counterfactual import (
 from context_module.metrics.disentanglement import disentanglement
 from context_module.metrics.downstream import accuracy_under_shift, sample_efficiency
 from context_module.metrics.estimate import (
+    MIN_SAMPLES,
     Estimate,
     average,
     bootstrap,
@@ -25,8 +26,11 @@ from context_module.metrics.kernel import energy_distance, mmd
 from context_module.metrics.precision_recall import PrecisionRecall, precision_recall
 from context_module.metrics.reconstruction import Reconstruction, reconstruction_bits
 from context_module.metrics.sliced_wasserstein import sliced_wasserstein
+from context_module.metrics.texts import UNREADABLE, intended_share, read_factors, total_variation
 
 __all__ = [
+    "MIN_SAMPLES",
+    "UNREADABLE",
     "ConceptAccuracy",
     "ConceptClassifier",
     "CounterfactualConsistency",
@@ -41,13 +45,16 @@ __all__ = [
     "counterfactual_consistency",
     "disentanglement",
     "energy_distance",
+    "intended_share",
     "mean_estimate",
     "mmd",
     "precision_recall",
+    "read_factors",
     "reconstruction_bits",
     "sample_efficiency",
     "share_estimate",
     "sliced_wasserstein",
+    "total_variation",
     "train_concept_classifier",
     "train_factor_regressor",
 ]

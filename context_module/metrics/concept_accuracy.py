@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from context_module.contexts import Concepts
-from context_module.data.dataset import ContextDataset
+from context_module.data import ContextDataset
 from context_module.errors import DataError
 from context_module.metrics.estimate import Estimate, check_samples, share_estimate
 from context_module.metrics.networks import ConvNet, train_network

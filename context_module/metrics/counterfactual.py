@@ -12,12 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from context_module.contexts import OBSERVATIONAL
-from context_module.data.dataset import ContextDataset
-from context_module.data.simulator import Simulator
+from context_module.data import ContextDataset, Simulator
 from context_module.errors import ConceptError, DataError
 from context_module.metrics.estimate import Estimate, check_samples, mean_estimate
 from context_module.metrics.networks import ConvNet, train_network
-from context_module.model.decoder import ContextualDecoder
+from context_module.model import ContextualDecoder
 
 __all__ = [
     "CounterfactualConsistency",

@@ -17,10 +17,9 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm.auto import tqdm
 
-from context_module.data.dataset import ContextDataset, LabelledDataset
-from context_module.data.loader import mixed_context_loader
+from context_module.data import ContextDataset, LabelledDataset, mixed_context_loader
 from context_module.errors import CheckpointError, ShapeError
-from context_module.io.files import load_strictly, load_tensors, save_tensors
+from context_module.io import load_strictly, load_tensors, save_tensors
 
 __all__ = ["ConvNet", "train_network"]
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from context_module.adapters.contract import DecoderAdapter, adapt
-from context_module.base.alone import base_output
+from context_module.adapters import DecoderAdapter, adapt
+from context_module.base import base_output
 from context_module.contexts import OBSERVATIONAL, ContextsLike
-from context_module.data.dataset import ContextDataset
-from context_module.data.loader import evaluation_loader
+from context_module.data import ContextDataset, evaluation_loader
 from context_module.errors import DataError
 from context_module.metrics.estimate import Estimate, check_samples, mean_estimate
-from context_module.model.decoder import ContextualDecoder, evaluating
+from context_module.model import ContextualDecoder
+from context_module.nn import evaluating
 
 __all__ = ["Reconstruction", "reconstruction_bits"]
 

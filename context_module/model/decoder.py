@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Normal
 
-from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, adapt
-from context_module.base.alone import base_output, base_samples
-from context_module.base.outputs import Abduction, ContextualOutput
+from context_module.adapters import DecoderAdapter, Decoding, Encoding, adapt
+from context_module.base import Abduction, ContextualOutput, base_output, base_samples, fingerprint
 from context_module.contexts import OBSERVATIONAL, Concepts, ContextsLike
 from context_module.errors import ShapeError
 from context_module.interventions import Do, parse_interventions
+from context_module.model.packs import ConceptPacks
 from context_module.model.pretrained import SavedModules
-from context_module.nn.config import ContextModuleConfig, auto_widths
-from context_module.nn.graph import CausalGraph, Edge, learned_graph
-from context_module.nn.module import ContextModule
-from context_module.nn.pack import ConceptPack, ConceptPacks
-from context_module.nn.posterior import PosteriorHeads, standard_normal_kl
-from context_module.nn.value_maps import ValueMaps
-from context_module.normal import draw_normal
-from context_module.saving.checkpoint import fingerprint
+from context_module.nn import (
+    CausalGraph,
+    ConceptPack,
+    ContextModule,
+    ContextModuleConfig,
+    Edge,
+    PosteriorHeads,
+    ValueMaps,
+    auto_widths,
+    evaluating,
+    learned_graph,
+)
+from context_module.normal import draw_normal, standard_normal_kl
 
-__all__ = ["ContextualDecoder", "evaluating", "wrap_decoder"]
+__all__ = ["ContextualDecoder", "wrap_decoder"]
 
 
 class ContextualDecoder(SavedModules):
@@ -118,7 +122,7 @@ class ContextualDecoder(SavedModules):
         noise = posterior.mean + posterior.stddev * draw_normal(posterior.mean, generator)
         latent, kl_latent = self._explain_latent(self._latent_mean(noise, mask), encoding, generator)
         decoding = self._decode(latent, encoding, generator=generator)
-        kl_noise, kl_base = standard_normal_kl(posterior), kl_latent + decoding.kl
+        kl_noise, kl_base = standard_normal_kl(posterior.mean, posterior.variance), kl_latent + decoding.kl
         neg_log_likelihood = -decoding.log_prob(x)
         loss = neg_log_likelihood + beta * kl_noise + kl_base
         return ContextualOutput(loss, neg_log_likelihood, kl_noise, kl_base, decoding)
@@ -318,15 +322,3 @@ def wrap_decoder(base: object, concepts: Iterable[str], **options: Any) -> Conte
         concepts=names, latent_shape=shape, num_features=adapter.num_features, **{**chosen, **given}
     )
     return ContextualDecoder(adapter, config)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a block of code, then every part its own: generating must not move batch-norm statistics."""
-    modes = {part: part.training for part in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training

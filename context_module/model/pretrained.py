@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from context_module.adapters.contract import DecoderAdapter
-from context_module.base.lora import LoraSettings, is_lora, remove_lora, without_lora
+from context_module.adapters import DecoderAdapter
+from context_module.base import LoraSettings, is_lora, remove_lora, without_lora
 from context_module.errors import AdapterError, CheckpointError
-from context_module.io.files import load_strictly
-from context_module.io.hub import make_repository, upload
+from context_module.io import load_strictly, make_repository, upload
 from context_module.model.switching import DEFAULT, SwitchableModules, check_name
-from context_module.nn.config import ContextModuleConfig
-from context_module.nn.value_maps import ValueMaps
-from context_module.saving.card import CardDetails, model_card, write_card
-from context_module.saving.checkpoint import BASE_FOLDER, FILES, base_entries, base_of, load_adapter, save_adapter
+from context_module.nn import ContextModuleConfig, ValueMaps
+from context_module.saving import (
+    BASE_FOLDER,
+    FILES,
+    CardDetails,
+    base_entries,
+    base_of,
+    load_adapter,
+    model_card,
+    save_adapter,
+    write_card,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self

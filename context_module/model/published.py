@@ -12,9 +12,9 @@ from torch import Tensor
 from context_module.adapters.lightweight import ARCHITECTURES, LightweightAdapter, LightweightVAE
 from context_module.contexts import Concepts
 from context_module.errors import CheckpointError, ConceptError
-from context_module.io.files import load_pickled, load_strictly
+from context_module.io import load_pickled, load_strictly
 from context_module.model.decoder import ContextualDecoder
-from context_module.nn.config import ContextModuleConfig
+from context_module.nn import ContextModuleConfig
 
 __all__ = ["load"]
 

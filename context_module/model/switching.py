@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from context_module.adapters.contract import DecoderAdapter
-from context_module.base.held import WrappedBase
-from context_module.base.lora import insert_lora, remove_lora
+from context_module.adapters import DecoderAdapter
+from context_module.base import WrappedBase, insert_lora, remove_lora
 from context_module.errors import AdapterError
-from context_module.nn.config import ContextModuleConfig
-from context_module.nn.module import ContextModule
-from context_module.nn.pack import ConceptPacks
-from context_module.nn.posterior import PosteriorHeads
-from context_module.nn.value_maps import ValueMaps
+from context_module.model.packs import ConceptPacks
+from context_module.nn import ContextModule, ContextModuleConfig, PosteriorHeads, ValueMaps
 
 if TYPE_CHECKING:
     from typing_extensions import Self

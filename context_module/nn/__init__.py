@@ -1,3 +1,31 @@
 """From noise and an intervention mask to a base's decoder input; knows no base and no data."""
 
-__all__: list[str] = []
+from context_module.nn.config import Composition, ContextModuleConfig, Form, Inversion, auto_widths
+from context_module.nn.graph import CausalGraph, Edge, learned_graph
+from context_module.nn.layers import ConceptInversionLayer, EmbeddingLayer, InterventionLayer
+from context_module.nn.modes import evaluating
+from context_module.nn.module import ContextModule
+from context_module.nn.pack import ConceptPack, ConceptPackConfig
+from context_module.nn.posterior import PosteriorHeads
+from context_module.nn.value_maps import ValueMap, ValueMaps
+
+__all__ = [
+    "CausalGraph",
+    "Composition",
+    "ConceptInversionLayer",
+    "ConceptPack",
+    "ConceptPackConfig",
+    "ContextModule",
+    "ContextModuleConfig",
+    "Edge",
+    "EmbeddingLayer",
+    "Form",
+    "InterventionLayer",
+    "Inversion",
+    "PosteriorHeads",
+    "ValueMap",
+    "ValueMaps",
+    "auto_widths",
+    "evaluating",
+    "learned_graph",
+]

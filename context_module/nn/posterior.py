@@ -9,7 +9,7 @@ from torch.distributions import Normal
 from context_module.nn.config import ContextModuleConfig
 from context_module.nn.spatial import MapsToGrid
 
-__all__ = ["PosteriorHeads", "standard_normal_kl"]
+__all__ = ["PosteriorHeads"]
 
 _WIDEST = 2.0  # log-variance, well beyond the prior's: one image unlike all others would else ruin a mean of losses
 
@@ -57,9 +57,3 @@ class PosteriorHeads(nn.Module):
         if self.reads_mask:
             log_var = log_var.clamp(max=_WIDEST)
         return Normal(mean, (0.5 * log_var).exp(), validate_args=False)
-
-
-def standard_normal_kl(posterior: Normal) -> Tensor:
-    """KL(posterior || N(0, I)) summed over the noise: (B,), nats."""
-    variance = posterior.stddev.square()
-    return 0.5 * (posterior.mean.square() + variance - variance.log() - 1).sum(1)

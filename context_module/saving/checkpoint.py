@@ -2,78 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from context_module.adapters.contract import DecoderAdapter, adapt, get_adapter
-from context_module.adapters.loading import load_base
-from context_module.base.lora import foreign_lora, without_lora
+from context_module.adapters import DecoderAdapter, adapt, get_adapter, load_base
+from context_module.base import fingerprint, foreign_lora
 from context_module.errors import CheckpointError
-from context_module.io.files import load_tensors, read_json, save_tensors, write_json
-from context_module.io.hub import PLACE_OPTIONS, is_hub_id, local_folder
-from context_module.saving.card import CARD_NAME, GRID_NAME
+from context_module.io import PLACE_OPTIONS, is_hub_id, load_tensors, local_folder, read_json, save_tensors, write_json
+from context_module.saving.layout import (
+    BASE_FOLDER,
+    CONFIG_NAME,
+    FILES,
+    WEIGHTS_NAME,
+    named_modules,
+)
 
-__all__ = [
-    "BASE_FOLDER",
-    "CONFIG_NAME",
-    "FILES",
-    "WEIGHTS_NAME",
-    "base_entries",
-    "base_of",
-    "fingerprint",
-    "load_adapter",
-    "named_modules",
-    "save_adapter",
-    "trainable_state_dict",
-]
-
-CONFIG_NAME = "adapter_config.json"
-WEIGHTS_NAME = "adapter_model.safetensors"
-BASE_FOLDER = "base"  # a base that trained with the module
-_NAMES = (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME, GRID_NAME)
-FILES = (*_NAMES, *(f"*/{name}" for name in _NAMES), f"{BASE_FOLDER}/*")  # a folder may hold a training run besides
-_SAMPLED = 4096  # values hashed per tensor: enough to tell two trainings apart, quick on a base of gigabytes
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-
-
-@torch.no_grad()
-def fingerprint(base: nn.Module) -> str:
-    """A hash of a base's weights: names, shapes and up to 4,096 evenly spaced values of each tensor.
-
-    Values are rounded to bfloat16, so a base is the same in float32 and in bfloat16. Batch-norm statistics do not
-    count: they may be readjusted for sampling (`context_module.base.batch_norm`). Nor does LoRA that trained with a
-    module; LoRA that the base came with does.
-    """
-    digest = hashlib.sha256()
-    with without_lora(base):
-        tensors = base.state_dict()
-    ours = tuple(f"{part}." for part in getattr(base, "own_parts", ()))
-    for name, tensor in sorted(tensors.items()):
-        if name.rpartition(".")[2] in _STATISTICS or name.startswith(ours):
-            continue
-        values = tensor.detach().flatten()
-        values = values[:: max(1, len(values) // _SAMPLED)]
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(values.to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:32]
-
-
-def trainable_state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """The entries of a state dict that training can change: all but those below a frozen submodule.
-
-    A submodule is frozen when it has parameters and none of them asks for a gradient; its buffers are then frozen too.
-    """
-    frozen = tuple(
-        f"{name}."
-        for name, child in module.named_modules()
-        if name and (parameters := list(child.parameters())) and not any(p.requires_grad for p in parameters)
-    )
-    return {name: tensor for name, tensor in module.state_dict().items() if not name.startswith(frozen)}
+__all__ = ["base_entries", "base_of", "load_adapter", "save_adapter"]
 
 
 def save_adapter(directory: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -110,11 +57,6 @@ def load_adapter(
             f"{' or '.join(f'subfolder={name!r}' for name in named)}"
         )
     return read_json(directory / CONFIG_NAME), load_tensors(directory / WEIGHTS_NAME), directory
-
-
-def named_modules(directory: Path) -> list[str]:
-    """Names of the subfolders that hold a module."""
-    return sorted(path.parent.name for path in directory.glob(f"*/{CONFIG_NAME}"))
 
 
 def base_of(config: Mapping[str, Any], directory: Path, base: object = None, **hub: Any) -> DecoderAdapter:

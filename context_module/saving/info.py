@@ -11,11 +11,9 @@ from typing import Any
 import safetensors
 
 from context_module.errors import CheckpointError
-from context_module.io.files import CONFIG_FILE, read_json
-from context_module.io.hub import is_hub_id
-from context_module.nn.config import ContextModuleConfig
-from context_module.nn.pack import ConceptPack
-from context_module.saving.checkpoint import BASE_FOLDER, CONFIG_NAME, WEIGHTS_NAME, named_modules
+from context_module.io import CONFIG_FILE, is_hub_id, read_json
+from context_module.nn import ConceptPack, ContextModuleConfig
+from context_module.saving.layout import BASE_FOLDER, CONFIG_NAME, WEIGHTS_NAME, named_modules
 
 __all__ = ["describe"]
 

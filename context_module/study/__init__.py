@@ -1,3 +1,18 @@
 """Many runs, one table."""
 
-__all__: list[str] = []
+from context_module.study.budgets import BUDGETS, PAPERS_MODULE, PIXEL
+from context_module.study.runs import Command, Run
+from context_module.study.table import StudyArguments, evaluation, folder_name, run_study, training
+
+__all__ = [
+    "BUDGETS",
+    "PAPERS_MODULE",
+    "PIXEL",
+    "Command",
+    "Run",
+    "StudyArguments",
+    "evaluation",
+    "folder_name",
+    "run_study",
+    "training",
+]

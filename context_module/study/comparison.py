@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from context_module.io.files import write_atomically
+from context_module.io import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from tqdm.auto import tqdm
 
-from context_module.io.interruption import Interruption, TrainingInterrupted
+from context_module.io import Interruption, TrainingInterrupted
 
 __all__ = ["Command", "Run", "flags", "run_all", "slots", "with_needs", "work_on"]
 

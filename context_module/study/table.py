@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from context_module.cli.arguments import argument
-from context_module.data.registry import parse_options
+from context_module.cli import argument
+from context_module.data import parse_options
 from context_module.study.comparison import Comparison, Score
 from context_module.study.runs import Command, Run, flags, run_all, slots, with_needs
 

@@ -1,3 +1,26 @@
 """One loop for everything that trains, and what it trains on."""
 
-__all__: list[str] = []
+from context_module.training.encodings import EncodedDataset, encode_dataset
+from context_module.training.fit_encoder import fit_encoder, wants_encoder
+from context_module.training.fit_values import fit_values
+from context_module.training.prior_gap import prior_gap
+from context_module.training.run_directory import RunDirectory, read_metrics
+from context_module.training.settings import TrainingSettings
+from context_module.training.trainer import Trainer, TrainingResult, make_accelerator
+from context_module.training.weights import trainable_state_dict
+
+__all__ = [
+    "EncodedDataset",
+    "RunDirectory",
+    "Trainer",
+    "TrainingResult",
+    "TrainingSettings",
+    "encode_dataset",
+    "fit_encoder",
+    "fit_values",
+    "make_accelerator",
+    "prior_gap",
+    "read_metrics",
+    "trainable_state_dict",
+    "wants_encoder",
+]

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from context_module.adapters.contract import DecoderAdapter, Encoding
-from context_module.data.dataset import ContextDataset, LabelledDataset
-from context_module.data.loader import evaluation_loader
-from context_module.io.table import MappedTable, cached_table
+from context_module.adapters import DecoderAdapter, Encoding
+from context_module.data import ContextDataset, LabelledDataset, evaluation_loader
+from context_module.io import MappedTable, cached_table
 
 __all__ = ["EncodedDataset", "EncodingLayout", "encode_dataset"]
 
@@ -180,7 +179,7 @@ def _rows(
 def _fingerprint(base: DecoderAdapter) -> str:
     """A hash of what makes encodings: layers, every bit of the weights and statistics, and this library's version.
 
-    `context_module.saving.checkpoint.fingerprint` is rounded and without statistics: for decoding, those may be
+    `context_module.base.fingerprint.fingerprint` is rounded and without statistics: for decoding, those may be
     readjusted.
     """
     layers = re.sub(r" at 0x[0-9a-f]+", "", repr(base))  # strides and activations are not among the weights

@@ -11,10 +11,9 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from context_module.adapters.contract import DecoderAdapter
-from context_module.base.alone import base_output
-from context_module.data.dataset import ContextDataset
-from context_module.data.loader import mixed_context_loader
+from context_module.adapters import DecoderAdapter
+from context_module.base import base_output
+from context_module.data import ContextDataset, mixed_context_loader
 from context_module.errors import NonFiniteError
 
 __all__ = ["fit_encoder", "wants_encoder"]

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from context_module.data.dataset import ContextDataset
-from context_module.data.loader import evaluation_loader
+from context_module.data import ContextDataset, evaluation_loader
 from context_module.interventions import Value
-from context_module.model.decoder import ContextualDecoder, evaluating
-from context_module.nn.value_maps import ValueMap, ValueMaps
+from context_module.model import ContextualDecoder
+from context_module.nn import ValueMap, ValueMaps, evaluating
 
 __all__ = ["fit_values"]
 

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from context_module.contexts import OBSERVATIONAL, Concepts
-from context_module.model.decoder import ContextualDecoder, evaluating
+from context_module.model import ContextualDecoder
+from context_module.nn import evaluating
 from context_module.normal import draw_normal
 from context_module.training.encodings import EncodedDataset
-from context_module.training.objectives.directions import Directions
+from context_module.training.objectives import Directions
 
 __all__ = ["prior_gap"]
 

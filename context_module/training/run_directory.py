@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from context_module.drawing.grids import save_samples
+from context_module.drawing import save_samples
 from context_module.errors import CheckpointError, OutputExistsError
-from context_module.io.files import read_json, write_atomically, write_json
+from context_module.io import read_json, write_atomically, write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,6 +40,7 @@ class RunDirectory:
         resume: ``"latest"``, the path of a checkpoint, or None.
 
     Attributes:
+        resumes: whether an earlier run was to be gone on with.
         checkpoint: the checkpoint to resume from, or None to start afresh.
 
     Raises:
@@ -51,6 +52,7 @@ class RunDirectory:
         self.path = Path(path)
         if self.path.is_file():
             raise OutputExistsError(f"the output directory {self.path} is a file: give another --output_dir")
+        self.resumes = bool(resume)
         self.checkpoint = self._find(resume) if resume else None
         self._overwrite = overwrite and self.checkpoint is None
         found = self.checkpoints()

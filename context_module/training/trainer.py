@@ -21,14 +21,12 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from context_module.cli.training import TrainingArguments
-from context_module.data.dataset import LabelledDataset
-from context_module.data.loader import evaluation_loader, mixed_context_loader
+from context_module.data import LabelledDataset, evaluation_loader, mixed_context_loader
 from context_module.errors import CheckpointError, DataError, NonFiniteError
-from context_module.io.files import load_strictly, load_tensors, save_tensors, write_json
-from context_module.io.interruption import Interruption, TrainingInterrupted
-from context_module.saving.checkpoint import trainable_state_dict
+from context_module.io import Interruption, TrainingInterrupted, load_strictly, load_tensors, save_tensors, write_json
 from context_module.training.run_directory import RunDirectory
+from context_module.training.settings import TrainingSettings
+from context_module.training.weights import trainable_state_dict
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,7 +46,7 @@ class TrainingResult:
     seconds: float
 
 
-def make_accelerator(args: TrainingArguments, *, find_unused_parameters: bool = False) -> Accelerator:
+def make_accelerator(args: TrainingSettings, *, find_unused_parameters: bool = False) -> Accelerator:
     """The Accelerator of a run; seeds this process's initialisation, the same on every process.
 
     Args:
@@ -120,7 +118,7 @@ class Trainer:
     def __init__(
         self,
         accelerator: Accelerator,
-        args: TrainingArguments,
+        args: TrainingSettings,
         run: RunDirectory,
         objective: nn.Module,
         train_data: LabelledDataset,
@@ -190,7 +188,7 @@ class Trainer:
         args, accelerator, run = self.args, self.accelerator, self.run
         if run.checkpoint is not None:
             self._resume(run.checkpoint)
-        elif args.resume_from_checkpoint:
+        elif run.resumes:
             accelerator.print(f"no checkpoint in {run.path} yet: starting afresh")
         if accelerator.is_main_process:
             run.begin(dataclasses.asdict(args))

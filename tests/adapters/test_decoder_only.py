@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from context_module import ContextualDecoder, wrap_decoder
-from context_module.adapters import contract as registry
+from context_module.adapters import registry
 from context_module.adapters.decoder_only import DecoderOnlyAdapter, SmallEncoder
 from context_module.base.alone import base_output
+from context_module.base.fingerprint import fingerprint
 from context_module.data import ArrayContextDataset
 from context_module.errors import CheckpointError, NonFiniteError, ShapeError, UnfittedError
-from context_module.saving.checkpoint import fingerprint
 from context_module.training.fit_encoder import fit_encoder, wants_encoder
 
 IMAGE, LATENT = (1, 8, 8), (2, 1, 1)

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from context_module import wrap_decoder
-from context_module.adapters.contract import LatentSpec, adapt
+from context_module.adapters.contract import LatentSpec
 from context_module.adapters.diffusers import AUTOENCODERS, AutoencoderKLObjective, DiffusersAdapter
 from context_module.adapters.likelihoods import DiscretisedLogisticLikelihood
+from context_module.adapters.registry import adapt
 from context_module.errors import ShapeError
 
 VIDEO = ("AutoencoderKLCogVideoX", "AutoencoderKLHunyuanVideo", "AutoencoderKLQwenImage", "AutoencoderKLWan")

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from context_module import ContextualDecoder, wrap_decoder
 from context_module.adapters import adapt, get_adapter, load_base
 from context_module.adapters.diffusers import DiffusersAdapter
+from context_module.base.fingerprint import fingerprint
 from context_module.errors import CheckpointError
-from context_module.saving.checkpoint import fingerprint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

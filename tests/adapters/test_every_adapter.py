@@ -12,12 +12,14 @@ from torch import nn
 
 from context_module import ContextualDecoder, adapt, wrap_decoder
 from context_module.adapters import DecoderAdapter, LatentSpec, get_adapter
+from context_module.base.fingerprint import fingerprint
 from context_module.base.lora import decoder_layers, is_lora
 from context_module.data import ArrayContextDataset
 from context_module.errors import LoraError, ShapeError
-from context_module.saving.checkpoint import WEIGHTS_NAME, fingerprint
+from context_module.saving.layout import WEIGHTS_NAME
 from context_module.training.encodings import encode_dataset
-from context_module.training.objectives.latent import LatentObjective, PixelObjective
+from context_module.training.objectives.latent import LatentObjective
+from context_module.training.objectives.pixel import PixelObjective
 
 CONTEXTS = ["obs", "a", "b", "a+b"]
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from context_module import adapt, wrap_decoder
-from context_module.adapters import contract as registry
-from context_module.adapters import get_adapter
+from context_module.adapters import get_adapter, registry
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "third_party_adapter"

@@ -4,8 +4,8 @@ from torch import nn
 
 from context_module import ContextualDecoder, wrap_decoder
 from context_module.base.batch_norm import readjust_batch_norm
+from context_module.base.fingerprint import fingerprint
 from context_module.errors import NonFiniteError
-from context_module.saving.checkpoint import fingerprint
 
 
 def state(module):

@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from context_module import ContextualDecoder, wrap_decoder
-from context_module.adapters.contract import adapt
 from context_module.adapters.modules import ModulesAdapter
+from context_module.adapters.registry import adapt
+from context_module.base.fingerprint import fingerprint
 from context_module.base.lora import decoder_layers, is_lora
 from context_module.errors import CheckpointError, LoraError, NonFiniteError
-from context_module.saving.checkpoint import fingerprint
 
 SAVED = ("diffusers", "lightweight", "nvae")  # families that can write their base
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

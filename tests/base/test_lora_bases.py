@@ -10,9 +10,9 @@ from torch import nn
 from context_module import ContextualDecoder, adapt, wrap_decoder
 from context_module.adapters import load_base
 from context_module.adapters.modules import ModulesAdapter
+from context_module.base.fingerprint import fingerprint
 from context_module.base.lora import foreign_lora
 from context_module.errors import CheckpointError, LoraError
-from context_module.saving.checkpoint import fingerprint
 
 peft = pytest.importorskip("peft")
 TARGETS = {"lightweight": r"decoder\.[02]", "nvae": r"dec_tower\..*", "diffusers": r"decoder\..*to_[qkv]"}

@@ -9,8 +9,8 @@ from context_module.adapters.lightweight import LightweightAdapter
 from context_module.base.held import set_train_mode
 from context_module.base.lora import is_lora
 from context_module.errors import CheckpointError, LoraError
-from context_module.saving.checkpoint import trainable_state_dict
-from context_module.training.objectives.latent import PixelObjective
+from context_module.training.objectives.pixel import PixelObjective
+from context_module.training.weights import trainable_state_dict
 
 SAVED = ("lightweight", "nvae")  # families that can write their base
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from context_module import wrap_decoder
-from context_module.drawing.grids import contexts_on_one_noise, labelled_grid
+from context_module.drawing.grids import labelled_grid
 from context_module.errors import ShapeError
+from context_module.model.rows import contexts_on_one_noise
 
 
 def test_small_images_are_enlarged_by_a_whole_factor():

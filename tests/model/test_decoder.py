@@ -19,12 +19,12 @@ from context_module.adapters import (
     available_adapters,
     get_adapter,
     register_adapter,
+    registry,
 )
-from context_module.adapters import contract as registry
 from context_module.adapters.lightweight import LightweightVAE
 from context_module.adapters.likelihoods import BernoulliLikelihood
+from context_module.base.fingerprint import fingerprint
 from context_module.errors import CheckpointError, ConceptError, ContextModuleError, ShapeError
-from context_module.saving.checkpoint import fingerprint
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 CONTEXTS = ["obs", "a", "b", "c", "a+b", "b+c+a"]

@@ -10,13 +10,13 @@ import safetensors.torch
 import torch
 
 from context_module import ContextualDecoder, adapt, wrap_decoder
+from context_module.base.fingerprint import fingerprint
 from context_module.data import ArrayContextDataset, ContextData
 from context_module.errors import CheckpointError, ConceptError, ShapeError
 from context_module.evaluation import evaluate
 from context_module.evaluation.whole import inapplicable
 from context_module.interventions import Value
 from context_module.nn.pack import ConceptPack, ConceptPackConfig
-from context_module.saving.checkpoint import fingerprint
 from context_module.training.encodings import EncodedDataset, EncodingLayout
 from context_module.training.objectives.pack import PackObjective, new_pack
 

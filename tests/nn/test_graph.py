@@ -11,8 +11,9 @@ import torch
 from context_module import ContextModule, ContextModuleConfig, adapt, wrap_decoder
 from context_module.data import ArrayContextDataset
 from context_module.errors import ConceptError, ShapeError
-from context_module.nn.graph import CausalGraph, acyclicity, learned_graph, relative_norms
+from context_module.nn.graph import CausalGraph, learned_graph
 from context_module.training.encodings import encode_dataset
+from context_module.training.objectives.edges import acyclicity, relative_norms
 from context_module.training.objectives.latent import LatentObjective
 
 NEEDED = {"concepts": ("a", "b", "c"), "latent_shape": (6,), "num_features": 4}

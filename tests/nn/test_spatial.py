@@ -11,7 +11,8 @@ from context_module.nn.module import ContextModule
 from context_module.nn.posterior import PosteriorHeads
 from context_module.nn.spatial import GridToMaps, MapsToGrid
 from context_module.training.encodings import encode_dataset
-from context_module.training.objectives.latent import LatentObjective, PixelObjective
+from context_module.training.objectives.latent import LatentObjective
+from context_module.training.objectives.pixel import PixelObjective
 from context_module.training.prior_gap import prior_gap
 
 SHAPES = [(4, 16, 24), (3, 6, 20), (20, 8, 9)]

@@ -4,8 +4,7 @@ import torch
 from torch import nn
 
 from context_module import ContextualDecoder
-from context_module.adapters import contract as registry
-from context_module.adapters import register_adapter
+from context_module.adapters import register_adapter, registry
 from context_module.adapters.decoder_only import DecoderOnlyAdapter
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from context_module import ContextualDecoder
-from context_module.adapters.contract import get_adapter
+from context_module.adapters.registry import get_adapter
 
 QUICK = ["--max_train_steps", "3", "--train_batch_size", "14", "--validation_steps", "2", "--logging_steps", "1"]
 TINY_NVAE = ["--channels", "4", "--latent_channels", "2", "--num_blocks", "1", "--ops", "res_bnelu"]

@@ -8,7 +8,8 @@ import torch
 from context_module import adapt, wrap_decoder
 from context_module.data import ArrayContextDataset
 from context_module.training.encodings import encode_dataset
-from context_module.training.objectives.latent import LatentObjective, PixelObjective
+from context_module.training.objectives.latent import LatentObjective
+from context_module.training.objectives.pixel import PixelObjective
 
 CONTEXTS = ("obs", "a", "b", "a+b")
 TERMS = ("matching", "adversarial", "interaction", "overlap", "sparsity", "acyclicity")
@@ -230,7 +231,7 @@ def test_reconstruction_is_the_bases_own_with_latent_noise(base):
 def test_directions_are_those_of_pictures_where_a_sketch_explains_them(make_base, monkeypatch):
     for explained, shape in ((0.6, (8, 3)), (0.4, (8,))):
         monkeypatch.setattr(
-            "context_module.training.objectives.latent.decoder_sketch",
+            "context_module.training.objectives.embedding.decoder_sketch",
             lambda *_, e=explained, **__: (torch.ones(8, 3), e),
         )
         assert make_latent(make_base("modules"))[0].directions.matrix.shape == shape

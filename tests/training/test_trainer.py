@@ -18,11 +18,12 @@ from context_module.data import ArrayContextDataset
 from context_module.errors import CheckpointError, NonFiniteError, OutputExistsError
 from context_module.io.files import load_tensors
 from context_module.io.interruption import Interruption, TrainingInterrupted
-from context_module.saving.checkpoint import trainable_state_dict
 from context_module.training.encodings import encode_dataset
-from context_module.training.objectives.latent import LatentObjective, PixelObjective
+from context_module.training.objectives.latent import LatentObjective
+from context_module.training.objectives.pixel import PixelObjective
 from context_module.training.run_directory import RunDirectory
 from context_module.training.trainer import Trainer, make_accelerator
+from context_module.training.weights import trainable_state_dict
 
 
 @pytest.fixture(autouse=True)

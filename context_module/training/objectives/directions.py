@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from context_module.adapters.contract import DecoderAdapter
+from context_module.adapters import DecoderAdapter
 from context_module.normal import draw_normal
-from context_module.training.encodings import EncodedDataset
+from context_module.training import EncodedDataset
 
 __all__ = ["Directions", "decoder_sketch"]
 

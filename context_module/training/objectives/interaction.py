@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from context_module.nn.module import ContextModule
+from context_module.nn import ContextModule
 from context_module.training.objectives.directions import Directions
 
 __all__ = ["interaction"]

@@ -3,129 +3,25 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from context_module.contexts import OBSERVATIONAL
-from context_module.model.decoder import ContextualDecoder
-from context_module.nn.graph import acyclicity, relative_norms
-from context_module.nn.posterior import standard_normal_kl
-from context_module.training.encodings import EncodedDataset
+from context_module.model import ContextualDecoder
+from context_module.normal import standard_normal_kl
+from context_module.training import EncodedDataset
 from context_module.training.objectives.critic import Critic
-from context_module.training.objectives.directions import Directions, decoder_sketch
+from context_module.training.objectives.edges import acyclicity, relative_norms
+from context_module.training.objectives.embedding import EmbeddingObjective
 from context_module.training.objectives.interaction import interaction
 from context_module.training.objectives.overlap import overlap
 
-__all__ = ["EmbeddingObjective", "LatentObjective", "PixelObjective"]
+__all__ = ["LatentObjective"]
 
 _MOST_BETA, _DIMENSIONS_PER_BETA = 1.5, 50  # measured: about 20 nats of noise on every base
 _SCALED = 4096  # embeddings that what the critic sees is scaled by
 _SEARCH_SHARE = 0.5  # of the training, in which the graph is looked for
-_EXPLAINS = 0.5  # of the variance of pictures; measured: with .83 a sketch is the better choice, with .18 the worse
-
-
-class PixelObjective(nn.Module):
-    """The ELBO in pixel space: -log p(x | e) + beta KL(q(z | x, m) || N(0, I)) + KL of the base's deeper latents.
-
-    Args:
-        model: the wrapped base.
-        beta: weight of the noise's KL.
-        warmup_share: share of the training over which beta rises linearly from zero, so that the noise learns to carry
-            the image before it is asked to be cheap.
-        frozen_share: share of the training in which an unfrozen base stands still (the paper's fine-tuning: 0.2).
-    """
-
-    def __init__(
-        self, model: ContextualDecoder, *, beta: float = 1.0, warmup_share: float = 0.3, frozen_share: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.model, self.beta, self.warmup_share, self.frozen_share = model, beta, warmup_share, frozen_share
-
-    def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
-        """Losses of one batch.
-
-        Args:
-            batch: ``x``, images (B, C, H, W) in [0, 1], and ``mask``, bool (B, K).
-            progress: share of the training done, in [0, 1]; only matters in training mode.
-
-        Returns:
-            ``loss`` and its terms, each (B,), in nats.
-        """
-        beta, still = _warm(self, self.beta, progress), self.training and progress < self.frozen_share
-        with self.model.frozen_base() if still else nullcontext():
-            out = self.model(batch["x"], batch["mask"], beta=beta)
-        return {
-            "loss": out.loss,
-            "neg_log_likelihood": out.neg_log_likelihood,
-            "kl_noise": out.kl_noise,
-            "kl_base": out.kl_base,
-        }
-
-
-class EmbeddingObjective(nn.Module):
-    """What objectives on encodings share: targets, standardised by the encodings, and the distance to generated ones.
-
-    Distances are taken along directions that pictures show, where a linear sketch of the decoder explains most of
-    them; otherwise along the latents' own dimensions, weighted by their signal.
-
-    Args:
-        model: a wrapped base with ``latent_noise=True``.
-        encodings: those of the training images.
-        posterior_share: the embedding modelled is the posterior's mean plus this share of its noise. With none,
-            details that the decoder never sees would be modelled; with all, the noise would drown the image.
-        projections: random directions of the distance.
-        others: decoder inputs to tell from the encodings, if those the module starts from differ in ways of their own.
-
-    Raises:
-        ValueError: for a model without latent noise.
-    """
-
-    center: Tensor
-    spread: Tensor
-
-    def __init__(
-        self,
-        model: ContextualDecoder,
-        encodings: EncodedDataset,
-        posterior_share: float,
-        projections: int,
-        others: Tensor | None = None,
-    ) -> None:
-        super().__init__()
-        if not model.config.latent_noise:
-            raise ValueError("the latent objective models the decoder input: wrap the base with latent_noise=True")
-        self.model, self.posterior_share, self.projections = model, posterior_share, projections
-        center, signal, noise = encodings.moments()
-        # dimensions the base does not use keep their tiny signal beside their noise, instead of being blown up
-        spread = (signal + posterior_share**2 * noise).sqrt().clamp_min(1e-4)
-        device = model.module.inversion.linear.weight.device
-        self.register_buffer("center", center.to(device), persistent=False)
-        self.register_buffer("spread", spread.to(device), persistent=False)
-        self.dimensions = (signal / spread.square()).sum().item()  # of the embedding that carry signal
-        sketch, explained = decoder_sketch(model.base, encodings, others=others)
-        weights = signal.sqrt() / spread
-        own = weights / spread / weights.norm()
-        self.directions = Directions(sketch if explained > _EXPLAINS else own).to(device)
-
-    def _target(self, batch: dict[str, Tensor]) -> Tensor:
-        """The embeddings to model, standardised (B, D)."""
-        noise_std = (0.5 * batch["log_var"].flatten(1)).exp() * self.posterior_share
-        return self._standardised(batch["mean"].flatten(1) + noise_std * torch.randn_like(noise_std))
-
-    def _standardised(self, latent: Tensor) -> Tensor:
-        return (latent - self.center) / self.spread
-
-    def _distance(self, real: Tensor, generated: Tensor, mask: Tensor) -> Tensor:
-        """Squared sliced Wasserstein distance (B, D) to (B, D) within each context, averaged over the samples."""
-        directions = self.spread[:, None] * self.directions.random(self.projections)
-        real, generated = real @ directions, generated @ directions
-        mask = F.pad(mask, (0, 1))  # without concepts there is one context, too
-        rows = [(mask == context).all(dim=1) for context in mask.unique(dim=0)]
-        gaps = [(real[row].sort(0).values - generated[row].sort(0).values).square().mean(1).sum() for row in rows]
-        return torch.stack(gaps).sum() / len(real)
 
 
 class LatentObjective(EmbeddingObjective):
@@ -145,9 +41,9 @@ class LatentObjective(EmbeddingObjective):
     - overlap: how far interventional values of the concepts are from those they take without interventions
       (`context_module.training.objectives.overlap`), which keeps effects of concepts where interventions on these
       effects can cut them;
-    - sparsity: the sum of the intervention layer's edges (`context_module.nn.graph.relative_norms`);
-    - acyclicity: zero if these edges make up an acyclic graph (`context_module.nn.graph.acyclicity`). Around a cycle
-      two concepts can carry one another's part of the picture, and an intervention on one cuts it.
+    - sparsity: the sum of the intervention layer's edges (`relative_norms`);
+    - acyclicity: zero if these edges make up an acyclic graph (`acyclicity`). Around a cycle two concepts can carry
+      one another's part of the picture, and an intervention on one cuts it.
 
     The penalties on edges find a graph, and make all edges weaker than they should be. So halfway through the training
     the strong edges become the module's graph (`ContextualDecoder.fix_graph`), and the rest of the training learns
@@ -228,7 +124,7 @@ class LatentObjective(EmbeddingObjective):
             self._select_edges()
         mask, target = batch["mask"], self._target(batch)
         posterior = self.model.posterior_heads(batch["features"], mask)
-        kl_noise = standard_normal_kl(posterior)
+        kl_noise = standard_normal_kl(posterior.mean, posterior.variance)
         module = self.model.module
         scale = torch.as_tensor(module.scale).flatten().float() / self.spread
         predicted = self._standardised(module(posterior.rsample(), mask).flatten(1).float())
@@ -238,7 +134,7 @@ class LatentObjective(EmbeddingObjective):
         generated = self._standardised(module(torch.randn_like(posterior.mean), mask).flatten(1).float())
         generated = generated + scale * torch.randn_like(generated)
         distance = self._distance(target, generated, mask)
-        loss = neg_log_likelihood + _warm(self, self.beta, progress) * kl_noise + self.matching * distance
+        loss = neg_log_likelihood + self.beta * self.warm(progress) * kl_noise + self.matching * distance
         shaping = self._shaping_terms(max(2, len(mask) // 4))
         loss = loss + sum(getattr(self, name) * value for name, value in shaping.items())
         terms = {
@@ -285,9 +181,3 @@ class LatentObjective(EmbeddingObjective):
             if self.acyclicity:
                 terms["acyclicity"] = acyclicity(norms)
         return terms
-
-
-def _warm(objective: PixelObjective | LatentObjective, beta: float, progress: float) -> float:
-    """Beta at this point of the training; whole in evaluation."""
-    share = objective.warmup_share
-    return beta * min(1.0, progress / share) if objective.training and share else beta

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from context_module.nn.module import ContextModule
+from context_module.nn import ContextModule
 
 __all__ = ["overlap"]
 

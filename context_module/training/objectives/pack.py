@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from context_module.model.decoder import ContextualDecoder, evaluating
-from context_module.nn.pack import ConceptPack, ConceptPackConfig
+from context_module.base import fingerprint
+from context_module.model import ContextualDecoder
+from context_module.nn import ConceptPack, ConceptPackConfig, evaluating
 from context_module.normal import draw_normal
-from context_module.saving.checkpoint import fingerprint
-from context_module.training.encodings import EncodedDataset
+from context_module.training import EncodedDataset
 from context_module.training.objectives.directions import PICTURES
-from context_module.training.objectives.latent import EmbeddingObjective
+from context_module.training.objectives.embedding import EmbeddingObjective
 
 __all__ = ["PackObjective", "new_pack"]
 

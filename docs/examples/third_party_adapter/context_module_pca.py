@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from context_module.adapters import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.likelihoods import DiscretisedLogistic
 from context_module.errors import CheckpointError
-from context_module.io.files import load_strictly, load_tensors, save_tensors
+from context_module.io import load_strictly, load_tensors, save_tensors
 
 __all__ = ["PCA", "PCAAdapter"]
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from context_module import adapt, wrap_decoder
 from context_module.adapters.denoiser import DenoiserAdapter, DenoisingObjective, SemanticEncoder
+from context_module.base.fingerprint import fingerprint
 from context_module.errors import CheckpointError, ShapeError
-from context_module.saving.checkpoint import fingerprint
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from denoiser_models import seeded, some_latents, wrapped
 from safetensors.torch import load_file, save_file
 
 from context_module import ContextualDecoder, wrap_decoder
-from context_module.adapters.contract import adapt
 from context_module.adapters.denoiser import DenoiserAdapter
+from context_module.adapters.registry import adapt
+from context_module.base.fingerprint import fingerprint
 from context_module.errors import CheckpointError, LoraError, ShapeError
-from context_module.saving.checkpoint import fingerprint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 TEXT = {"prompt": "a cat", "tokens": 2, "num_inference_steps": 2}

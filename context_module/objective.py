@@ -1,0 +1,68 @@
+"""What the training loop trains: a loss over batches, who takes part in it, and at which rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+__all__ = ["Objective", "ParameterGroup"]
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that one optimiser steps together, at a rate and with a clip of their own.
+
+    Attributes:
+        parameters: those of them that ask for gradients take part.
+        lr_scale: factor on the run's learning rate.
+        betas: of Adam, AdamW and Adamax; None: the optimiser's own.
+        max_norm: gradients of the group are clipped to this norm; None: the run's.
+    """
+
+    parameters: Iterable[nn.Parameter]
+    lr_scale: float = 1.0
+    betas: tuple[float, float] | None = None
+    max_norm: float | None = None
+
+
+class Objective(nn.Module):
+    """A loss of batches, with all that trains for it as submodules: what `Trainer` takes.
+
+    Frozen submodules are neither trained nor saved. A subclass writes `forward`; the rest has defaults.
+
+    Attributes:
+        stages: shares of the training, in (0, 1), at which the loss becomes another: validation losses before and
+            after such a point are not compared, and the best weights are those of the last stage.
+        warmup_share: share of the training over which `warm` rises.
+    """
+
+    stages: tuple[float, ...] = ()
+    warmup_share: float = 0.0
+    optimizer: ClassVar[str] = "Adam"
+
+    def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        """Losses of one batch: ``loss``, which is minimised, and whatever else is to be logged, each (B,).
+
+        Args:
+            batch: what the items of the data set hold, stacked, on the objective's device.
+            progress: share of the training done, in [0, 1].
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no forward(batch, progress)")
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """What trains, in groups; by default all parameters that ask for gradients, in one."""
+        return [ParameterGroup(list(self.parameters()))]
+
+    def after_step(self) -> None:
+        """Called after every optimiser step, e.g. to project weights."""
+
+    def monitor(self, val_data: object) -> Mapping[str, float]:
+        """More figures of the model as it is, for the log; called on the main process at every validation."""
+        return {}
+
+    def warm(self, progress: float) -> float:
+        """A factor that rises linearly from zero to one over `warmup_share` of the training; one in evaluation."""
+        return min(1.0, progress / self.warmup_share) if self.training and self.warmup_share else 1.0
