@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Literal
 
 from context_module import ContextualDecoder, wrap_decoder
 from context_module.adapters import DecoderAdapter, get_adapter
-from context_module.base import TrainMode, set_train_mode
 from context_module.cli import BaseArguments, TrainingArguments, argument, parse_arguments, run_recipe
 from context_module.data import ContextData, ContextDataset
 from context_module.drawing import labelled_grid, labelled_samples
@@ -27,7 +26,7 @@ from context_module.errors import ConceptError
 from context_module.evaluation import composition_table, evaluate, evaluate_texts
 from context_module.io import load_strictly, load_tensors, save_tensors, upload
 from context_module.metrics import MIN_SAMPLES
-from context_module.model import contexts_on_one_noise
+from context_module.model import TrainMode, contexts_on_one_noise, set_train_mode
 from context_module.nn import Composition, Form, Inversion
 from context_module.saving import FILES, CardDetails
 from context_module.training import (

@@ -3,13 +3,13 @@
 from context_module.base.alone import base_output, base_samples
 from context_module.base.batch_norm import readjust_batch_norm
 from context_module.base.fingerprint import fingerprint
-from context_module.base.held import TrainMode, WrappedBase, set_train_mode
+from context_module.base.held import HeldBase, TakenLora
 from context_module.base.lora import (
     LoraSettings,
     foreign_lora,
-    insert_lora,
     is_lora,
     remove_lora,
+    train_lora,
     without_lora,
 )
 from context_module.base.outputs import Abduction, ContextualOutput
@@ -17,17 +17,16 @@ from context_module.base.outputs import Abduction, ContextualOutput
 __all__ = [
     "Abduction",
     "ContextualOutput",
+    "HeldBase",
     "LoraSettings",
-    "TrainMode",
-    "WrappedBase",
+    "TakenLora",
     "base_output",
     "base_samples",
     "fingerprint",
     "foreign_lora",
-    "insert_lora",
     "is_lora",
     "readjust_batch_norm",
     "remove_lora",
-    "set_train_mode",
+    "train_lora",
     "without_lora",
 ]

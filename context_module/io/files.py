@@ -116,9 +116,15 @@ def load_pickled(path: str | Path, what: str, allowed: Sequence[type] = ()) -> A
 
 
 def load_strictly(
-    module: nn.Module, tensors: Mapping[str, Tensor], source: object, expected: Mapping[str, Tensor] | None = None
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    source: object,
+    expected: Mapping[str, Tensor] | None = None,
+    inside: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> None:
     """Load `tensors` into `module`, which wants exactly the entries of `expected`: without it, all of its own.
+
+    Where files have other names than the module, `inside` gives entries the module's.
 
     Raises:
         CheckpointError: naming `source` and every missing, unexpected or differently shaped tensor; nothing is loaded
@@ -135,7 +141,7 @@ def load_strictly(
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise CheckpointError(f"{source} does not fit the model it is loaded into: {shown}")
-    module.load_state_dict(dict(tensors), strict=False)  # strict above: entries beyond `expected` stay as they are
+    module.load_state_dict(inside(tensors), strict=False)  # strict above: entries beyond `expected` stay as they are
 
 
 def save_network(directory: str | Path, network: nn.Module, config: Mapping[str, Any]) -> None:

@@ -1,23 +1,33 @@
-"""`wrap_decoder`: a context module in front of a pretrained base, and everything a user does with the pair."""
+"""`ContextualDecoder`: a context module in front of a pretrained base, and everything a user does with the pair."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Normal
 
-from context_module.adapters import DecoderAdapter, Decoding, Encoding, adapt
-from context_module.base import Abduction, ContextualOutput, base_output, base_samples, fingerprint
+from context_module.adapters import DecoderAdapter
+from context_module.base import (
+    Abduction,
+    ContextualOutput,
+    HeldBase,
+    LoraSettings,
+    base_output,
+    base_samples,
+    fingerprint,
+    is_lora,
+)
 from context_module.contexts import OBSERVATIONAL, Concepts, ContextsLike
-from context_module.errors import ShapeError
+from context_module.errors import AdapterError, ShapeError
 from context_module.interventions import Do, parse_interventions
+from context_module.model import pretrained, switching, train_modes
 from context_module.model.packs import ConceptPacks
-from context_module.model.pretrained import SavedModules
+from context_module.model.slot import ModuleSlot
+from context_module.model.switching import DEFAULT, WaitingModules
 from context_module.nn import (
     CausalGraph,
     ConceptPack,
@@ -26,30 +36,32 @@ from context_module.nn import (
     Edge,
     PosteriorHeads,
     ValueMaps,
-    auto_widths,
     evaluating,
     learned_graph,
 )
 from context_module.normal import draw_normal, standard_normal_kl
+from context_module.saving import CardDetails
 
-__all__ = ["ContextualDecoder", "wrap_decoder"]
+__all__ = ["ContextualDecoder"]
 
 
-class ContextualDecoder(SavedModules):
+class ContextualDecoder(nn.Module):
     """A base with a context module in front of its decoder.
 
     The base is frozen: no gradients, and eval mode whatever `train` is told, so its weights and buffers stay as they
     are, bit for bit, unless `unfreeze_base` lets it train along; `add_lora` adapts its decoder and leaves them alone.
     Build one with `wrap_decoder` or `from_pretrained`.
 
+    There may be several modules with names, in peft's words: each has its own concepts, posterior heads, values,
+    concept packs and LoRA. Only the active one is a part of the model: it alone trains, moves and is in the
+    state dict.
+
     Attributes:
-        base: the `DecoderAdapter` that shows the base.
-        module: the `ContextModule`.
-        posterior_heads: q(z | x, context) on the base's encoder features.
-        packs: the concept packs that were added; see `add_concept`.
-        value_maps: for concepts that can be set to a value, from values to concept values; see `fit_values`.
-        base_trains, owns_base, lora: see `WrappedBase`.
-        active_adapter, adapters: see `SwitchableModules`, for several modules around one base.
+        held: the `HeldBase`: the base, whether it trains, and LoRA on it.
+        slot: the `ModuleSlot` of the active module.
+        active_adapter: the name of the active module.
+        waiting: the other ones, `WaitingModules`.
+        disabled: whether `disable_adapter` has switched the module off.
     """
 
     def __init__(self, base: DecoderAdapter, config: ContextModuleConfig) -> None:
@@ -61,42 +73,74 @@ class ContextualDecoder(SavedModules):
         if config.latent_noise and not base.embeds:
             raise ValueError(
                 f"a {base.name!r} base has no decoder inputs of its own behind {base.kind} for latent_noise=True "
-                "(the latent objective) to model: leave it out (--objective pixel: the likelihood of what is decoded)"
+                "(the latent objective) to model: leave it out, for the likelihood of what is decoded"
             )
-        super().__init__(base, config)
-        self.module = ContextModule(config)
-        self.posterior_heads = PosteriorHeads(config)
-        self.value_maps = ValueMaps({})
-        self.packs = ConceptPacks(config.concepts)
-        self.module.to(base.device)
-        self.posterior_heads.to(base.device)
+        super().__init__()
+        self.held = HeldBase(base)
+        self.slot = ModuleSlot(config).to(base.device)
+        self.active_adapter = DEFAULT
+        self.waiting = WaitingModules(self.held)
+        self.disabled = False
         self.train(self.training)
+
+    @property
+    def base(self) -> DecoderAdapter:
+        """The adapter that shows the base."""
+        return self.held.base
+
+    @property
+    def config(self) -> ContextModuleConfig:
+        """The shape of the active module."""
+        return self.slot.config
+
+    @property
+    def module(self) -> ContextModule:
+        """The active `ContextModule`."""
+        return self.slot.module
+
+    @property
+    def posterior_heads(self) -> PosteriorHeads:
+        """q(z | x, context) on the base's encoder features."""
+        return self.slot.posterior_heads
+
+    @property
+    def value_maps(self) -> ValueMaps:
+        """For concepts that can be set to a value, from values to concept values; see `fit_values`."""
+        return self.slot.value_maps
+
+    @property
+    def packs(self) -> ConceptPacks:
+        """The concept packs that were added; see `add_concept`."""
+        return self.slot.packs
+
+    @property
+    def details(self) -> CardDetails:
+        """What the active module's card says of its data and scores; to be set anew after training further."""
+        return self.slot.details
+
+    @details.setter
+    def details(self, details: CardDetails) -> None:
+        self.slot.details = details
 
     @property
     def concepts(self) -> Concepts:
         """The K concepts of the module, then the P of concept packs."""
         return self.packs.concepts
 
-    def add_concept(self, pack: str | Path | ConceptPack, **hub: Any) -> None:
-        """Add a concept that was trained alone, beside others, to generate with (`recipes/train_concept.py`).
+    @property
+    def base_trains(self) -> bool:
+        """Whether the base is unfrozen."""
+        return self.held.trains
 
-        What the model does without it stays the same, bit for bit. It is not saved with the model: it is a file of its
-        own.
+    @property
+    def owns_base(self) -> bool:
+        """Whether the base is saved with the module, as it is no longer the one it came from."""
+        return self.held.owned
 
-        Args:
-            pack: a file, or one on the Hugging Face Hub, ``user/repository/concept.safetensors``; a folder or
-                repository with one concept pack; or what `ConceptPack.load` read from it.
-            hub: `revision`, `token` and `local_files_only`, as everywhere in huggingface_hub.
-
-        Raises:
-            CheckpointError: for a file that is missing, damaged or foreign, or that was trained on another base or
-                module.
-            ConceptError: for a concept that there is already.
-        """
-        name = f"the concept pack {pack.config.concept!r}" if isinstance(pack, ConceptPack) else str(pack)
-        pack = pack if isinstance(pack, ConceptPack) else ConceptPack.load(pack, **hub)
-        self.packs.add(pack, self.config.latent_shape, (fingerprint(self.base), fingerprint(self.module)), name)
-        pack.to(self.module.inversion.linear.weight)
+    @property
+    def lora(self) -> LoraSettings | None:
+        """The settings of LoRA on the base's decoder, None without it."""
+        return self.held.lora
 
     def forward(
         self, x: Any, contexts: ContextsLike, *, beta: float = 1.0, generator: torch.Generator | None = None
@@ -115,13 +159,13 @@ class ContextualDecoder(SavedModules):
         """
         x = self.base.check_inputs(x)
         mask = self._mask(contexts, len(x))
-        encoding = self._encode(x)
-        if self._disabled:
+        encoding = self.held.encode(x)
+        if self.disabled:
             return base_output(self.base, x, encoding, generator)
         posterior = self.posterior_heads(encoding.features, mask)
         noise = posterior.mean + posterior.stddev * draw_normal(posterior.mean, generator)
-        latent, kl_latent = self._explain_latent(self._latent_mean(noise, mask), encoding, generator)
-        decoding = self._decode(latent, encoding, generator=generator)
+        latent, kl_latent = self.slot.explain_latent(self.slot.latent_mean(noise, mask), encoding, generator)
+        decoding = self.held.decode(latent, encoding, generator=generator)
         kl_noise, kl_base = standard_normal_kl(posterior.mean, posterior.variance), kl_latent + decoding.kl
         neg_log_likelihood = -decoding.log_prob(x)
         loss = neg_log_likelihood + beta * kl_noise + kl_base
@@ -132,10 +176,10 @@ class ContextualDecoder(SavedModules):
 
         Without `contexts` the images are taken as observational.
         """
-        self._check_enabled("posterior")
+        self.check_enabled("posterior")
         x = self.base.check_inputs(x)
         mask = self._mask(OBSERVATIONAL if contexts is None else contexts, len(x))
-        return self.posterior_heads(self._encode(x).features, mask)
+        return self.posterior_heads(self.held.encode(x).features, mask)
 
     @torch.no_grad()
     def generate(
@@ -178,9 +222,9 @@ class ContextualDecoder(SavedModules):
             raise ValueError(f"n must be at least 1, got {n}")
         if not temperature >= 0:
             raise ValueError(f"temperature must be 0 or more, got {temperature}")
-        if self._disabled:
+        if self.disabled:
             if n is None or do not in (None, OBSERVATIONAL):
-                self._check_enabled("an intervention, or given noise,")
+                self.check_enabled("an intervention, or given noise,")
             with evaluating(self):
                 return base_samples(self.base, n or 0, temperature=temperature, sample=sample, generator=generator)
         abduction = noise if isinstance(noise, Abduction) else Abduction(noise) if noise is not None else None
@@ -190,15 +234,15 @@ class ContextualDecoder(SavedModules):
         with evaluating(self):
             if abduction is None:
                 abduction = Abduction(self.module.sample_noise(n, temperature, generator))
-            strengths = interventions.strengths.to(self.module.inversion.linear.weight.device)
+            strengths = interventions.strengths.to(self.slot.device)
             strengths, of_packs = strengths.split([len(self.config.concepts), len(self.packs)], dim=1)
-            latent = self._latent_mean(abduction.noise, strengths, fixed)
+            latent = self.slot.latent_mean(abduction.noise, strengths, fixed)
             if abduction.latent is None:
-                latent = self._draw_latent(latent, temperature, generator)
+                latent = self.slot.draw_latent(latent, temperature, generator)
             else:
                 latent = latent + self.module.scale * abduction.latent
             latent = self.packs(latent, of_packs, pack_noise)
-            decoding = self._decode(
+            decoding = self.held.decode(
                 latent, residuals=abduction.residuals, temperature=temperature, generator=generator
             )
             samples = self.base.present(decoding.sample(generator) if sample else decoding.mean)
@@ -217,22 +261,22 @@ class ContextualDecoder(SavedModules):
             x: images (B, C, H, W) in [0, 1]; for a language model texts, or token ids (B, T).
             contexts: the contexts they were seen in.
         """
-        self._check_enabled("abduct")
+        self.check_enabled("abduct")
         x = self.base.check_inputs(x)
         mask = self._mask(contexts, len(x))
         with evaluating(self):
-            encoding = self._encode(x)
+            encoding = self.held.encode(x)
             noise = self.posterior_heads(encoding.features, mask).mean
-            latent, residual = self._latent_mean(noise, mask), None
+            latent, residual = self.slot.latent_mean(noise, mask), None
             if self.config.latent_noise:
                 residual = (encoding.mean.float() - latent) / self.module.scale
                 latent = encoding.mean
-            decoding = self._decode(latent, encoding, temperature=0.0)
+            decoding = self.held.decode(latent, encoding, temperature=0.0)
         return Abduction(noise, residual, decoding.residuals)
 
     def graph(self, samples: int = 1000, seed: int = 0) -> CausalGraph:
         """The learned graph of the module's concepts, by how far interventions reach; see `learned_graph`."""
-        self._check_enabled("graph")
+        self.check_enabled("graph")
         with evaluating(self):
             return learned_graph(self.module, samples, seed)
 
@@ -248,9 +292,16 @@ class ContextualDecoder(SavedModules):
             ConceptError: for unknown concepts, or a cycle.
             AdapterError: with the module disabled.
         """
-        self._check_enabled("fix_graph")
-        self.config = replace(self.config, graph=tuple(edges))
-        self.module.fix_graph(self.config)
+        self.check_enabled("fix_graph")
+        self.module.fix_graph(edges)
+
+    # --- what trains
+
+    freeze_base = train_modes.freeze_base
+    unfreeze_base = train_modes.unfreeze_base
+    frozen_base = train_modes.frozen_base
+    add_lora = train_modes.add_lora
+    merge_lora = train_modes.merge_lora
 
     def trainable_parameters(self) -> tuple[int, int]:
         """(trainable, all) parameter counts."""
@@ -262,63 +313,66 @@ class ContextualDecoder(SavedModules):
         trains, total = self.trainable_parameters()
         print(f"trainable params: {trains:,d} || all params: {total:,d} || trainable%: {100 * trains / total:.4f}")
 
+    # --- several modules, and concepts besides
+
+    def add_concept(self, pack: str | Path | ConceptPack, **hub: Any) -> None:
+        """Add a concept that was trained alone, beside others, to generate with (`recipes/train_concept.py`).
+
+        What the model does without it stays the same, bit for bit. It is not saved with the model: it is a file of its
+        own.
+
+        Args:
+            pack: a file, or one on the Hugging Face Hub, ``user/repository/concept.safetensors``; a folder or
+                repository with one concept pack; or what `ConceptPack.load` read from it.
+            hub: `revision`, `token` and `local_files_only`, as everywhere in huggingface_hub.
+
+        Raises:
+            CheckpointError: for a file that is missing, damaged or foreign, or that was trained on another base or
+                module.
+            ConceptError: for a concept that there is already.
+        """
+        name = f"the concept pack {pack.config.concept!r}" if isinstance(pack, ConceptPack) else str(pack)
+        pack = pack if isinstance(pack, ConceptPack) else ConceptPack.load(pack, **hub)
+        self.packs.add(pack, self.config.latent_shape, (fingerprint(self.base), fingerprint(self.module)), name)
+        pack.to(self.module.inversion.linear.weight)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of all modules, the active one first."""
+        return (self.active_adapter, *self.waiting.names)
+
+    load_adapter = switching.load_adapter
+    set_adapter = switching.set_adapter
+    delete_adapter = switching.delete_adapter
+    disable_adapter = switching.disable_adapter
+
+    # --- saving and loading
+
+    save_pretrained = pretrained.save_pretrained
+    push_to_hub = pretrained.push_to_hub
+    from_pretrained = classmethod(pretrained.from_pretrained)
+
+    def adapter_state_dict(self) -> dict[str, Tensor]:
+        """The tensors that are saved: module, posterior heads, value maps and LoRA, not the base and concept packs.
+
+        Of the base only the parts that are ours, such as an encoder that was made for a decoder without one.
+        """
+        ours = tuple(f"base.{part}." for part in self.base.own_parts)
+        of_base = {
+            name: tensor
+            for name, tensor in self.held.state_dict().items()
+            if name.startswith(ours) or (self.lora is not None and is_lora(name))
+        }
+        of_module = self.slot.state_dict().items()
+        return of_base | {name: tensor for name, tensor in of_module if not name.startswith("packs.")}
+
     def _mask(self, contexts: ContextsLike, batch_size: int) -> Tensor:
         mask = self.packs.own_columns(self.concepts.mask(self.packs.widen(contexts), batch_size))
-        return mask.to(self.module.inversion.linear.weight.device)
+        return mask.to(self.slot.device)
 
-    def _encode(self, x: Tensor) -> Encoding:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.base_trains):
-            # token ids stay what they are
-            return self.base.encode(x.to(self.base.dtype) if x.is_floating_point() else x)
-
-    def _decode(self, latent: Tensor, encoding: Encoding | None = None, **options: Any) -> Decoding:
-        self._check_own_lora()
-        return self.base.decode(latent.to(self.base.dtype), encoding, **options)
-
-    def _latent_mean(self, noise: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:
-        return self.module(noise.to(self.module.inversion.linear.weight.dtype), mask, fixed)
-
-    def _explain_latent(
-        self, mean: Tensor, encoding: Encoding, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """The decoder input behind images, drawn from its posterior, and its KL (B,) from N(mean, scale^2).
-
-        The posterior is the base's own, q(e | x). Without latent noise, or for a deterministic encoder, the posterior
-        is what the module says.
-        """
-        if not self.config.latent_noise or encoding.log_var is None:
-            return self._draw_latent(mean, 1.0, generator), mean.new_zeros(len(mean))
-        center, deviation = encoding.mean.float(), (0.5 * encoding.log_var.float()).exp()
-        scale = torch.as_tensor(self.module.scale).float()
-        kl = (scale / deviation).log() + 0.5 * (deviation.square() + (center - mean.float()).square()) / scale**2 - 0.5
-        return center + deviation * draw_normal(center, generator), kl.flatten(1).sum(1)
-
-    def _draw_latent(self, mean: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-        if not self.config.latent_noise:
-            return mean
-        return mean + self.module.scale * temperature * draw_normal(mean, generator)
-
-
-def wrap_decoder(base: object, concepts: Iterable[str], **options: Any) -> ContextualDecoder:
-    """Put a context module in front of a pretrained base.
-
-    Args:
-        base: a `DecoderAdapter`, or anything the registry recognises (our `NVAE`, a `LightweightVAE`, ...).
-        concepts: names of the concepts that can be intervened on, in a fixed order.
-        options: the other fields of `ContextModuleConfig`: ``noise_width``, ``concept_width``, ``depth``,
-            ``free_blocks``, ``form``, ``graph``, ``composition``, ``inversion_width``, ``inversion``, ``reference``,
-            ``latent_noise``, ``posterior_width``. What is left out or None is as `auto_widths` says for the base's
-            decoder input and the number of concepts, or has its default.
-
-    Raises:
-        TypeError: if no adapter knows the base, or for an unknown option.
-        ValueError: for options out of range (ConceptError for unusable names).
-    """
-    adapter, names = adapt(base), tuple(Concepts(concepts))
-    shape = tuple(adapter.latent.shape)
-    given = {name: value for name, value in options.items() if value is not None}
-    chosen = {} if options.get("reference") else auto_widths(shape, len(names))  # the paper's are the defaults
-    config = ContextModuleConfig(
-        concepts=names, latent_shape=shape, num_features=adapter.num_features, **{**chosen, **given}
-    )
-    return ContextualDecoder(adapter, config)
+    def check_enabled(self, what: str) -> None:
+        """Raise AdapterError inside of `disable_adapter`'s block."""
+        if self.disabled:
+            raise AdapterError(
+                f"{what} needs the module, which disable_adapter has switched off: leave its block first"
+            )

@@ -12,8 +12,9 @@ from torch import Tensor
 from context_module.adapters.lightweight import ARCHITECTURES, LightweightAdapter, LightweightVAE
 from context_module.contexts import Concepts
 from context_module.errors import CheckpointError, ConceptError
-from context_module.io import load_pickled, load_strictly
+from context_module.io import load_pickled
 from context_module.model.decoder import ContextualDecoder
+from context_module.model.pretrained import load_saved
 from context_module.nn import ContextModuleConfig
 
 __all__ = ["load"]
@@ -70,7 +71,8 @@ def load(path: str | Path, concepts: Iterable[str]) -> ContextualDecoder:
         tensors = _translate(state, num_concepts, depth)
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit the {architecture} model it describes: {error}") from error
-    load_strictly(model, tensors, f"{path} ({architecture})")
+    everything = dict(model.held.state_dict()) | dict(model.slot.state_dict())
+    load_saved(model, tensors, f"{path} ({architecture})", everything)
     return model.eval()
 
 

@@ -1,166 +1,137 @@
-"""Several context modules around one base, in peft's words: load, set, delete and disable adapters."""
+"""Several modules around one base, methods of `ContextualDecoder` in peft's words: load, set, delete and disable."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import nn
-
-from context_module.adapters import DecoderAdapter
-from context_module.base import WrappedBase, insert_lora, remove_lora
+from context_module.base import HeldBase, without_lora
 from context_module.errors import AdapterError
-from context_module.model.packs import ConceptPacks
-from context_module.nn import ContextModule, ContextModuleConfig, PosteriorHeads, ValueMaps
+from context_module.model.slot import ModuleSlot
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from context_module.model.decoder import ContextualDecoder
 
-__all__ = ["DEFAULT", "SwitchableModules", "check_name"]
+__all__ = [
+    "DEFAULT",
+    "WaitingModules",
+    "check_loaded",
+    "check_name",
+    "delete_adapter",
+    "disable_adapter",
+    "load_adapter",
+    "set_adapter",
+]
+
+Model = TypeVar("Model", bound="ContextualDecoder")
 
 DEFAULT = "default"  # peft's name of the adapter that is saved in the folder itself
-_PARTS = ("config", "module", "posterior_heads", "value_maps", "packs", "lora", "details")
 
 
-class SwitchableModules(WrappedBase):
-    """A base with one active module in front of it, and others that wait beside it.
+class WaitingModules:
+    """The modules that are loaded and are not the active one: they neither train nor move.
 
-    Each module has its own concepts, posterior heads, values, concept packs and LoRA. Only the active one is a part of
-    the model: it alone trains, moves and is in the state dict. The others are moved to the base's device when their
-    turn comes.
-
-    Attributes:
-        active_adapter: the name of the active module.
+    Args:
+        held: the base that they share.
     """
 
-    config: ContextModuleConfig
-    module: ContextModule
-    posterior_heads: PosteriorHeads
-    value_maps: ValueMaps
-    packs: ConceptPacks
-
-    def __init__(self, base: DecoderAdapter) -> None:
-        super().__init__(base)
-        self.active_adapter = DEFAULT
-        self._waiting: dict[str, dict[str, Any]] = {}
-        self._disabled = False
+    def __init__(self, held: HeldBase) -> None:
+        self._held = held
+        self._slots: dict[str, ModuleSlot] = {}
 
     @property
-    def adapters(self) -> tuple[str, ...]:
-        """The names of all modules, the active one first."""
-        return (self.active_adapter, *self._waiting)
+    def names(self) -> tuple[str, ...]:
+        """In the order in which they came."""
+        return tuple(self._slots)
 
-    def set_adapter(self, adapter_name: str) -> Self:
-        """Make another module the active one: its concepts are the model's from now on, its LoRA is on the base.
+    def swap(self, name: str, active_name: str, active: ModuleSlot) -> ModuleSlot:
+        """Take the module of that name out, to be the active one, and let the active one wait; so does its LoRA."""
+        active.taken_lora = self._held.take_lora()
+        chosen = self._slots.pop(name).to(self._held.base.device)
+        self._slots[active_name] = active
+        taken, chosen.taken_lora = chosen.taken_lora, None
+        if taken is not None:
+            self._held.put_lora(taken)
+        return chosen
 
-        Raises:
-            AdapterError: for a name that is not loaded.
-        """
-        self._check_enabled("set_adapter")
-        if adapter_name == self.active_adapter:
-            return self
-        self._check_loaded(adapter_name)
-        self._waiting[self.active_adapter] = self._take_out()
-        self._put_in(adapter_name)
+    def add(self, name: str, slot: ModuleSlot, owner: HeldBase) -> None:
+        """Let the active module of another model wait here, with its LoRA, which leaves that model's base."""
+        slot.taken_lora = owner.take_lora()
+        self._slots[name] = slot
+
+    def delete(self, name: str) -> None:
+        """Forget one."""
+        del self._slots[name]
+
+
+def load_adapter(self: ContextualDecoder, path: str | Path, adapter_name: str, **options: Any) -> None:
+    """Load another module that was trained on the same base; `set_adapter` makes it the active one.
+
+    Args:
+        path: as for `from_pretrained`.
+        adapter_name: what to call it.
+        options: `subfolder`, `revision`, `token` and `local_files_only` of `from_pretrained`.
+
+    Raises:
+        AdapterError: for a name that is taken or cannot be that of a folder, or a base that trains.
+        CheckpointError: as for `from_pretrained`; this model stays as it is.
+    """
+    self.check_enabled("load_adapter")
+    _check_new(self, adapter_name)
+    if self.held.trains:
+        raise AdapterError("the base trains, so no other module fits it: freeze_base() first")
+    with without_lora(self.base):
+        other = type(self).from_pretrained(path, base=self.base, **options)
+        self.waiting.add(adapter_name, other.slot, other.held)
+    self.train(self.training)
+
+
+def set_adapter(self: Model, adapter_name: str) -> Model:
+    """Make another module the active one: its concepts are the model's from now on, its LoRA is on the base.
+
+    Raises:
+        AdapterError: for a name that is not loaded.
+    """
+    self.check_enabled("set_adapter")
+    if adapter_name == self.active_adapter:
         return self
+    check_loaded(self, adapter_name)
+    self.slot = self.waiting.swap(adapter_name, self.active_adapter, self.slot)
+    self.active_adapter = adapter_name
+    self.train(self.training)
+    return self
 
-    def delete_adapter(self, adapter_name: str) -> Self:
-        """Forget a module that is not the active one.
 
-        Raises:
-            AdapterError: for the active one, or a name that is not loaded.
-        """
-        if adapter_name == self.active_adapter:
-            raise AdapterError(f"{adapter_name!r} is the active module: set_adapter to another one, then delete it")
-        self._check_loaded(adapter_name)
-        del self._waiting[adapter_name]
-        return self
+def delete_adapter(self: Model, adapter_name: str) -> Model:
+    """Forget a module that is not the active one.
 
-    @contextmanager
-    def disable_adapter(self) -> Iterator[None]:
-        """The bare base for a block of code: no module, no LoRA of a module.
+    Raises:
+        AdapterError: for the active one, or a name that is not loaded.
+    """
+    if adapter_name == self.active_adapter:
+        raise AdapterError(f"{adapter_name!r} is the active module: set_adapter to another one, then delete it")
+    check_loaded(self, adapter_name)
+    self.waiting.delete(adapter_name)
+    return self
 
-        ``generate(n)`` then samples from the base's own prior, and calling the model gives the base's own losses. What
-        needs a module (interventions, abduction, posteriors, saving) is an AdapterError.
-        """
-        self._check_enabled("disable_adapter")
-        settings, layers = self.lora, remove_lora(self.base)
-        self._disabled, self.lora = True, None
-        try:
-            yield
-        finally:
-            insert_lora(self.base, layers)
-            self._disabled, self.lora = False, settings
 
-    def unfreeze_base(self) -> Self:
-        """As of `WrappedBase`; AdapterError if there are other modules, which were trained on the base as it is."""
-        self._check_alone("the base cannot train")
-        return super().unfreeze_base()
+@contextmanager
+def disable_adapter(self: ContextualDecoder) -> Iterator[None]:
+    """The bare base for a block of code: no module, no LoRA of a module.
 
-    def merge_lora(self) -> Self:
-        """As of `WrappedBase`; AdapterError if there are other modules, which were trained on the base as it is."""
-        self._check_alone("LoRA cannot be merged into the base")
-        return super().merge_lora()
-
-    def _add_waiting(self, adapter_name: str, other: SwitchableModules) -> None:
-        """Take the active module of another model around the same base."""
-        self._waiting[adapter_name] = other._take_out()
-
-    def _take_out(self) -> dict[str, Any]:
-        """The active module's parts, and its LoRA, which leaves the base."""
-        return {name: getattr(self, name) for name in _PARTS} | {"layers": remove_lora(self.base)}
-
-    def _put_in(self, adapter_name: str) -> None:
-        parts = self._waiting.pop(adapter_name)
-        layers: dict[str, nn.Module] = parts.pop("layers")
-        for part in [*parts.values(), *layers.values()]:
-            if isinstance(part, nn.Module):
-                part.to(self.base.device)
-        insert_lora(self.base, layers)
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self.active_adapter = adapter_name
-        self.train(self.training)
-
-    @contextmanager
-    def _active(self, adapter_name: str) -> Iterator[None]:
-        """Another module for a block of code."""
-        before = self.active_adapter
-        self.set_adapter(adapter_name)
-        try:
-            yield
-        finally:
-            self.set_adapter(before)
-
-    def _check_new(self, adapter_name: str) -> None:
-        """Raise AdapterError for a name that is taken or cannot be that of a folder."""
-        if adapter_name in self.adapters:
-            raise AdapterError(
-                f"there is a module {adapter_name!r} already; modules: {', '.join(self.adapters)}. Choose another "
-                "name, or delete_adapter first"
-            )
-        check_name(adapter_name)
-
-    def _check_loaded(self, adapter_name: str) -> None:
-        if adapter_name not in self.adapters:
-            raise AdapterError(
-                f"no module is loaded under the name {adapter_name!r}; modules: {', '.join(self.adapters)}"
-            )
-
-    def _check_enabled(self, what: str) -> None:
-        if self._disabled:
-            raise AdapterError(
-                f"{what} needs the module, which disable_adapter has switched off: leave its block first"
-            )
-
-    def _check_alone(self, consequence: str) -> None:
-        if self._waiting:
-            raise AdapterError(
-                f"{consequence}: the modules {', '.join(self._waiting)} were trained on it as it is. delete_adapter "
-                "them first"
-            )
+    ``generate(n)`` then samples from the base's own prior, and calling the model gives the base's own losses. What
+    needs a module (interventions, abduction, posteriors, saving) is an AdapterError.
+    """
+    self.check_enabled("disable_adapter")
+    taken, self.disabled = self.held.take_lora(), True
+    try:
+        yield
+    finally:
+        self.held.put_lora(taken)
+        self.disabled = False
 
 
 def check_name(adapter_name: str) -> None:
@@ -170,3 +141,19 @@ def check_name(adapter_name: str) -> None:
             f"a module cannot be named {adapter_name!r}: it is saved in a folder of that name. Use letters, digits, "
             "'_', '-' and '.', but not 'base' or 'checkpoint-...'"
         )
+
+
+def check_loaded(model: ContextualDecoder, *adapter_names: str) -> None:
+    """Raise AdapterError for a name under which no module is loaded."""
+    for name in adapter_names:
+        if name not in model.adapters:
+            raise AdapterError(f"no module is loaded under the name {name!r}; modules: {', '.join(model.adapters)}")
+
+
+def _check_new(model: ContextualDecoder, adapter_name: str) -> None:
+    if adapter_name in model.adapters:
+        raise AdapterError(
+            f"there is a module {adapter_name!r} already; modules: {', '.join(model.adapters)}. Choose another "
+            "name, or delete_adapter first"
+        )
+    check_name(adapter_name)

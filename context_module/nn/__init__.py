@@ -1,7 +1,7 @@
 """From noise and an intervention mask to a base's decoder input; knows no base and no data."""
 
-from context_module.nn.config import Composition, ContextModuleConfig, Form, Inversion, auto_widths
-from context_module.nn.graph import CausalGraph, Edge, learned_graph
+from context_module.nn.config import Composition, ContextModuleConfig, Edge, Form, Inversion, auto_widths
+from context_module.nn.graph import CausalGraph, learned_graph
 from context_module.nn.layers import ConceptInversionLayer, EmbeddingLayer, InterventionLayer
 from context_module.nn.modes import evaluating
 from context_module.nn.module import ContextModule

@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 from context_module.contexts import Concepts
 from context_module.errors import CheckpointError, ConceptError
 
-__all__ = ["Composition", "ContextModuleConfig", "Form", "Inversion", "auto_widths"]
+__all__ = ["Composition", "ContextModuleConfig", "Edge", "Form", "Inversion", "auto_widths"]
 
+Edge = tuple[str, str]  # cause, effect
 Form = Literal["structural", "reduced"]
 Composition = Literal["do", "published"]
 Inversion = Literal["dense", "factorised"]
@@ -62,7 +63,7 @@ class ContextModuleConfig:
     depth: int = 2
     free_blocks: int = 0
     form: Form = "structural"
-    graph: tuple[tuple[str, str], ...] | None = None
+    graph: tuple[Edge, ...] | None = None
     composition: Composition = "do"
     inversion_width: int = 0
     inversion: Inversion | None = None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from context_module.errors import ConceptError, ShapeError
+from context_module.nn.config import Edge
 from context_module.normal import draw_normal
 
 if TYPE_CHECKING:
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
 
     from context_module.nn.module import ContextModule
 
-__all__ = ["CausalGraph", "Edge", "learned_graph"]
+__all__ = ["CausalGraph", "learned_graph"]
 
-Edge = tuple[str, str]  # cause, effect
 _NEGLIGIBLE = 0.01  # of standard deviations
 _PROJECTIONS = 100
 

@@ -50,8 +50,8 @@ class EmbeddingLayer(nn.Module):
 
     def __init__(self, config: ContextModuleConfig) -> None:
         super().__init__()
-        self.config = config
         num_concepts, num_blocks, width = len(config.concepts), config.num_blocks, config.noise_width
+        self.widths, self.free_blocks = config.widths, config.free_blocks
         self.observational = BlockLinear(num_blocks, width, width)
         self.interventional = BlockLinear(num_concepts, width, width)
         with torch.no_grad():
@@ -68,17 +68,17 @@ class EmbeddingLayer(nn.Module):
     def forward(self, noise: Tensor, mask: Tensor) -> Tensor:
         """Noise (B, (K+F) w_z) and mask (B, K), bool or strengths, to exogenous values (K+F, B, w_c)."""
         num_concepts = mask.shape[1]
-        blocks = noise.unflatten(1, (-1, self.config.noise_width)).transpose(0, 1)
+        blocks = noise.unflatten(1, (-1, self.widths[0])).transpose(0, 1)
         hidden = self.observational(blocks)
         if self.dense is not None:
             dense = noise @ (self.dense * self.off_diagonal)
             unintervened = (1 - mask.to(dense.dtype)).prod(dim=1, keepdim=True)
             dense = dense * unintervened.to(dense.dtype)  # autocast takes products in float32
-            hidden = hidden + dense.unflatten(1, (-1, self.config.noise_width)).transpose(0, 1)
+            hidden = hidden + dense.unflatten(1, (-1, self.widths[0])).transpose(0, 1)
         # lerp with a weight of 0 or 1 is an exact selection, and twice as fast as where, forward and backward
         intervened = mask.t()[..., None].to(hidden.dtype)
         concepts = hidden[:num_concepts].lerp(self.interventional(blocks[:num_concepts]), intervened)
-        hidden = F.gelu(torch.cat([concepts, hidden[num_concepts:]]) if self.config.free_blocks else concepts)
+        hidden = F.gelu(torch.cat([concepts, hidden[num_concepts:]]) if self.free_blocks else concepts)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             hidden = F.gelu(self._normalise(layer(hidden), norm))
         return hidden
@@ -86,7 +86,7 @@ class EmbeddingLayer(nn.Module):
     @torch.no_grad()
     def quieten(self, share: float) -> None:
         """Scale the first weights of all concepts, of both mechanisms, and not those of the free blocks."""
-        self.observational.weight[: len(self.config.concepts)].mul_(share)
+        self.observational.weight[: len(self.interventional.weight)].mul_(share)
         self.interventional.weight.mul_(share)
 
     @staticmethod
@@ -96,7 +96,7 @@ class EmbeddingLayer(nn.Module):
         return norm(blocks.transpose(0, 1).flatten(1)).unflatten(1, (len(blocks), -1)).transpose(0, 1)
 
     def extra_repr(self) -> str:
-        return f"widths={'-'.join(map(str, self.config.widths))}, free_blocks={self.config.free_blocks}"
+        return f"widths={'-'.join(map(str, self.widths))}, free_blocks={self.free_blocks}"
 
 
 class InterventionLayer(nn.Module):
@@ -122,7 +122,8 @@ class InterventionLayer(nn.Module):
 
     def __init__(self, config: ContextModuleConfig) -> None:
         super().__init__()
-        self.config = config
+        self.concepts, self.free_blocks, self.concept_width = config.concepts, config.free_blocks, config.concept_width
+        self.form, self.composition = config.form, config.composition
         size = config.num_blocks * config.concept_width
         spread = 0.1 / math.sqrt(max(1, size))  # small: the concepts start out nearly independent
         # A transposed: effects[j w_c + s, i w_c + t] is the effect of concept j's s-th value on concept i's t-th
@@ -133,21 +134,26 @@ class InterventionLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(size))
         self.register_buffer("edge_mask", _edge_mask(config), persistent=False)
 
+    @property
+    def num_blocks(self) -> int:
+        """K + F."""
+        return len(self.concepts) + self.free_blocks
+
     def forward(self, exogenous: Tensor, mask: Tensor) -> Tensor:
         """Exogenous values (B, (K+F) w_c) and mask (B, K), bool or strengths, to values (B, (K+F) w_c)."""
-        mask = F.pad(mask, (0, self.config.free_blocks))  # nothing ever intervenes on a free block
-        forced = mask.repeat_interleave(self.config.concept_width, dim=1).to(exogenous.dtype)
+        mask = F.pad(mask, (0, self.free_blocks))  # nothing ever intervenes on a free block
+        forced = mask.repeat_interleave(self.concept_width, dim=1).to(exogenous.dtype)
         uncut = 1 - forced
         effects = self.effects * self.edge_mask
         own = exogenous + self.bias
         if self.interventional_effects is None:
             concepts = exogenous
-            for _ in range(self.config.num_blocks):
+            for _ in range(self.num_blocks):
                 concepts = torch.addcmul(own, uncut, concepts @ effects)
             return concepts
         interventional = self.interventional_effects * self.edge_mask
         observed, forced = (exogenous * uncut) @ effects, exogenous * forced
-        if self.config.composition == "do":
+        if self.composition == "do":
             return torch.addcmul(own, uncut, torch.addmm(observed, forced, interventional))
         return torch.addcmul(torch.addmm(own, forced, interventional), uncut, observed)
 
@@ -159,18 +165,17 @@ class InterventionLayer(nn.Module):
         effects = (
             self.interventional_effects if intervened and self.interventional_effects is not None else self.effects
         )
-        width = self.config.concept_width
+        width = self.concept_width
         return (effects * self.edge_mask)[block * width : (block + 1) * width]
 
     def effect_norms(self) -> Tensor:
         """(K+F, K+F), how strong each learned edge is: entry [i, j] is the Frobenius norm of A_ij, block j's on i."""
-        shape = (self.config.num_blocks, self.config.concept_width)
+        shape = (self.num_blocks, self.concept_width)
         blocks = (self.effects * self.edge_mask).unflatten(1, shape).unflatten(0, shape)
         return (blocks.square().sum((1, 3)) + 1e-12).sqrt().t()  # the root of zero has no gradient
 
     def fix_graph(self, config: ContextModuleConfig) -> None:
         """Leave out all edges between concepts but those of the configuration's graph, from now on."""
-        self.config = config
         self.edge_mask.copy_(_edge_mask(config))
 
     @torch.no_grad()
@@ -181,10 +186,9 @@ class InterventionLayer(nn.Module):
                 effects.clamp_(0, 1)
 
     def extra_repr(self) -> str:
-        config = self.config
-        composition = f", composition={config.composition!r}" if config.form == "reduced" else ""
-        widths = f"concepts={list(config.concepts)}, concept_width={config.concept_width}"
-        return f"{widths}, form={config.form!r}{composition}"
+        composition = f", composition={self.composition!r}" if self.form == "reduced" else ""
+        widths = f"concepts={list(self.concepts)}, concept_width={self.concept_width}"
+        return f"{widths}, form={self.form!r}{composition}"
 
 
 class ConceptInversionLayer(nn.Module):

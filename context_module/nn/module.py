@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from context_module.errors import ShapeError
 from context_module.interventions import check_strengths
-from context_module.nn.config import ContextModuleConfig
+from context_module.nn.config import ContextModuleConfig, Edge
 from context_module.nn.layers import ConceptInversionLayer, EmbeddingLayer, InterventionLayer
 from context_module.normal import draw_normal
 
@@ -74,10 +75,20 @@ class ContextModule(nn.Module):
         """Standard deviation of decoder inputs around what `forward` returns: (*latent_shape), or 0 without noise."""
         return 0.0 if self.log_scale is None else self.log_scale.exp()
 
-    def fix_graph(self, config: ContextModuleConfig) -> None:
-        """Take on a configuration that differs by its graph alone, and leave out all other edges."""
-        self.config = config
-        self.intervention.fix_graph(config)
+    @property
+    def device(self) -> torch.device:
+        """Where the module is."""
+        return self.inversion.linear.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its weights; noise comes in it."""
+        return self.inversion.linear.weight.dtype
+
+    def fix_graph(self, edges: Iterable[Edge]) -> None:
+        """Leave out all edges between concepts but these, from now on; ConceptError as `ContextModuleConfig` says."""
+        self.config = replace(self.config, graph=tuple(edges))
+        self.intervention.fix_graph(self.config)
 
     @torch.no_grad()
     def fit_latents(self, mean: Tensor, spread: Tensor) -> None:
@@ -95,9 +106,8 @@ class ContextModule(nn.Module):
 
     def sample_noise(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """n draws from N(0, temperature^2 I), (n, (K+F) w_z), on the module's device (drawn on the generator's)."""
-        weight = self.inversion.linear.weight
-        noise = draw_normal(weight.new_empty(n, self.config.noise_size), generator)
-        return noise.to(weight.dtype) * temperature
+        like = torch.empty(n, self.config.noise_size, device=self.device)
+        return draw_normal(like, generator).to(self.dtype) * temperature
 
     def _check(self, noise: Tensor, mask: Tensor) -> None:
         config = self.config

@@ -1,7 +1,8 @@
 """A folder that holds a context module: what is in it, and its model card."""
 
-from context_module.saving.card import CardDetails, model_card, write_card
-from context_module.saving.checkpoint import base_entries, base_of, load_adapter, save_adapter
+from context_module.saving.card import model_card, write_card
+from context_module.saving.checkpoint import BaseRecord, Checkpoint
+from context_module.saving.details import CardDetails
 from context_module.saving.info import BASE_CONFIGS, describe
 from context_module.saving.layout import BASE_FOLDER, CONFIG_NAME, FILES
 
@@ -10,12 +11,10 @@ __all__ = [
     "BASE_FOLDER",
     "CONFIG_NAME",
     "FILES",
+    "BaseRecord",
     "CardDetails",
-    "base_entries",
-    "base_of",
+    "Checkpoint",
     "describe",
-    "load_adapter",
     "model_card",
-    "save_adapter",
     "write_card",
 ]

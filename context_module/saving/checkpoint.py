@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,124 +13,189 @@ from torch import Tensor
 from context_module.adapters import DecoderAdapter, adapt, get_adapter, load_base
 from context_module.base import fingerprint, foreign_lora
 from context_module.errors import CheckpointError
-from context_module.io import PLACE_OPTIONS, is_hub_id, load_tensors, local_folder, read_json, save_tensors, write_json
-from context_module.saving.layout import (
-    BASE_FOLDER,
-    CONFIG_NAME,
-    FILES,
-    WEIGHTS_NAME,
-    named_modules,
+from context_module.io import (
+    PLACE_OPTIONS,
+    is_hub_id,
+    load_tensors,
+    local_folder,
+    read_json,
+    save_tensors,
+    write_json,
 )
+from context_module.nn import ContextModuleConfig
+from context_module.saving.details import CardDetails
+from context_module.saving.layout import BASE_FOLDER, CONFIG_NAME, FILES, WEIGHTS_NAME, named_modules
 
-__all__ = ["base_entries", "base_of", "load_adapter", "save_adapter"]
-
-
-def save_adapter(directory: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write configuration and tensors; each file is whole or absent."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    save_tensors(directory / WEIGHTS_NAME, tensors)
-    write_json(directory / CONFIG_NAME, config)
+__all__ = ["BaseRecord", "Checkpoint"]
 
 
-def load_adapter(
-    path: str | Path, *, subfolder: str | None = None, **options: Any
-) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
-    """Read a folder written by `save_adapter`, or the same files of a Hugging Face Hub repository.
+@dataclass(frozen=True)
+class BaseRecord:
+    """Which base a module was trained on, and where it was.
 
-    A local folder never touches the network.
-
-    Args:
-        path: the folder or repository.
-        subfolder: the folder in it, of a module with a name.
-        options: `revision`, `token` and `local_files_only`, as everywhere in huggingface_hub.
-
-    Returns:
-        the configuration, the tensors (on the CPU), and the local folder they were read from.
-
-    Raises:
-        CheckpointError: if a file is missing, truncated or foreign, or the repository cannot be had.
+    Attributes:
+        family: name of its adapter.
+        fingerprint: see `context_module.base.fingerprint`.
+        place: a path, a Hub id, or ``base`` for one that is saved with the module; None if it is not known.
+        revision: of its Hub repository.
+        options: that it was loaded with.
+        lora_layers: the number of layers with LoRA that it came with.
     """
-    root = local_folder(path, FILES, **options)
-    directory = root / subfolder if subfolder else root
-    if not (directory / CONFIG_NAME).is_file() and (named := named_modules(root)):
-        raise CheckpointError(
-            f"{directory / CONFIG_NAME} does not exist; {root} has modules in subfolders: load one of them with "
-            f"{' or '.join(f'subfolder={name!r}' for name in named)}"
-        )
-    return read_json(directory / CONFIG_NAME), load_tensors(directory / WEIGHTS_NAME), directory
 
+    family: str
+    fingerprint: str
+    place: str | None = None
+    revision: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    lora_layers: int = 0
 
-def base_of(config: Mapping[str, Any], directory: Path, base: object = None, **hub: Any) -> DecoderAdapter:
-    """The base of a saved module: `base`, or without it the one that the configuration names, in its revision.
+    @classmethod
+    def of(cls, base: DecoderAdapter, owned: bool) -> BaseRecord:
+        """A base in its state at the time; one that is `owned` is saved with the module."""
+        options = {name: value for name, value in base.options.items() if not (owned and name in PLACE_OPTIONS)}
+        revision = options.pop("revision", None)
+        place = BASE_FOLDER if owned else base.source
+        return cls(base.name, fingerprint(base), place, revision, options, len(foreign_lora(base)))
 
-    It is loaded with the options that it had.
+    @property
+    def owned(self) -> bool:
+        """Whether it is saved with the module."""
+        return self.place == BASE_FOLDER
 
-    Args:
-        config: of the module.
-        directory: where it was read.
-        base: as for `adapt`, or where it lies now: a path or Hub id.
-        hub: `token` and `local_files_only`, for a base on the Hub.
+    def load(self, directory: Path, base: object = None, **hub: Any) -> DecoderAdapter:
+        """The base of a saved module: `base`, or without it the one at its place, with its options.
 
-    Raises:
-        CheckpointError: if it names none, if there is none where it says, or if the weights are not those that the
-            module was trained on.
-    """
-    family, where = config["base_adapter"], config.get("base_name_or_path")
-    revision, given = config.get("base_revision"), base is not None
-    if base is None or isinstance(base, str | Path):
-        options = _options(config, directory)
-        if base is not None:
-            place: str | Path = base
-        elif where:
-            place, options["revision"] = directory / where if where == BASE_FOLDER else where, revision
+        Args:
+            directory: where the module was read.
+            base: as for `adapt`, or where it lies now: a path or Hub id.
+            hub: `token` and `local_files_only`, for a base on the Hub.
+
+        Raises:
+            CheckpointError: if the place is not known, if there is none where it says, or if the weights are not those
+                that the module was trained on.
+        """
+        given = base is not None
+        if base is None or isinstance(base, str | Path):
+            base = self._read(directory, base, **hub)
+        adapter = adapt(base)
+        found = fingerprint(adapter)
+        if found != self.fingerprint:
+            at = f"{self.place or 'no path recorded'}{f', revision {self.revision}' if self.revision else ''}"
+            lora = ""
+            if self.lora_layers:
+                has = len(foreign_lora(adapter))
+                lora = (
+                    f" (that base came with LoRA of its own, in {self.lora_layers} layers; this one has it in {has})"
+                )
+            raise CheckpointError(
+                f"{directory} was trained on another base: its {self.family!r} base ({at}) has fingerprint "
+                f"{self.fingerprint}, the {adapter.name!r} base {'given' if given else 'that is there now'} has "
+                f"{found}{lora}. Pass the base it was trained on"
+            )
+        return adapter
+
+    def _read(self, directory: Path, elsewhere: str | Path | None, **hub: Any) -> DecoderAdapter:
+        options = dict(self.options)
+        if elsewhere is not None:
+            place: str | Path = elsewhere
+        elif self.place:
+            place, options["revision"] = directory / self.place if self.owned else self.place, self.revision
         else:
             raise CheckpointError(f"{directory} does not say where its base is: pass base=...")
         if is_hub_id(place) or is_hub_id(options.get("encoder")):
-            options |= {name: value for name, value in hub.items() if name in get_adapter(family).load_options}
+            known = get_adapter(self.family).load_options
+            options |= {name: value for name, value in hub.items() if name in known}
         try:
-            base = load_base(family, place, **options)
+            return load_base(self.family, place, **options)
         except CheckpointError as error:
             raise CheckpointError(f"the base of {directory} cannot be loaded: {error}. Pass base=...") from error
-    adapter = adapt(base)
-    found = fingerprint(adapter)
-    if found != config["base_fingerprint"]:
-        at = f"{where or 'no path recorded'}{f', revision {revision}' if revision else ''}"
-        lora = ""
-        if layers := config.get("base_lora"):
-            has = len(foreign_lora(adapter))
-            lora = f" (that base came with LoRA of its own, in {layers} layers; this one has it in {has})"
-        raise CheckpointError(
-            f"{directory} was trained on another base: its {family!r} base ({at}) has fingerprint "
-            f"{config['base_fingerprint']}, the {adapter.name!r} base {'given' if given else 'that is there now'} has "
-            f"{found}{lora}. Pass the base it was trained on"
-        )
-    return adapter
 
 
-def base_entries(base: DecoderAdapter, owned: bool) -> dict[str, Any]:
-    """What the configuration of a saved module says of its base, for `base_of`.
+@dataclass
+class Checkpoint:
+    """A context module as it lies in a folder.
 
-    Args:
-        base: in its state at the time.
-        owned: whether it is saved with the module, no longer the one it came from.
+    Attributes:
+        config: of the module.
+        base: what it was trained on.
+        tensors: of module, posterior heads, value maps, LoRA, and parts of the base that are this library's.
+        value_maps: of every concept that can be set to a value, the number of entries of its map.
+        lora: settings of LoRA on the base's decoder, as plain values; None without.
+        details: what its card says of data and scores.
     """
-    options = {name: value for name, value in base.options.items() if not (owned and name in PLACE_OPTIONS)}
-    optional = {
-        "base_revision": options.pop("revision", None),
-        "base_options": options,
-        "base_lora": len(foreign_lora(base)),
-    }
-    return {
-        "base_adapter": base.name,
-        "base_name_or_path": BASE_FOLDER if owned else base.source,
-        "base_fingerprint": fingerprint(base),
-        **{name: value for name, value in optional.items() if value},
-    }
 
+    config: ContextModuleConfig
+    base: BaseRecord
+    tensors: Mapping[str, Tensor]
+    value_maps: dict[str, int] = field(default_factory=dict)
+    lora: dict[str, Any] | None = None
+    details: CardDetails = field(default_factory=CardDetails)
 
-def _options(config: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    options = config.get("base_options", {})
-    if not isinstance(options, dict):
-        raise CheckpointError(f"{directory} has unusable base_options in its configuration: {options!r}")
-    return dict(options)
+    def save(self, directory: str | Path) -> None:
+        """Write configuration and tensors; each file is whole or absent."""
+        directory, base = Path(directory), self.base
+        required = {
+            "context_module_version": importlib.metadata.version("context-module"),
+            "base_adapter": base.family,
+            "base_name_or_path": base.place,
+            "base_fingerprint": base.fingerprint,
+            "module": self.config.to_dict(),
+        }
+        optional = {
+            "base_revision": base.revision,
+            "base_options": dict(base.options),
+            "base_lora": base.lora_layers,
+            "value_maps": self.value_maps,
+            "lora": self.lora,
+            "card": self.details.to_dict(),
+        }
+        directory.mkdir(parents=True, exist_ok=True)
+        save_tensors(directory / WEIGHTS_NAME, self.tensors)
+        write_json(directory / CONFIG_NAME, required | {name: value for name, value in optional.items() if value})
+
+    @classmethod
+    def read(cls, path: str | Path, *, subfolder: str | None = None, **options: Any) -> tuple[Checkpoint, Path]:
+        """What `save` wrote, in a folder or a Hugging Face Hub repository. A local folder never touches the network.
+
+        Args:
+            path: the folder or repository.
+            subfolder: the folder in it, of a module with a name.
+            options: `revision`, `token` and `local_files_only`, as everywhere in huggingface_hub.
+
+        Returns:
+            the checkpoint, its tensors on the CPU, and the local folder it was read from.
+
+        Raises:
+            CheckpointError: if a file is missing, truncated or foreign, or the repository cannot be had.
+        """
+        root = local_folder(path, FILES, **options)
+        directory = root / subfolder if subfolder else root
+        if not (directory / CONFIG_NAME).is_file() and (named := named_modules(root)):
+            raise CheckpointError(
+                f"{directory / CONFIG_NAME} does not exist; {root} has modules in subfolders: load one of them with "
+                f"{' or '.join(f'subfolder={name!r}' for name in named)}"
+            )
+        content, tensors = read_json(directory / CONFIG_NAME), load_tensors(directory / WEIGHTS_NAME)
+        missing = [key for key in ("base_adapter", "base_fingerprint", "module") if key not in content]
+        if missing:
+            raise CheckpointError(f"{directory} holds no context module: no {', '.join(missing)} in its configuration")
+        base_options = content.get("base_options", {})
+        if not isinstance(base_options, dict):
+            raise CheckpointError(f"{directory} has unusable base_options in its configuration: {base_options!r}")
+        base = BaseRecord(
+            family=content["base_adapter"],
+            fingerprint=content["base_fingerprint"],
+            place=content.get("base_name_or_path"),
+            revision=content.get("base_revision"),
+            options=base_options,
+            lora_layers=content.get("base_lora", 0),
+        )
+        checkpoint = cls(
+            config=ContextModuleConfig.from_dict(content["module"]),
+            base=base,
+            tensors=tensors,
+            value_maps=content.get("value_maps", {}),
+            lora=content.get("lora"),
+            details=CardDetails.read(content.get("card"), directory),
+        )
+        return checkpoint, directory

@@ -74,7 +74,7 @@ def fit_values(
                     maps[name], errors[name] = _choose(maps[name], numbers[known], drawn[:, column], show)
         fitted = ValueMaps(maps)
     finally:  # after an interruption, the maps there were
-        model.value_maps = fitted.to(model.base.device)
+        model.slot.value_maps = fitted.to(model.base.device)
     return errors
 
 
@@ -157,7 +157,7 @@ def _shower(
     """From a map and entries (n,) of it to readings (n,) of pictures in which the concept is set to them."""
 
     def show(table: ValueMap, entries: Tensor) -> Tensor:
-        model.value_maps = ValueMaps({name: table}).to(model.base.device)
+        model.slot.value_maps = ValueMaps({name: table}).to(model.base.device)
         pictures = (
             model.generate(len(numbers), do={name: Value(numbers)}, generator=generator)
             for numbers in table.numbers.cpu()[entries].split(batch_size)

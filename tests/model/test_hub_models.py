@@ -13,7 +13,8 @@ from context_module.adapters import get_adapter
 from context_module.errors import CheckpointError, HubError
 from context_module.io.files import save_tensors
 from context_module.io.hub import is_hub_id, upload
-from context_module.saving.card import CardDetails, licence_of
+from context_module.saving.card import licence_of
+from context_module.saving.details import CardDetails
 from context_module.training.objectives.pack import new_pack
 
 CONFIG, WEIGHTS, CARD, GRID = "adapter_config.json", "adapter_model.safetensors", "README.md", "contexts.png"

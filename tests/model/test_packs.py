@@ -388,7 +388,7 @@ def test_only_the_pack_trains(base):
         model.packs["smile"].orthonormalise()
     after = model.state_dict()
     assert {name for name in before if not torch.equal(before[name], after[name])} == {
-        name for name, _ in model.named_parameters() if name.startswith("packs.")
+        name for name, _ in model.named_parameters() if name.startswith("slot.packs.")
     }
     directions = model.packs["smile"].directions
     torch.testing.assert_close(directions.t() @ directions, torch.eye(4))

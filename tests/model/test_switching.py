@@ -20,7 +20,7 @@ def wrapped(base, concepts=("a", "b"), seed=1, lora=False, **options):
         model.add_lora(rank=2)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.startswith("module.") or is_lora(name):
+            if name.startswith("slot.module.") or is_lora(name):
                 parameter.normal_(std=0.5)
     return model.eval()
 
@@ -90,7 +90,7 @@ def test_only_the_active_one_trains(folders, make_base):
     assert model.training
     assert not model.base.training
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert names == {name for name, _ in model.named_parameters() if not name.startswith("base.")}
+    assert names == {name for name, _ in model.named_parameters() if not name.startswith("held.")}
     x = torch.rand(2, *model.base.image_shape)
     model.set_adapter("hues")
     assert model.module.training

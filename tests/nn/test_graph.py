@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from context_module import ContextModule, ContextModuleConfig, adapt, wrap_decoder
+from context_module.adapters.lightweight import LightweightVAE
 from context_module.data import ArrayContextDataset
 from context_module.errors import ConceptError, ShapeError
 from context_module.nn.graph import CausalGraph, learned_graph
@@ -437,3 +438,15 @@ def test_edges_are_kept_where_there_is_nothing_to_find(objective):
     assert losses.model.config.graph is None
     with pytest.raises(ValueError, match=r"edge_threshold is a share .* in \[0, 1\]: 1.5"):
         objective(edge_threshold=1.5)
+
+
+def test_a_fixed_graph_leaves_no_other_configuration_behind():
+    """There is one, of the module: no part keeps another that would be stale."""
+    model = wrap_decoder(LightweightVAE("conv3"), ["a", "b", "c"], noise_width=4, concept_width=4)
+    model.fix_graph([("a", "b")])
+    held = [
+        value for part in model.modules() for value in vars(part).values() if isinstance(value, ContextModuleConfig)
+    ]
+    assert held == [model.config]
+    assert model.config is model.module.config
+    assert model.config.graph == (("a", "b"),)

@@ -159,7 +159,7 @@ def test_inversion_is_one_linear_map_of_concepts_and_free_blocks(latent_shape):
 
 
 def paper_embedding(layer, noise, mask):
-    blocks, w_z = len(mask), layer.config.noise_width
+    blocks, w_z = len(mask), layer.widths[0]
     observational = torch.block_diag(*layer.observational.weight) + layer.dense * layer.off_diagonal  # (in, out)
     weight = observational
     if mask.any():
@@ -175,7 +175,7 @@ def paper_embedding(layer, noise, mask):
 
 
 def paper_intervention(layer, exogenous, mask):
-    forced = mask.repeat_interleave(layer.config.concept_width)
+    forced = mask.repeat_interleave(layer.concept_width)
     kept = torch.where(forced, torch.zeros_like(layer.effects), layer.effects)  # columns: the concept acted on
     learned = torch.where(forced[:, None], layer.interventional_effects, kept)
     weight = torch.where(layer.edge_mask.bool(), learned, torch.eye(len(forced)))

@@ -13,7 +13,7 @@ from context_module.base.fingerprint import fingerprint
 from context_module.cli.training import TrainingArguments
 from context_module.errors import CheckpointError
 from context_module.io.files import write_json
-from context_module.saving.card import CardDetails
+from context_module.saving.details import CardDetails
 from context_module.saving.info import describe
 from context_module.training.objectives.pack import new_pack
 

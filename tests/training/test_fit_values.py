@@ -250,7 +250,7 @@ def test_an_interruption_leaves_the_maps_there_were(fitted, monkeypatch):
     before = model.value_maps
 
     def interrupt(*_):
-        model.value_maps = None
+        model.slot.value_maps = None
         raise KeyboardInterrupt
 
     monkeypatch.setattr("context_module.training.fit_values._choose", interrupt)

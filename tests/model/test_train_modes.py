@@ -6,9 +6,9 @@ from torch.distributions import Normal, kl_divergence
 
 from context_module import ContextualDecoder, wrap_decoder
 from context_module.adapters.lightweight import LightweightAdapter
-from context_module.base.held import set_train_mode
 from context_module.base.lora import is_lora
 from context_module.errors import CheckpointError, LoraError
+from context_module.model import set_train_mode
 from context_module.training.objectives.pixel import PixelObjective
 from context_module.training.weights import trainable_state_dict
 
@@ -111,14 +111,14 @@ def trained(model, mode, steps=4, **options):
         objective({"x": x, "mask": mask}, number / steps)["loss"].mean().backward()
         optimizer.step()
         now = state(model)
-        bases.append({name for name in changed({n: before.get(n, now[n]) for n in now}, now) if name[:5] == "base."})
+        bases.append({name for name in changed({n: before.get(n, now[n]) for n in now}, now) if name[:5] == "held."})
     return changed({name: before[name] for name in now}, now), bases
 
 
 def parts(model):
     """Names of the tensors of a model: (in front of the base, the base's own, LoRA's)."""
     names = state(model)
-    base = {name for name in names if name.startswith("base.")}
+    base = {name for name in names if name.startswith("held.")}
     lora = {name for name in base if is_lora(name)}
     return set(dict(model.named_parameters())) - base, base - lora, lora
 
@@ -177,8 +177,8 @@ def test_lora_outlasts_a_frozen_share(make_base):
 def test_checkpoints_of_a_training_hold_what_is_saved(family, make_base):
     """LoRA's weights too, and not those of the base."""
     model = wrapped(make_base(family)).add_lora()
-    kept = trainable_state_dict(model)
-    assert kept.keys() - {"base.net.prior_ftr0"} == model.adapter_state_dict().keys()
+    kept = {name.partition(".")[2] for name in trainable_state_dict(model)}  # of the base, and of the slot
+    assert kept - {"base.net.prior_ftr0"} == model.adapter_state_dict().keys()
 
 
 def test_a_base_that_cannot_be_saved_cannot_train(make_base):
