@@ -8,6 +8,7 @@ if __name__ == "adapters":  # the folder imported from the repository's root: a 
 
 from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec, Likelihood
 from context_module.adapters.loading import load_base
+from context_module.adapters.pretraining import Pretraining
 from context_module.adapters.registry import adapt, available_adapters, get_adapter, register_adapter
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Encoding",
     "LatentSpec",
     "Likelihood",
+    "Pretraining",
     "adapt",
     "available_adapters",
     "get_adapter",

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from context_module.errors import CheckpointError, LoraError, ShapeError
 from context_module.normal import draw_normal
+
+if TYPE_CHECKING:
+    from context_module.adapters.pretraining import Pretraining
 
 __all__ = ["DecoderAdapter", "Decoding", "Encoding", "LatentSpec", "Likelihood"]
 
@@ -191,6 +194,11 @@ class DecoderAdapter(nn.Module, ABC):
     def fresh(cls, image_shape: tuple[int, int, int]) -> DecoderAdapter:
         """The adapter around a new base with random weights, for images (C, H, W); ValueError if that cannot be."""
         raise ValueError(f"a {cls.name!r} base cannot be made from scratch here: give a pretrained one")
+
+    @classmethod
+    def pretraining(cls) -> type[Pretraining]:
+        """How recipes/pretrain.py makes and trains a new base of the family; ValueError for one that it does not."""
+        raise ValueError(f"a {cls.name!r} base is not pretrained here: give a pretrained one")
 
     def save(self, directory: str | Path) -> None:
         """Write the base so that `load` reads it. Families that do not write this cannot train with a module."""

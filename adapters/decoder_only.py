@@ -1,7 +1,7 @@
 """A decoder that came without an encoder, such as a GAN's generator: a small encoder is made for it, and trained.
 
 Posterior heads and the latent objective read an encoding of every image, so noise must be found for given images. A
-small encoder is trained for that once, by the ELBO through the fixed decoder (`context_module.training.fit_encoder`),
+small encoder is trained for that once, by the ELBO through the fixed decoder (`context_module.training.encoder`),
 rather than the noise of each image by optimisation: it costs a few thousand decoder passes instead of hundreds an
 image, it gives a variance beside the point, and it is a continuous function of the image, where the optima that
 descents end in are not. It is saved with the module.
@@ -60,7 +60,7 @@ class SmallEncoder(nn.Module):
 class DecoderOnlyAdapter(ModulesAdapter):
     """Shows a decoder alone, for latents from N(0, I).
 
-    Train its encoder before it is wrapped or used (`fit_encoder` in `context_module.training.fit_encoder`); loading a
+    Train its encoder before it is wrapped or used (`fit_encoder` in `context_module.training.encoder`); loading a
     module brings the one that was trained with it. Subclass it to give a family of such decoders a name and a `load`.
 
     Args:
@@ -85,7 +85,7 @@ class DecoderOnlyAdapter(ModulesAdapter):
         if not self.encoder.fitted:
             raise UnfittedError(
                 f"the encoder of this {self.name!r} base is untrained: fit_encoder(base, images) of "
-                "context_module.training.fit_encoder trains it"
+                "context_module.training.encoder trains it"
             )
         mean, log_var = self.encoder.posterior(x)
         return Encoding(features=mean.flatten(1), mean=mean, log_var=log_var)

@@ -5,14 +5,16 @@ Source: 'Intervening to Learn and Compose Causally Disentangled Representations'
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.likelihoods import BernoulliLikelihood
+from context_module.adapters.pretraining import Pretraining
 from context_module.io import (
     CONFIG_FILE,
     HUB_OPTIONS,
@@ -23,6 +25,11 @@ from context_module.io import (
     save_network,
 )
 from context_module.normal import standard_normal_kl
+from context_module.objective import Objective
+from context_module.options import argument
+
+if TYPE_CHECKING:
+    from context_module.data import ContextDataset
 
 __all__ = ["ARCHITECTURES", "LightweightAdapter", "LightweightObjective", "LightweightVAE"]
 
@@ -137,6 +144,10 @@ class LightweightAdapter(DecoderAdapter):
         known = ", ".join(f"{name}: {'x'.join(map(str, shape))}" for name, (_, shape) in ARCHITECTURES.items())
         raise ValueError(f"no lightweight architecture for images of shape {image_shape} ({known}): set --resolution")
 
+    @classmethod
+    def pretraining(cls) -> type[Pretraining]:
+        return LightweightPretraining
+
     def save(self, directory: str | Path) -> None:
         self.net.save_pretrained(directory)
 
@@ -157,7 +168,7 @@ class LightweightAdapter(DecoderAdapter):
         return Decoding(self.net.decode(latent), kl=latent.new_zeros(len(latent)))
 
 
-class LightweightObjective(nn.Module):
+class LightweightObjective(Objective):
     """Pretraining: the beta-VAE loss on pooled contexts. Returns the same kind of dict as every objective."""
 
     def __init__(self, net: LightweightVAE, beta: float = 1.0) -> None:
@@ -172,3 +183,14 @@ class LightweightObjective(nn.Module):
         neg_log_likelihood = -self.net.decode(latent).log_prob(batch["x"])
         kl = standard_normal_kl(mean.float(), log_var.float().exp(), log_var.float())
         return {"loss": neg_log_likelihood + self.beta * kl, "neg_log_likelihood": neg_log_likelihood, "kl": kl}
+
+
+@dataclass(kw_only=True)
+class LightweightPretraining(Pretraining):
+    """The paper's lightweight VAEs."""
+
+    beta: float = argument(1.0, help="weight of the KL")
+
+    def build(self, data: ContextDataset) -> tuple[LightweightAdapter, LightweightObjective]:
+        base = LightweightAdapter.fresh(data.image_shape)
+        return base, LightweightObjective(base.net, self.beta)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.pretrained import import_library, parts_of, read_network, reading
+from context_module.adapters.pretraining import Pretraining
 from context_module.adapters.sentence_encoder import SentenceEncoder
 from context_module.adapters.tokens import TokenLikelihood, own_tokens, run
 from context_module.errors import CheckpointError, DataError, ShapeError
 from context_module.io import HUB_OPTIONS, recorded
 
-__all__ = ["LanguageModelObjective", "TransformersAdapter"]
+__all__ = ["TransformersAdapter"]
 
 DEFAULT_MAX_TOKENS = 64
 _ENCODER = "encoder"  # the folder of one, in a saved base's
@@ -189,6 +190,12 @@ class TransformersAdapter(DecoderAdapter):
         )
         return cls(library.LlamaForCausalLM(config), tokenizer, virtual_tokens, max_tokens)
 
+    @classmethod
+    def pretraining(cls) -> type[Pretraining]:
+        from context_module.adapters.language_model import LanguageModelPretraining
+
+        return LanguageModelPretraining
+
     def save(self, directory: str | Path) -> None:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -310,18 +317,6 @@ class TransformersAdapter(DecoderAdapter):
         cache = import_library("transformers", self.name).DynamicCache()
         run(self.net, torch.full((1, self.virtual_tokens), self.begin, device=self.device), cache)
         return [(layer.keys, layer.values) for layer in cache.layers]
-
-
-class LanguageModelObjective(nn.Module):
-    """Pretraining: -log p(x) after virtual tokens that say nothing. Returns a dict like every objective."""
-
-    def __init__(self, base: TransformersAdapter) -> None:
-        super().__init__()
-        self.base = base
-
-    def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
-        x = self.base.check_inputs(batch["x"])
-        return {"loss": -self.base.decode(self.base.sample_latent(len(x))).log_prob(x)}
 
 
 def _unsupported(found: str) -> str:

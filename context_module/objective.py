@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["Objective", "ParameterGroup"]
@@ -13,12 +14,12 @@ __all__ = ["Objective", "ParameterGroup"]
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that one optimiser steps together, at a rate and with a clip of their own.
+    """Parameters that the optimiser steps at a rate of their own.
 
     Attributes:
-        parameters: those of them that ask for gradients take part.
-        lr_scale: factor on the run's learning rate.
-        betas: of Adam, AdamW and Adamax; None: the optimiser's own.
+        parameters: of an objective; those that ask for gradients take part.
+        lr_scale: factor on the run's learning rate, 0 or more.
+        betas: of Adam, AdamW or Adamax; None: the optimiser's own.
         max_norm: gradients of the group are clipped to this norm; None: the run's.
     """
 
@@ -34,14 +35,15 @@ class Objective(nn.Module):
     Frozen submodules are neither trained nor saved. A subclass writes `forward`; the rest has defaults.
 
     Attributes:
-        stages: shares of the training, in (0, 1), at which the loss becomes another: validation losses before and
+        optimizer: the class that steps the parameters.
+        stages: shares of the training, in (0, 1), at which the loss becomes another one: validation losses before and
             after such a point are not compared, and the best weights are those of the last stage.
-        warmup_share: share of the training over which `warm` rises.
+        warmup_share: share of the training, in [0, 1], over which `warm` rises.
     """
 
+    optimizer: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
     stages: tuple[float, ...] = ()
     warmup_share: float = 0.0
-    optimizer: ClassVar[str] = "Adam"
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         """Losses of one batch: ``loss``, which is minimised, and whatever else is to be logged, each (B,).
@@ -53,14 +55,18 @@ class Objective(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no forward(batch, progress)")
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """What trains, in groups; by default all parameters that ask for gradients, in one."""
+        """All parameters that ask for gradients, each in one group: by default in one together."""
         return [ParameterGroup(list(self.parameters()))]
 
     def after_step(self) -> None:
-        """Called after every optimiser step, e.g. to project weights."""
+        """Called after every optimiser step, e.g. to project weights; by default it does nothing."""
 
-    def monitor(self, val_data: object) -> Mapping[str, float]:
-        """More figures of the model as it is, for the log; called on the main process at every validation."""
+    def monitor(self, val_data: Any) -> Mapping[str, float]:
+        """More figures of the model as it is, for the log: called on the main process at every validation.
+
+        Args:
+            val_data: the validation data of the run.
+        """
         return {}
 
     def warm(self, progress: float) -> float:

@@ -19,12 +19,20 @@ from typing import TYPE_CHECKING, Literal
 
 from context_module import ContextualDecoder, wrap_decoder
 from context_module.adapters import DecoderAdapter, get_adapter
-from context_module.cli import BaseArguments, TrainingArguments, argument, parse_arguments, run_recipe
-from context_module.data import ContextData, ContextDataset
+from context_module.cli import (
+    BaseArguments,
+    TermArguments,
+    TrainingArguments,
+    argument,
+    parse_arguments,
+    run_recipe,
+    terms_of,
+)
+from context_module.data import ContextData, ContextDataset, LabelledDataset
 from context_module.drawing import labelled_grid, labelled_samples
 from context_module.errors import ConceptError
 from context_module.evaluation import composition_table, evaluate, evaluate_texts
-from context_module.io import load_strictly, load_tensors, save_tensors, upload
+from context_module.io import load_strictly, load_tensors, save_tensors
 from context_module.metrics import MIN_SAMPLES
 from context_module.model import TrainMode, contexts_on_one_noise, set_train_mode
 from context_module.nn import Composition, Form, Inversion
@@ -32,24 +40,25 @@ from context_module.saving import FILES, CardDetails
 from context_module.training import (
     RunDirectory,
     Trainer,
+    TrainingResult,
     encode_dataset,
     fit_encoder,
     fit_values,
     make_accelerator,
-    prior_gap,
     wants_encoder,
 )
-from context_module.training.objectives import LatentObjective, PixelObjective
+from context_module.training.objectives import LatentObjective, Objective, PixelObjective
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from PIL.Image import Image
 
 DEFAULT = "nvae"
 SHIPPED = {DEFAULT: Path(__file__).resolve().parent / "pretrained" / "nvae-quad32"}
 
 
 @dataclass(kw_only=True)
-class FinetuneArguments(BaseArguments, TrainingArguments):
+class FinetuneArguments(BaseArguments, TermArguments, TrainingArguments):
     """The flags of this recipe."""
 
     output_dir: str = argument("outputs/finetune", help="where the module, checkpoints, metrics and pictures go")
@@ -104,16 +113,6 @@ class FinetuneArguments(BaseArguments, TrainingArguments):
     beta: float | None = argument(
         None, help="weight of the noise's KL; default: by the signal in the latents, or 1 for pixel"
     )
-    matching: float = argument(300.0, help="latent: weight of matching generated to encoded embeddings, per context")
-    adversarial: float = argument(30.0, help="latent: weight of a critic that tells generated from encoded embeddings")
-    interaction: float = argument(
-        300.0, help="latent: weight of keeping decoder inputs additive in the concepts, which is what composes"
-    )
-    overlap: float = argument(
-        0.2, help="latent: weight of keeping concepts' values under interventions near those they take without"
-    )
-    sparsity: float = argument(0.3, help="latent: weight of the norms of the learned edges between blocks")
-    acyclicity: float = argument(100.0, help="latent: weight of a penalty on cycles of these edges (NOTEARS)")
     edge_threshold: float = argument(
         0.05,
         help="latent: halfway, edges weaker than this share of the strongest go, and both penalties; 0: never",
@@ -233,6 +232,86 @@ def prepare_encoder(
         print(f"an encoder for the base: {loss:.1f} nats per image")
 
 
+def objective_for(
+    args: FinetuneArguments,
+    accelerator: Accelerator,
+    model: ContextualDecoder,
+    images: tuple[ContextDataset, ContextDataset],
+    frozen_share: float,
+) -> tuple[Objective, LabelledDataset, LabelledDataset]:
+    """The objective, and what it is trained and validated on: images, or their encodings."""
+    beta = {} if args.beta is None else {"beta": args.beta}
+    if not models_embeddings(args, model.config.latent_noise):
+        return PixelObjective(model, frozen_share=frozen_share, **beta), *images
+    # with a cache any one process encodes, with its bar, and the others wait
+    shown = accelerator.is_main_process or args.cache_dir is not None
+    train_data, val_data = (
+        encode_dataset(model.base, part, cache_dir=args.cache_dir, progress=shown) for part in images
+    )
+    objective = LatentObjective(
+        model, train_data, terms_of(args), start=not args.module, edge_threshold=args.edge_threshold, **beta
+    )
+    return objective, train_data, val_data
+
+
+def score(args: FinetuneArguments, model: ContextualDecoder, data: ContextData) -> tuple[str, str] | None:
+    """The table of compositions, as Markdown, and its title; None, said why, where there is none."""
+    kind = model.base.kind
+    if data.held_out is None or not args.score_samples:
+        return None
+    if kind == "texts" and data.parser is None:
+        print("no table of compositions: no parser comes with this data to read factors from texts")
+        return None
+    # half of a context's images are compared, half are the floor
+    samples = min(args.score_samples, int(data.held_out.labels.bincount().min()) // 2)
+    if samples < MIN_SAMPLES:
+        print(f"no table of compositions: it takes {2 * MIN_SAMPLES} {kind} of each and {MIN_SAMPLES} samples")
+        return None
+    evaluation = evaluate_texts if kind == "texts" else partial(evaluate, metrics=["sliced_wasserstein"])
+    scored = evaluation(
+        model, data, samples=samples, contexts=data.held_out.context_names, pooled=args.pooled, seed=args.seed
+    )
+    distance = (
+        "Total variation distance (joint, of the concepts)" if kind == "texts" else "Sliced Wasserstein distance"
+    )
+    title = f"{distance} to real {kind} of compositions never trained on"
+    table = composition_table(scored)
+    print(f"\n{title}:\n\n{table}")
+    return f"{title} ({samples} of each)", table
+
+
+def finish(
+    args: FinetuneArguments,
+    run: RunDirectory,
+    model: ContextualDecoder,
+    data: ContextData,
+    images: ContextDataset,
+    result: TrainingResult,
+    repository: str | None,
+) -> None:
+    """Fit values, save, score, upload, and say what came out."""
+    errors = fit_values(model, images, draws=args.value_draws, seed=args.seed)
+    rows = contexts_on_one_noise(model, contexts_of(data))
+    model.details = CardDetails.of(args.data_name, grid=None if model.base.kind == "texts" else labelled_grid(rows))
+    model.eval().save_pretrained(run.path, repo_id=repository)
+    run.finish(dataclasses.asdict(result))
+    if errors and args.value_draws:
+        print("values that can be set, and how far off pictures are on average:", end=" ")
+        print(", ".join(f"{name} {error:.3g}" for name, error in errors.items()))
+    print(f"{run.path}: best validation loss {result.loss:.1f} at step {result.best_step} of {result.steps}")
+    if found := score(args, model, data):
+        title, table = found
+        (run.path / "composition.md").write_text(table + "\n", encoding="utf-8")
+        model.details.metrics = f"{title}:\n\n{table}"
+        model.save_pretrained(run.path, repo_id=repository)
+    args.publish(run.path, repository, FILES, "context module")
+
+
+def contexts_of(data: ContextData) -> list[str]:
+    """The training contexts, then the compositions."""
+    return [*data.train.context_names, *(data.held_out.context_names if data.held_out else ())]
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(FinetuneArguments, description=__doc__.splitlines()[0], argv=argv)
     run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
@@ -242,93 +321,22 @@ def main(argv: list[str] | None = None) -> None:
     repository = args.hub_repository() if accelerator.is_main_process else None
     model, data = build(args)
     frozen_share = set_train_mode(model, args.train_mode, frozen_share=args.frozen_share, rank=args.lora_rank)
-    images = data.train.pooled() if args.pooled else data.train
-    train_data, val_data = images.split(args.val_fraction, seed=args.seed)
-    train_images = train_data
+    images = (data.train.pooled() if args.pooled else data.train).split(args.val_fraction, seed=args.seed)
     if accelerator.is_main_process:
         model.print_trainable_parameters()
-    contexts = [*data.train.context_names, *(data.held_out.context_names if data.held_out else ())]
-    score_samples = args.score_samples
-    if data.held_out is not None:  # half of a context's images are compared, half are the floor
-        score_samples = min(score_samples, int(data.held_out.labels.bincount().min()) // 2)
-
     model.base.to(accelerator.device)
     if wants_encoder(model.base):
-        prepare_encoder(args, run, accelerator, model.base, train_images)
-    beta = {} if args.beta is None else {"beta": args.beta}
-    objective: LatentObjective | PixelObjective
-    monitor = None
-    if models_embeddings(args, model.config.latent_noise):
-        # with a cache any one process encodes, with its bar, and the others wait
-        shown = accelerator.is_main_process or args.cache_dir is not None
-        train_data, val_data = (
-            encode_dataset(model.base, part, cache_dir=args.cache_dir, progress=shown)
-            for part in (train_data, val_data)
-        )
-        objective = LatentObjective(
-            model,
-            train_data,
-            start=not args.module,
-            matching=args.matching,
-            adversarial=args.adversarial,
-            interaction=args.interaction,
-            overlap=args.overlap,
-            sparsity=args.sparsity,
-            acyclicity=args.acyclicity,
-            edge_threshold=args.edge_threshold,
-            **beta,
-        )
-        monitor = partial(prior_gap, model, val_data, objective.directions.to("cpu"))
-    else:
-        objective = PixelObjective(model, frozen_share=frozen_share, **beta)
-    trainer = Trainer(
-        accelerator,
-        args,
-        run,
-        objective,
-        train_data,
-        val_data,
-        after_step=model.module.intervention.clamp_effects if args.reference else None,
-        preview=lambda: labelled_samples(contexts_on_one_noise(model, contexts)),
-        monitor=monitor,
-    )
-    result = trainer.train()
+        prepare_encoder(args, run, accelerator, model.base, images[0])
+    objective, train_data, val_data = objective_for(args, accelerator, model, images, frozen_share)
+    preview = partial(preview_of, model, contexts_of(data))
+    result = Trainer(accelerator, args, run, objective, train_data, val_data, preview=preview).train()
     if accelerator.is_main_process:
-        errors = fit_values(model, train_images, draws=args.value_draws, seed=args.seed)
-        texts = model.base.kind == "texts"
-        rows = contexts_on_one_noise(model, contexts)
-        model.details = CardDetails.of(args.data_name, grid=None if texts else labelled_grid(rows))
-        model.eval().save_pretrained(run.path, repo_id=repository)
-        run.finish(dataclasses.asdict(result))
-        if errors and args.value_draws:
-            print("values that can be set, and how far off pictures are on average:", end=" ")
-            print(", ".join(f"{name} {error:.3g}" for name, error in errors.items()))
-        print(f"{run.path}: best validation loss {result.loss:.1f} at step {result.best_step} of {result.steps}")
-        if data.held_out is not None and texts and data.parser is None:
-            print("no table of compositions: no parser comes with this data to read factors from texts")
-        elif data.held_out is not None and score_samples >= MIN_SAMPLES:
-            score = evaluate_texts if texts else partial(evaluate, metrics=["sliced_wasserstein"])
-            scored = score(
-                model,
-                data,
-                samples=score_samples,
-                contexts=data.held_out.context_names,
-                pooled=args.pooled,
-                seed=args.seed,
-            )
-            table = composition_table(scored)
-            (run.path / "composition.md").write_text(table + "\n", encoding="utf-8")
-            distance = "Total variation distance (joint, of the concepts)" if texts else "Sliced Wasserstein distance"
-            title = f"{distance} to real {model.base.kind} of compositions never trained on"
-            print(f"\n{title}:\n\n{table}")
-            model.details.metrics = f"{title} ({score_samples} of each):\n\n{table}"
-            model.save_pretrained(run.path, repo_id=repository)
-        elif data.held_out is not None and args.score_samples:
-            needed = f"{2 * MIN_SAMPLES} {model.base.kind} of each and {MIN_SAMPLES} samples"
-            print(f"no table of compositions: it takes {needed}")
-        if repository is not None:
-            upload(run.path, repository, FILES, "context module")
-            print(f"https://huggingface.co/{repository}")
+        finish(args, run, model, data, images[0], result, repository)
+
+
+def preview_of(model: ContextualDecoder, contexts: list[str]) -> Image | str:
+    """A picture of every context on the same noise, or a table of texts."""
+    return labelled_samples(contexts_on_one_noise(model, contexts))
 
 
 if __name__ == "__main__":

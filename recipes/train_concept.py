@@ -16,7 +16,6 @@ from context_module import ContextualDecoder
 from context_module.cli import BaseArguments, TrainingArguments, argument, parse_arguments, run_recipe
 from context_module.contexts import OBSERVATIONAL
 from context_module.drawing import labelled_grid
-from context_module.io import upload
 from context_module.model import contexts_on_one_noise
 from context_module.training import RunDirectory, Trainer, encode_dataset, make_accelerator
 from context_module.training.objectives import PackObjective, new_pack
@@ -61,7 +60,6 @@ def main(argv: list[str] | None = None) -> None:
         PackObjective(model, args.concept, train_data, matching=args.matching, change=args.change),
         train_data,
         val_data,
-        after_step=pack.orthonormalise,
         preview=lambda: labelled_grid(contexts_on_one_noise(model, [OBSERVATIONAL, args.concept])),
     )
     result = trainer.train()
@@ -70,9 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         pack.save(file)
         run.finish(dataclasses.asdict(result))
         print(f"{file}: best validation loss {result.loss:.1f} at step {result.best_step} of {result.steps}")
-        if repository is not None:
-            upload(run.path, repository, (file.name,), f"concept pack {args.concept}")
-            print(f"https://huggingface.co/{repository}")
+        args.publish(run.path, repository, (file.name,), f"concept pack {args.concept}")
 
 
 if __name__ == "__main__":

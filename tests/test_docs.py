@@ -13,7 +13,7 @@ from PIL import Image
 from context_module import ContextualDecoder, wrap_decoder
 from context_module.adapters import load_base
 from context_module.data import load_data
-from context_module.training.fit_values import fit_values
+from context_module.training.values import fit_values
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -165,7 +165,7 @@ def test_docstrings_are_read_as_they_are_meant(references):
 
 def test_references_that_code_does_not_know_fail_the_build(references):
     class Node(dict):
-        source = "values.py:docstring of context_module.training.fit_values.fit_values"
+        source = "values.py:docstring of context_module.training.values.fit_values"
 
     environment = type("Environment", (), {"domaindata": {"py": {"objects": {}}}})
 
@@ -177,7 +177,7 @@ def test_references_that_code_does_not_know_fail_the_build(references):
     assert shown("posterior_heads") == "shown"  # of a module that values.py imports
     assert shown("drawz") is None
     assert shown("ContextualDecoder.generrate") is None
-    assert shown("context_module.training.fit_values.fit_valuez") is None
+    assert shown("context_module.training.values.fit_valuez") is None
 
 
 def test_a_public_name_on_no_page_fails_the_build(references, monkeypatch):

@@ -23,8 +23,8 @@ from context_module.adapters.denoiser.encoders import (
 from context_module.adapters.denoiser.schedule import NoiseSchedule, with_shift_of
 from context_module.adapters.diffusers import DiffusersAdapter
 from context_module.adapters.diffusers.autoencoders import row_of
-from context_module.adapters.likelihoods import DiscretisedLogisticLikelihood
 from context_module.adapters.pretrained import import_library, read_network, reading
+from context_module.adapters.pretraining import Pretraining
 from context_module.errors import CheckpointError, ShapeError
 from context_module.io import CONFIG_FILE, HUB_OPTIONS, local_folder, recorded
 
@@ -294,6 +294,12 @@ class DenoiserAdapter(DecoderAdapter):
         encoder = SemanticEncoder(image_shape, 4 * _FRESH_CHANNELS[0])
         return cls(diffusers.DDIMPipeline(unet=net, scheduler=scheduler), encoder=encoder)
 
+    @classmethod
+    def pretraining(cls) -> type[Pretraining]:
+        from context_module.adapters.denoiser.objective import DenoiserPretraining
+
+        return DenoiserPretraining
+
     def save(self, directory: str | Path) -> None:
         """Write the pipeline, and beside it the encoder of a diffusion autoencoder.
 
@@ -371,14 +377,6 @@ class DenoiserAdapter(DecoderAdapter):
         if self.vae is None:
             return ((data + 1) / 2).clamp(0, 1)
         return self.vae.decode(data.to(self.vae.dtype), temperature=0.0).mean
-
-    def log_prob_at_first(self, x: Tensor, data: Tensor, z: Tensor) -> Tensor:
-        """log p(x | z) (B,) in nats, of data around the noisy data of the first level in the bound."""
-        alpha, sigma = self.schedule.alphas[self.schedule.first], self.schedule.sigmas[self.schedule.first]
-        if self.vae is None:
-            scale = sigma / alpha / 2 * math.sqrt(3) / math.pi  # a logistic of the same variance, in units of images
-            return DiscretisedLogisticLikelihood((z / alpha + 1) / 2, scale).log_prob(x)
-        return torch.distributions.Normal(z / alpha, sigma / alpha).log_prob(data).flatten(1).sum(1)
 
     @property
     def device(self) -> torch.device:

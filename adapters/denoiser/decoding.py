@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from context_module.adapters.contract import Decoding, Encoding
+from context_module.adapters.likelihoods import DiscretisedLogisticLikelihood
 from context_module.normal import draw_normal, draw_uniform
 
 if TYPE_CHECKING:
@@ -68,7 +70,16 @@ class DenoisingDecoding(Decoding):
         output = self.base.denoise(z, schedule.timesteps[level], self.latent)
         errors = (data - schedule.estimate(z, output, level)).square().flatten(1).sum(1)
         first = schedule.add_noise(data, self.noise, torch.full_like(level, schedule.first))
-        return self.base.log_prob_at_first(x, data, first) - schedule.weights[level] * errors - schedule.prior_kl(data)
+        return self._log_prob_at_first(x, data, first) - schedule.weights[level] * errors - schedule.prior_kl(data)
+
+    def _log_prob_at_first(self, x: Tensor, data: Tensor, z: Tensor) -> Tensor:
+        """log p(x | z) (B,) in nats, of data around the noisy data of the first level in the bound."""
+        schedule = self.base.schedule
+        alpha, sigma = schedule.alphas[schedule.first], schedule.sigmas[schedule.first]
+        if self.base.vae is None:
+            scale = sigma / alpha / 2 * math.sqrt(3) / math.pi  # a logistic of the same variance, in units of images
+            return DiscretisedLogisticLikelihood((z / alpha + 1) / 2, scale).log_prob(x)
+        return torch.distributions.Normal(z / alpha, sigma / alpha).log_prob(data).flatten(1).sum(1)
 
     @cached_property
     @torch.no_grad()

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from context_module.adapters.contract import DecoderAdapter
 from context_module.adapters.denoiser.adapter import DenoiserAdapter
+from context_module.adapters.pretraining import Pretraining
 from context_module.normal import draw_normal, standard_normal_kl
+from context_module.objective import Objective
+from context_module.options import argument
+
+if TYPE_CHECKING:
+    from context_module.data import ContextDataset
 
 __all__ = ["DenoisingObjective"]
 
 
-class DenoisingObjective(nn.Module):
+class DenoisingObjective(Objective):
     """The squared error of the denoiser's output, on pooled contexts; with an encoder, beta KL of embeddings besides.
 
     Levels of noise are drawn evenly in time, as denoisers are usually trained, and not as in the bound on the
@@ -47,3 +57,19 @@ class DenoisingObjective(nn.Module):
         output = base.denoise(schedule.add_noise(data, noise, level), schedule.timesteps[level], latent)
         errors = 0.5 * (schedule.target(data, noise, level) - output).square().flatten(1).sum(1)
         return {"loss": errors + self.beta * kl, "error": errors, "kl": kl}
+
+
+@dataclass(kw_only=True)
+class DenoiserPretraining(Pretraining):
+    """A small diffusion autoencoder."""
+
+    files = ("model_index.json", "scheduler/*", "unet/*", "encoder/*")
+    beta: float = argument(0.1, help="weight of the KL of embeddings")
+
+    def build(self, data: ContextDataset) -> tuple[DecoderAdapter, DenoisingObjective]:
+        base = DenoiserAdapter.fresh(data.image_shape)
+        return base, DenoisingObjective(base, self.beta)
+
+    def settle(self, base: DecoderAdapter, train_data: ContextDataset, val_data: ContextDataset) -> None:
+        assert isinstance(base, DenoiserAdapter)
+        base.fit_density(train_data.first(500))

@@ -17,6 +17,7 @@ from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding,
 from context_module.adapters.diffusers.autoencoders import AUTOENCODERS, row_of
 from context_module.adapters.likelihoods import DiscretisedLogistic, DiscretisedLogisticLikelihood
 from context_module.adapters.pretrained import import_library, read_network, reading
+from context_module.adapters.pretraining import Pretraining
 from context_module.errors import CheckpointError, ShapeError
 from context_module.io import HUB_OPTIONS
 from context_module.normal import draw_normal
@@ -170,6 +171,12 @@ class DiffusersAdapter(DecoderAdapter):
             scaling_factor=1.0,
         )
         return cls(net)
+
+    @classmethod
+    def pretraining(cls) -> type[Pretraining]:
+        from context_module.adapters.diffusers.objective import AutoencoderKLPretraining
+
+        return AutoencoderKLPretraining
 
     def save(self, directory: str | Path) -> None:
         directory = Path(directory)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.nvae.layers import EncoderCombiner
 from context_module.adapters.nvae.network import NVAE
+from context_module.adapters.pretraining import Pretraining
 from context_module.io import CONFIG_FILE, HUB_OPTIONS, WEIGHTS_FILE, local_folder, recorded
 
 __all__ = ["NVAEAdapter"]
@@ -57,6 +58,12 @@ class NVAEAdapter(DecoderAdapter):
         adapter = cls(net, source=str(path))
         adapter.options = recorded(hub)
         return adapter
+
+    @classmethod
+    def pretraining(cls) -> type[Pretraining]:
+        from context_module.adapters.nvae.pretraining import NVAEPretraining
+
+        return NVAEPretraining
 
     def save(self, directory: str | Path) -> None:
         self.net.save_pretrained(directory)

@@ -8,11 +8,12 @@ from torch.nn import functional
 
 from context_module.adapters.nvae.layers import BatchNorm, WeightNormConv2d
 from context_module.adapters.nvae.network import NVAE
+from context_module.objective import Objective
 
 __all__ = ["NVAEObjective"]
 
 
-class NVAEObjective(nn.Module):
+class NVAEObjective(Objective):
     """The negative evidence lower bound, with NVAE's annealing and regularisers while training.
 
     While training, the KL's coefficient grows from 1e-4 to 1 over the first `anneal_share` of training, during which
@@ -26,6 +27,7 @@ class NVAEObjective(nn.Module):
         anneal_share: share of training, in [0, 1].
     """
 
+    optimizer = torch.optim.Adamax
     group_shares: Tensor
 
     def __init__(self, net: NVAE, spectral_weight: float = 1e-2, anneal_share: float = 0.3) -> None:
@@ -39,7 +41,7 @@ class NVAEObjective(nn.Module):
         shares = torch.tensor([size**2 / sizes.count(size) for size in sizes])
         self.register_buffer("group_shares", shares, persistent=False)
 
-    def forward(self, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
+    def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         """Losses of a batch.
 
         Args:

@@ -1,16 +1,20 @@
 """Flags, once for all recipes."""
 
-from context_module.cli.arguments import argument, flag_options, parse_arguments, run_recipe
+from context_module.cli.arguments import argument, flag_options, given, parse_arguments, run_recipe
 from context_module.cli.base import BaseArguments
 from context_module.cli.data import DataArguments
+from context_module.cli.terms import TermArguments, terms_of
 from context_module.cli.training import TrainingArguments
 
 __all__ = [
     "BaseArguments",
     "DataArguments",
+    "TermArguments",
     "TrainingArguments",
     "argument",
     "flag_options",
+    "given",
     "parse_arguments",
     "run_recipe",
+    "terms_of",
 ]

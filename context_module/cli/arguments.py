@@ -6,16 +6,18 @@ import argparse
 import dataclasses
 import difflib
 import json
+import re
 import sys
 import types
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from context_module.errors import ContextModuleError
 from context_module.options import argument
 
-__all__ = ["argument", "flag_options", "parse_arguments", "run_recipe"]
+__all__ = ["argument", "flag_options", "given", "parse_arguments", "run_recipe"]
 
 T = TypeVar("T")
 
@@ -48,7 +50,27 @@ def parse_arguments(arguments: type[T], *, description: str, argv: Sequence[str]
             parser.error(f"--config {file}: {error}")
     parsed = vars(parser.parse_args(argv))
     parsed.pop("config", None)
-    return arguments(**parsed)
+    try:
+        return arguments(**parsed)
+    except ValueError as error:  # it names fields, which are flags here
+        names = "|".join(sorted((name for name in fields if "_" in name), key=len, reverse=True))
+        raise type(error)(re.sub(rf"(?<![\w-])({names})\b", r"--\1", str(error))) from None
+
+
+def given(name: str, default: str, argv: Sequence[str] | None = None) -> str:
+    """The value of one text flag of a command line, before it is known which further flags there are.
+
+    Of ``--config`` it is read as `parse_arguments` does; what is wrong there is said by that.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    first.add_argument(f"--{name}")
+    found = first.parse_known_args(sys.argv[1:] if argv is None else list(argv))[0]
+    value = getattr(found, name)
+    if value is None and found.config:
+        with suppress(ValueError):
+            value = _read_config(found.config).get(name)
+    return str(value or default)
 
 
 def run_recipe(main: Callable[[], None]) -> None:

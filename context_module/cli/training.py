@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from context_module.cli.arguments import argument
 from context_module.cli.data import DataArguments
-from context_module.io import make_repository
+from context_module.io import make_repository, upload
 from context_module.training import TrainingSettings
 
 __all__ = ["TrainingArguments"]
@@ -37,3 +38,16 @@ class TrainingArguments(DataArguments, TrainingSettings):
         if not self.push_to_hub:
             return None
         return make_repository(self.hub_model_id or Path(self.output_dir).resolve().name)
+
+    def publish(self, folder: Path, repository: str | None, files: Sequence[str], what: str) -> None:
+        """Upload a run's result to the repository of `hub_repository`, if there is one, and say where it is.
+
+        Args:
+            folder: of the run.
+            repository: what `hub_repository` returned.
+            files: patterns of the files that are the result.
+            what: it is, for the commit's message.
+        """
+        if repository is not None:
+            upload(folder, repository, files, what)
+            print(f"https://huggingface.co/{repository}")

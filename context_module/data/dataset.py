@@ -136,6 +136,13 @@ class ContextDataset(LabelledDataset, ABC):
             raise DataError(f"cannot select {n} {self.kind} of context {name!r}: expected 1 to {len(found)}")
         return self.read(self._rows[found[:n]])
 
+    def first(self, n: int) -> Tensor:
+        """The first n images of every context, or all where it has fewer: one float32 tensor (m, C, H, W)."""
+        counts = self.labels.bincount().tolist()
+        return torch.cat(
+            [self.select(name, min(n, found)) for name, found in zip(self.context_names, counts, strict=True)]
+        )
+
     def subset(self, indices: Tensor | Sequence[int]) -> Self:
         """A view of these images, in this order: the same type and contexts, no image copied.
 

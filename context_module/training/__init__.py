@@ -1,12 +1,13 @@
 """One loop for everything that trains, and what it trains on."""
 
+from context_module.training.accelerator import make_accelerator
+from context_module.training.encoder import fit_encoder, wants_encoder
 from context_module.training.encodings import EncodedDataset, encode_dataset
-from context_module.training.fit_encoder import fit_encoder, wants_encoder
-from context_module.training.fit_values import fit_values
-from context_module.training.prior_gap import prior_gap
+from context_module.training.objectives import prior_gap
 from context_module.training.run_directory import RunDirectory, read_metrics
 from context_module.training.settings import TrainingSettings
-from context_module.training.trainer import Trainer, TrainingResult, make_accelerator
+from context_module.training.trainer import Trainer, TrainingResult
+from context_module.training.values import fit_values
 from context_module.training.weights import trainable_state_dict
 
 __all__ = [

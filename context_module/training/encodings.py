@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from context_module.adapters import DecoderAdapter, Encoding
+from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextDataset, LabelledDataset, evaluation_loader
 from context_module.io import MappedTable, cached_table
 
@@ -88,6 +89,11 @@ class EncodedDataset(LabelledDataset):
         self.concepts, self.context_names, self.labels = dataset.concepts, dataset.context_names, dataset.labels
         self.table, self.layout = table, layout
         self._masks = self.concepts.mask(self.context_names)
+
+    @property
+    def intervened(self) -> bool:
+        """Whether there is a context with an intervention."""
+        return any(name != OBSERVATIONAL for name in self.context_names)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return self.__getitems__([index])[0]

@@ -51,19 +51,19 @@ class RunDirectory:
     def __init__(self, path: str | Path, *, overwrite: bool = False, resume: str | None = None) -> None:
         self.path = Path(path)
         if self.path.is_file():
-            raise OutputExistsError(f"the output directory {self.path} is a file: give another --output_dir")
+            raise OutputExistsError(f"the output directory {self.path} is a file: give another output_dir")
         self.resumes = bool(resume)
         self.checkpoint = self._find(resume) if resume else None
         self._overwrite = overwrite and self.checkpoint is None
         found = self.checkpoints()
         if not overwrite and self.checkpoint is None and self.finished():
             raise OutputExistsError(
-                f"{self.path} holds a finished run: give another --output_dir, or --overwrite to replace it"
+                f"{self.path} holds a finished run: give another output_dir, or overwrite to replace it"
             )
         if not overwrite and not resume and found:
             raise OutputExistsError(
                 f"{self.path} holds an unfinished run, last checkpoint {found[-1].name}: go on with "
-                "--resume_from_checkpoint latest, or replace it with --overwrite"
+                "resume_from_checkpoint=latest, or replace it with overwrite"
             )
 
     def begin(self, arguments: Mapping[str, Any]) -> None:

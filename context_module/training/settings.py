@@ -45,11 +45,11 @@ class TrainingSettings:
             "logging_steps",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.train_batch_size % self.gradient_accumulation_steps:
             raise ValueError(
-                f"--train_batch_size {self.train_batch_size} does not divide by --gradient_accumulation_steps "
+                f"train_batch_size {self.train_batch_size} does not divide by gradient_accumulation_steps "
                 f"{self.gradient_accumulation_steps}"
             )
         if self.checkpoints_total_limit is not None and self.checkpoints_total_limit < 1:
-            raise ValueError(f"--checkpoints_total_limit must be at least 1, got {self.checkpoints_total_limit}")
+            raise ValueError(f"checkpoints_total_limit must be at least 1, got {self.checkpoints_total_limit}")

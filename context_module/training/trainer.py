@@ -11,7 +11,7 @@ import math
 import pickle
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from tqdm.auto import tqdm
 from context_module.data import LabelledDataset, evaluation_loader, mixed_context_loader
 from context_module.errors import CheckpointError, DataError, NonFiniteError
 from context_module.io import Interruption, TrainingInterrupted, load_strictly, load_tensors, save_tensors, write_json
+from context_module.objective import Objective
+from context_module.training.groups import Groups
 from context_module.training.run_directory import RunDirectory
 from context_module.training.settings import TrainingSettings
 from context_module.training.weights import trainable_state_dict
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from PIL.Image import Image
 
-__all__ = ["Trainer", "TrainingResult", "make_accelerator"]
+__all__ = ["Trainer", "TrainingResult"]
 
 
 @dataclass
@@ -46,46 +48,6 @@ class TrainingResult:
     seconds: float
 
 
-def make_accelerator(args: TrainingSettings, *, find_unused_parameters: bool = False) -> Accelerator:
-    """The Accelerator of a run; seeds this process's initialisation, the same on every process.
-
-    Args:
-        args: the run's arguments.
-        find_unused_parameters: some trainable parameters have no part in the loss, always or for a while.
-
-    Raises:
-        ImportError: without accelerate, or without the package of the tracker asked for.
-        ValueError: for a tracker that accelerate does not know.
-    """
-    try:
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
-    except ImportError as error:
-        raise ImportError("training needs accelerate: pip install context-module[train]") from error
-    if args.report_to is not None:
-        _check_tracker(args.report_to)
-    accelerator = Accelerator(
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],
-        mixed_precision=args.mixed_precision,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        log_with=args.report_to,
-        project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/logs"),
-    )
-    set_seed(args.seed)
-    return accelerator
-
-
-def _check_tracker(name: str) -> None:
-    """Raise an error for a tracker that cannot be had: accelerate would train on and log nothing."""
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-
-    if name not in LOGGER_TYPE_TO_CLASS:
-        raise ValueError(f"unknown tracker --report_to {name}; accelerate knows {', '.join(LOGGER_TYPE_TO_CLASS)}")
-    if name not in map(str, get_available_trackers()):
-        package = name.replace("_", "-")
-        raise ImportError(f"--report_to {name} needs a package that is not installed: pip install {package}")
-
-
 def _check_batch(data: LabelledDataset, batch_size: int) -> None:
     """Raise DataError if a context has fewer images than its share of a batch: one batch would repeat them."""
     share = -(-batch_size // len(data.context_names))
@@ -94,7 +56,7 @@ def _check_batch(data: LabelledDataset, batch_size: int) -> None:
     if counts[small] < share:
         raise DataError(
             f"context {data.context_names[small]!r} has {counts[small]} {data.kind} to train on, fewer than its "
-            f"{share} of every batch: add {data.kind}, or lower --train_batch_size to {counts[small] * len(counts)}"
+            f"{share} of every batch: add {data.kind}, or lower train_batch_size to {counts[small] * len(counts)}"
         )
 
 
@@ -105,14 +67,13 @@ class Trainer:
         accelerator: from `make_accelerator`.
         args: the run's arguments.
         run: the output directory.
-        objective: a module whose ``forward(batch, progress)`` returns a dict with ``loss`` and any other terms to log,
-            each (B,). Its frozen submodules are neither trained nor saved. If its loss changes at some ``stages``,
-            shares of the training, the best weights are those of the last stage.
+        objective: what is trained, and how.
         train_data, val_data: images or encodings; batches are balanced over the contexts of `train_data`.
-        optimizer: makes the optimiser from parameters and ``lr``.
-        after_step: called after every optimiser step, e.g. to project weights.
         preview: draws a picture of the model as it is, or a table of texts, as Markdown; called at every validation.
-        monitor: measures more of the model as it is, for the log; called at every validation.
+
+    Raises:
+        DataError: for a context with fewer images than its share of a batch.
+        ValueError: for parameter groups that do not hold every trainable parameter once.
     """
 
     def __init__(
@@ -120,23 +81,19 @@ class Trainer:
         accelerator: Accelerator,
         args: TrainingSettings,
         run: RunDirectory,
-        objective: nn.Module,
+        objective: Objective,
         train_data: LabelledDataset,
         val_data: LabelledDataset,
         *,
-        optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
-        after_step: Callable[[], None] | None = None,
         preview: Callable[[], Image | str] | None = None,
-        monitor: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         self.accelerator, self.args, self.run = accelerator, args, run
         self.train_data, self.val_data = train_data, val_data
-        self.after_step, self.preview, self.monitor = after_step, preview, monitor
+        self.preview = preview
         self.bare = objective
         _check_batch(train_data, args.train_batch_size)
-        parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        self.objective, self.optimizer = accelerator.prepare(objective, optimizer(parameters, lr=args.learning_rate))
-        self.parameters = parameters
+        self.groups = Groups(objective, args.learning_rate, args.max_grad_norm)
+        self.objective, self.optimizer = accelerator.prepare(objective, self.groups.optimizer)
         self.step, self.best_step, self.best_loss, self.failures = 0, 0, math.inf, 0
         self.best_weights: dict[str, Tensor] = {}
         # only what trains goes into checkpoints: the base's weights are where they came from
@@ -159,7 +116,7 @@ class Trainer:
                 bar.update()
                 if self.step % args.logging_steps == 0 or self.step == args.max_train_steps:
                     means = self._mean(terms)
-                    self._log(lr=self.optimizer.param_groups[0]["lr"], **means)
+                    self._log(lr=self._learning_rate(self.step - 1), **means)
                     bar.set_postfix(loss=f"{means['loss']:.4g}")
                     terms.clear()
                 if self.step % args.validation_steps == 0 or self.step == args.max_train_steps:
@@ -219,8 +176,7 @@ class Trainer:
         terms: dict[str, list[Tensor]] = defaultdict(list)
         self.objective.train()
         for batch in loader:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._learning_rate()
+            self.groups.set_learning_rate(self.optimizer, self._learning_rate(self.step))
             with accelerator.accumulate(self.objective):
                 losses = self.objective(self._to_device(batch), self.step / args.max_train_steps)
                 loss = losses["loss"].mean()
@@ -228,7 +184,7 @@ class Trainer:
                     self._not_finite(losses, batch)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(self.parameters, args.max_grad_norm)
+                    norm = self.groups.clip(accelerator)
                     # with fp16 that is how the loss scaler finds its scale: it skips such steps
                     if not torch.isfinite(norm) and accelerator.scaler is None:
                         self._not_finite(losses, batch)
@@ -238,15 +194,14 @@ class Trainer:
                 terms[name].append(value.detach().mean())
             if accelerator.sync_gradients:
                 self.step += 1
-                if self.after_step is not None:
-                    self.after_step()
+                self.bare.after_step()
                 yield terms
 
-    def _learning_rate(self) -> float:
+    def _learning_rate(self, step: int) -> float:
         """Linear warm-up, then a cosine to 1% of the peak."""
         args = self.args
-        warm = min(1.0, (self.step + 1) / max(1, args.lr_warmup_steps))
-        cosine = 0.5 * (1 + math.cos(math.pi * self.step / args.max_train_steps))
+        warm = min(1.0, (step + 1) / max(1, args.lr_warmup_steps))
+        cosine = 0.5 * (1 + math.cos(math.pi * step / args.max_train_steps))
         return args.learning_rate * warm * (0.01 + 0.99 * cosine)
 
     @torch.no_grad()
@@ -278,7 +233,7 @@ class Trainer:
             raise NonFiniteError(
                 f"the validation loss at step {self.step} is {loss} (terms: {terms}); {self._what_is_kept()}"
             )
-        monitored = self.monitor() if self.monitor is not None and accelerator.is_main_process else {}
+        monitored = self.bare.monitor(self.val_data) if accelerator.is_main_process else {}
         self._log(**{f"val_{name}": value for name, value in means.items()}, **monitored)
         self.objective.train()
         if self._stage(self.step) != self._stage(self.best_step):
@@ -294,7 +249,7 @@ class Trainer:
 
     def _stage(self, step: int) -> int:
         """How many of the objective's stages had begun in the last of so many steps."""
-        return sum((step - 1) / self.args.max_train_steps >= share for share in getattr(self.bare, "stages", ()))
+        return sum((step - 1) / self.args.max_train_steps >= share for share in self.bare.stages)
 
     def _checkpoint(self) -> None:
         temporary = self.run.temporary_checkpoint(self.step)
@@ -320,13 +275,13 @@ class Trainer:
         for name in ("seed", "train_batch_size"):
             if state.get(name) != getattr(self.args, name):
                 raise CheckpointError(
-                    f"{checkpoint} was made with --{name} {state.get(name)}, not {getattr(self.args, name)}: "
+                    f"{checkpoint} was made with {name} {state.get(name)}, not {getattr(self.args, name)}: "
                     "its batches would not go on where they stopped. Resume with the same value"
                 )
         # a run that was stopped after its last step may be resumed, to finish
         if state["step"] >= self.args.max_train_steps + (not self.run.finished()):
             raise CheckpointError(
-                f"{checkpoint} is at step {state['step']} already: raise --max_train_steps above that to go on"
+                f"{checkpoint} is at step {state['step']} already: raise max_train_steps above that to go on"
             )
         if state["num_processes"] != self.accelerator.num_processes:
             self.accelerator.print(
@@ -369,14 +324,14 @@ class Trainer:
         contexts = ", ".join(sorted({names.name(row) for row in batch["mask"][broken].cpu()})) or "all"
         raise NonFiniteError(
             f"the loss is not finite at step {self.step} (terms: {terms}; contexts: {contexts}): try a lower "
-            f"--learning_rate or --max_grad_norm, or a larger batch; {self._what_is_kept()}"
+            f"learning_rate or max_grad_norm, or a larger batch; {self._what_is_kept()}"
         )
 
     def _what_is_kept(self) -> str:
         kept = self.run.checkpoints()
         if not kept:
             return "no checkpoint had been written yet"
-        return f"{kept[-1]} is kept: go on with --resume_from_checkpoint latest and the same arguments"
+        return f"{kept[-1]} is kept: go on with resume_from_checkpoint=latest and the same arguments"
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}

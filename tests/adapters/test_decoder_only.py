@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from context_module import ContextualDecoder, wrap_decoder
-from context_module.adapters import registry
+from context_module.adapters import contract
 from context_module.adapters.decoder_only import DecoderOnlyAdapter, SmallEncoder
 from context_module.base.alone import base_output
 from context_module.base.fingerprint import fingerprint
 from context_module.data import ArrayContextDataset
 from context_module.errors import CheckpointError, NonFiniteError, ShapeError, UnfittedError
-from context_module.training.fit_encoder import fit_encoder, wants_encoder
+from context_module.training.encoder import fit_encoder, wants_encoder
 
 IMAGE, LATENT = (1, 8, 8), (2, 1, 1)
 
@@ -56,7 +56,7 @@ def fitted():
 @torch.no_grad()
 def loss(base, x):
     mean, log_var = base.encoder.posterior(x)
-    encoding = registry.Encoding(mean.flatten(1), mean, log_var)
+    encoding = contract.Encoding(mean.flatten(1), mean, log_var)
     return base_output(base, x, encoding, torch.Generator().manual_seed(0)).loss.mean().item()
 
 

@@ -18,7 +18,7 @@ from context_module.data import ArrayContextDataset
 from context_module.errors import LoraError, ShapeError
 from context_module.saving.layout import WEIGHTS_NAME
 from context_module.training.encodings import encode_dataset
-from context_module.training.objectives.latent import LatentObjective
+from context_module.training.objectives.latent import LatentObjective, latent_terms
 from context_module.training.objectives.pixel import PixelObjective
 
 CONTEXTS = ["obs", "a", "b", "a+b"]
@@ -223,7 +223,7 @@ def test_a_frozen_base_stays_as_it_is_bit_for_bit(objective, base, x):
     else:
         dataset = ArrayContextDataset((x * 255).byte(), torch.arange(4), CONTEXTS, ["a", "b"])
         encodings = encode_dataset(base, dataset, progress=False)
-        losses = LatentObjective(model, encodings, interaction=1.0, acyclicity=1.0, start=False)
+        losses = LatentObjective(model, encodings, latent_terms(interaction=1.0, acyclicity=1.0), start=False)
         batch |= encodings.batch(torch.arange(4))
     optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-2)
     found = []

@@ -13,8 +13,9 @@ from context_module.errors import CheckpointError, DataError, ShapeError
 
 transformers = pytest.importorskip("transformers")
 
+from context_module.adapters.language_model import LanguageModelObjective  # noqa: E402
 from context_module.adapters.tokens import own_tokens  # noqa: E402
-from context_module.adapters.transformers import LanguageModelObjective, TransformersAdapter  # noqa: E402
+from context_module.adapters.transformers import TransformersAdapter  # noqa: E402
 
 TEXTS = ["the cat sees a ball .", "the dogs run .", "a cat runs ."]
 SIZES = {"virtual_tokens": 3, "max_tokens": 12}
@@ -335,7 +336,9 @@ def test_counts_out_of_range():
 
 
 def test_the_latent_objective_has_nothing_to_model():
-    with pytest.raises(ValueError, match="no decoder inputs of its own behind texts .*--objective pixel"):
+    with pytest.raises(
+        ValueError, match="no decoder inputs of its own behind texts .*leave it out, for the likelihood"
+    ):
         wrapped(tiny(), latent_noise=True)
 
 

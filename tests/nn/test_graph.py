@@ -15,7 +15,7 @@ from context_module.errors import ConceptError, ShapeError
 from context_module.nn.graph import CausalGraph, learned_graph
 from context_module.training.encodings import encode_dataset
 from context_module.training.objectives.edges import acyclicity, relative_norms
-from context_module.training.objectives.latent import LatentObjective
+from context_module.training.objectives.latent import LATENT_TERMS, LatentObjective, latent_terms
 
 NEEDED = {"concepts": ("a", "b", "c"), "latent_shape": (6,), "num_features": 4}
 FORMS = ("structural", "reduced")
@@ -302,7 +302,8 @@ def objective(make_base):
         data = ArrayContextDataset(images, torch.arange(2).repeat_interleave(8), ("obs", "a"), ("a", "b"))
         encodings = encode_dataset(base, data, progress=False)
         model = wrap_decoder(base, ["a", "b"], noise_width=4, concept_width=2, latent_noise=True)
-        return LatentObjective(model, encodings, **options), encodings.batch(torch.arange(16))
+        weights = {term.name: options.pop(term.name) for term in LATENT_TERMS if term.name in options}
+        return LatentObjective(model, encodings, latent_terms(**weights), **options), encodings.batch(torch.arange(16))
 
     return make
 

@@ -11,9 +11,9 @@ from context_module.nn.module import ContextModule
 from context_module.nn.posterior import PosteriorHeads
 from context_module.nn.spatial import GridToMaps, MapsToGrid
 from context_module.training.encodings import encode_dataset
-from context_module.training.objectives.latent import LatentObjective
+from context_module.training.objectives.gap import prior_gap
+from context_module.training.objectives.latent import LatentObjective, latent_terms
 from context_module.training.objectives.pixel import PixelObjective
-from context_module.training.prior_gap import prior_gap
 
 SHAPES = [(4, 16, 24), (3, 6, 20), (20, 8, 9)]
 CONTEXTS = ["obs", "a", "b"]
@@ -157,7 +157,7 @@ def test_large_latents_train(objective, large, tmp_path):
     assert model.trainable_parameters()[0] < 600_000
     if objective == "latent":
         encodings = encode_dataset(base, dataset, progress=False)
-        losses = LatentObjective(model, encodings, interaction=1.0)
+        losses = LatentObjective(model, encodings, latent_terms(interaction=1.0))
         assert losses.directions.matrix.numel() <= 256 * 4 * 64 * 64  # not that number squared
         batch = encodings.batch(torch.arange(24))
     else:

@@ -8,8 +8,11 @@ import torch
 from context_module import adapt, wrap_decoder
 from context_module.data import ArrayContextDataset
 from context_module.training.encodings import encode_dataset
-from context_module.training.objectives.latent import LatentObjective
+from context_module.training.objectives.critic import Adversarial
+from context_module.training.objectives.latent import LatentObjective, latent_terms
+from context_module.training.objectives.matching import Matching
 from context_module.training.objectives.pixel import PixelObjective
+from context_module.training.objectives.terms import LatentStep
 
 CONTEXTS = ("obs", "a", "b", "a+b")
 TERMS = ("matching", "adversarial", "interaction", "overlap", "sparsity", "acyclicity")
@@ -40,8 +43,15 @@ def make_model(base, **options):
 def make_latent(base, **options):
     """A latent objective and a batch of all its encodings."""
     encodings = encode_dataset(base, make_data(base), progress=False)
-    objective = LatentObjective(make_model(base, latent_noise=True), encodings, **options)
+    weights = {name: options.pop(name) for name in TERMS if name in options}
+    terms = options.pop("terms", None) or latent_terms(**weights)
+    objective = LatentObjective(make_model(base, latent_noise=True), encodings, terms, **options)
     return objective, encodings.batch(torch.arange(len(encodings)))
+
+
+def critic_of(objective):
+    """The term with the critic, None without."""
+    return next((term for term in objective.terms if isinstance(term, Adversarial)), None)
 
 
 def pixel_batch(base):
@@ -90,7 +100,10 @@ def test_latent_objective_needs_latent_noise(make_base):
 
 
 def test_latent_objective_wants_embeddings(make_base):
-    with pytest.raises(ValueError, match="a 'denoiser' base has no decoder inputs of its own.*--objective pixel"):
+    with pytest.raises(
+        ValueError,
+        match="a 'denoiser' base has no decoder inputs of its own.*leave it out, for the likelihood",
+    ):
         make_latent(make_base("denoiser"))
 
 
@@ -115,15 +128,16 @@ def test_critic_adds_its_terms_in_training_only(make_base):
     bound = out["neg_log_likelihood"] + objective.beta * out["kl_noise"]
     torch.testing.assert_close(out["loss"], bound + 7 * out["adversarial"] + out["critic"])
     out["loss"].mean().backward()
-    assert all(parameter.grad.abs().sum() > 0 for parameter in objective.critic.parameters())
+    assert all(parameter.grad.abs().sum() > 0 for parameter in critic_of(objective).critic.parameters())
     without, batch = make_latent(make_base("nvae"), adversarial=0.0)
-    assert without.critic is None
+    assert critic_of(without) is None
     assert "critic" not in without.train()(batch)
 
 
 def test_critic_sees_coordinates_of_unit_variance(family, make_base):
     objective, batch = make_latent(make_base(family))
-    seen = objective._seen(objective._target(batch))
+    step = LatentStep(objective.model.module, objective.directions, objective.spread, *[None] * 3, True)
+    seen = critic_of(objective).scale * step.along(objective.target(batch))
     assert seen.var(0).mean().item() == pytest.approx(1, rel=0.2)
 
 
@@ -131,7 +145,7 @@ def test_latent_objective_without_concepts(base):
     observational = make_data(base).of_concepts([])
     encodings = encode_dataset(base, observational, progress=False)
     model = wrap_decoder(base, [], noise_width=4, concept_width=2, free_blocks=2, latent_noise=True)
-    out = LatentObjective(model, encodings, sparsity=1.0)(encodings.batch(torch.arange(8)))
+    out = LatentObjective(model, encodings, latent_terms(sparsity=1.0))(encodings.batch(torch.arange(8)))
     assert all(value.shape == (8,) and value.isfinite().all() for value in out.values())
     out["loss"].mean().backward()
 
@@ -165,7 +179,7 @@ def test_module_starts_from_the_encodings(make_base):
     torch.testing.assert_close(module.scale.flatten(), objective.spread)
     noisy = batch["mean"].flatten(1).var(0) + 0.3**2 * batch["log_var"].flatten(1).exp().mean(0)
     torch.testing.assert_close(objective.spread, noisy.sqrt())
-    assert all(name.startswith(("model.", "critic.", "kept_edges")) for name in objective.state_dict())
+    assert all(name.startswith(("model.", "terms.", "kept_edges")) for name in objective.state_dict())
 
 
 def test_gradient_reaches_module_heads_and_scale_but_not_the_base(base):
@@ -204,7 +218,7 @@ def test_scale_is_learned(make_base):
 
 def test_matching_is_the_squared_distance_of_generated_and_encoded(make_base):
     """All embeddings in one point and all generated in another: their squared distance as the decoder shows it."""
-    objective, batch = make_latent(make_base("modules"), posterior_share=0.0, projections=2000)
+    objective, batch = make_latent(make_base("modules"), posterior_share=0.0, terms=[Matching(projections=2000)])
     batch = {**batch, "mean": objective.center.view(1, 2, 2, 2).expand_as(batch["mean"])}
     module, shift = objective.model.module, torch.linspace(-1, 2, 8)
     with torch.no_grad():

@@ -7,7 +7,7 @@ from context_module import adapt, wrap_decoder
 from context_module.data import ArrayContextDataset
 from context_module.training.encodings import encode_dataset
 from context_module.training.objectives.directions import Directions
-from context_module.training.prior_gap import prior_gap
+from context_module.training.objectives.gap import prior_gap
 
 NAMES = ("obs", "a", "b")
 WIDTHS = {"noise_width": 4, "concept_width": 4, "free_blocks": 0, "inversion_width": 0}

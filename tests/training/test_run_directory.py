@@ -23,13 +23,13 @@ def test_nothing_is_made_before_begin(tmp_path):
 
 def test_a_file_is_refused(tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(OutputExistsError, match="out is a file: give another --output_dir"):
+    with pytest.raises(OutputExistsError, match="out is a file: give another output_dir"):
         RunDirectory(tmp_path / "out", overwrite=True)
 
 
 def test_a_finished_run_is_refused(tmp_path):
     RunDirectory(tmp_path).finish({"loss": 1.0})
-    with pytest.raises(OutputExistsError, match="holds a finished run: give another --output_dir, or --overwrite"):
+    with pytest.raises(OutputExistsError, match="holds a finished run: give another output_dir, or overwrite"):
         RunDirectory(tmp_path)
     # a job that is always started with `latest` must not train again what it had finished without checkpoints
     with pytest.raises(OutputExistsError, match="holds a finished run"):
@@ -39,7 +39,7 @@ def test_a_finished_run_is_refused(tmp_path):
 def test_an_unfinished_run_is_refused(tmp_path):
     make_checkpoint(tmp_path, 9)
     make_checkpoint(tmp_path, 10)
-    with pytest.raises(OutputExistsError, match="unfinished run, last checkpoint checkpoint-10: go on with --resume"):
+    with pytest.raises(OutputExistsError, match="unfinished run, last checkpoint checkpoint-10: go on with resume"):
         RunDirectory(tmp_path)
     assert RunDirectory(tmp_path, overwrite=True).checkpoint is None
     assert RunDirectory(tmp_path, resume="latest").checkpoint == tmp_path / "checkpoint-10"

@@ -18,11 +18,12 @@ from context_module.data import ArrayContextDataset
 from context_module.errors import CheckpointError, NonFiniteError, OutputExistsError
 from context_module.io.files import load_tensors
 from context_module.io.interruption import Interruption, TrainingInterrupted
+from context_module.objective import Objective
+from context_module.training import Trainer, make_accelerator
 from context_module.training.encodings import encode_dataset
-from context_module.training.objectives.latent import LatentObjective
+from context_module.training.objectives.latent import LatentObjective, latent_terms
 from context_module.training.objectives.pixel import PixelObjective
 from context_module.training.run_directory import RunDirectory
-from context_module.training.trainer import Trainer, make_accelerator
 from context_module.training.weights import trainable_state_dict
 
 
@@ -44,8 +45,10 @@ def make_data(shape=(1, 8, 8), per_context=20):
     return ArrayContextDataset((images * 255).to(torch.uint8), labels, ("obs", "a", "b"), ("a", "b"))
 
 
-class Stub(nn.Module):
+class Stub(Objective):
     """One weight per pixel, drawn to the images; nothing in it is random. `spoil` may change a training's losses."""
+
+    optimizer = torch.optim.SGD
 
     def __init__(self, spoil=None, scores=None):
         super().__init__()
@@ -73,12 +76,14 @@ def make_trainer(directory, build=Stub, *, overwrite=False, resume=None, after_s
     run = RunDirectory(directory, overwrite=overwrite, resume=resume)
     accelerator = make_accelerator(args)
     train_data, val_data = make_data((3 if build in (latent, pretraining) else 1, 8, 8)).split(0.1)  # 54 and 6 images
-    optimizer = torch.optim.SGD if build is Stub else torch.optim.Adam
     if build in OBJECTIVES:
         objective, train_data, val_data = build(train_data, val_data)
     else:
         objective = build()
-    return Trainer(accelerator, args, run, objective, train_data, val_data, optimizer=optimizer, after_step=after_step)
+    if after_step is not None:
+        own = objective.after_step
+        objective.after_step = lambda: (own(), after_step())
+    return Trainer(accelerator, args, run, objective, train_data, val_data)
 
 
 @pytest.fixture
@@ -100,8 +105,8 @@ def pixel_reference(train, val):
 def latent(train, val):
     model = wrap_decoder(_make_base("nvae"), ["a", "b"], noise_width=4, concept_width=2, latent_noise=True)
     encoded = [encode_dataset(model.base, images, progress=False) for images in (train, val)]
-    weights = {"matching": 1e-4, "beta": 0.01}  # pictures of noise by a random decoder are thousands apart
-    return LatentObjective(model, encoded[0], **weights), *encoded
+    terms = latent_terms(matching=1e-4)  # pictures of noise by a random decoder are thousands apart
+    return LatentObjective(model, encoded[0], terms, beta=0.01), *encoded
 
 
 def pretraining(train, val):
@@ -219,9 +224,9 @@ def test_checkpoints_hold_only_what_trains(build, tmp_path, bases):
     ]
     for name in ("weights", "best"):
         tensors = load_tensors(tmp_path / "checkpoint-2" / f"{name}.safetensors")
-        kept = {f"model.{key}" for key in trainer.bare.model.adapter_state_dict()}
+        kept = {f"model.slot.{key}" for key in trainer.bare.model.adapter_state_dict()}
         # and of the latent objective the critic, which goes on with the module, and the edges that it kept
-        assert {key for key in tensors if not key.startswith(("critic.", "kept_edges"))} == kept
+        assert {key for key in tensors if not key.startswith(("terms.", "kept_edges"))} == kept
 
 
 def test_rotation_keeps_the_newest(tmp_path):
@@ -355,13 +360,13 @@ def test_resume_after_the_last_step_only_finishes(tmp_path):
     assert (result.steps, result.best_step) == (5, 5)
     assert result.loss < float("inf")
     RunDirectory(tmp_path, resume="latest").finish({})
-    with pytest.raises(CheckpointError, match="at step 5 already: raise --max_train_steps"):
+    with pytest.raises(CheckpointError, match="at step 5 already: raise max_train_steps"):
         make_trainer(tmp_path, resume="latest", **options).train()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"seed": 1}, r"made with --seed 0, not 1"), ({"train_batch_size": 9}, r"made with --train_batch_size 6, not 9")],
+    [({"seed": 1}, r"made with seed 0, not 1"), ({"train_batch_size": 9}, r"made with train_batch_size 6, not 9")],
 )
 def test_resume_with_other_batches_is_refused(arguments, message, tmp_path):
     crash(tmp_path, checkpointing_steps=3)
@@ -441,7 +446,7 @@ def test_non_finite_training_stops_and_keeps_the_last_checkpoint(spoil, message,
     trainer = make_trainer(tmp_path, lambda: Stub(spoil), checkpointing_steps=1)
     with pytest.raises(NonFiniteError, match=message) as caught:
         trainer.train()
-    assert f"{tmp_path / 'checkpoint-4'} is kept: go on with --resume_from_checkpoint latest" in str(caught.value)
+    assert f"{tmp_path / 'checkpoint-4'} is kept: go on with resume_from_checkpoint=latest" in str(caught.value)
     for checkpoint in RunDirectory(tmp_path, resume="latest").checkpoints():
         assert load_tensors(checkpoint / "weights.safetensors")["weight"].isfinite().all()
     assert trainer.bare.weight.isfinite().all()
@@ -497,13 +502,13 @@ def test_overwrite_starts_anew(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_train_steps": 0}, "--max_train_steps must be at least 1, got 0"),
-        ({"train_batch_size": 0}, "--train_batch_size must be at least 1"),
+        ({"max_train_steps": 0}, "max_train_steps must be at least 1, got 0"),
+        ({"train_batch_size": 0}, "train_batch_size must be at least 1"),
         (
             {"gradient_accumulation_steps": 4},
-            "--train_batch_size 6 does not divide by --gradient_accumulation_steps 4",
+            "train_batch_size 6 does not divide by gradient_accumulation_steps 4",
         ),
-        ({"checkpoints_total_limit": 0}, "--checkpoints_total_limit must be at least 1"),
+        ({"checkpoints_total_limit": 0}, "checkpoints_total_limit must be at least 1"),
         ({"learning_rate": -1.0}, "Invalid learning rate"),
     ],
 )
@@ -519,9 +524,9 @@ def test_bad_arguments(arguments, message, tmp_path):
 def test_a_tracker_that_cannot_be_had(tmp_path, monkeypatch):
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
     for name, kind, message in (
-        ("wandb", ImportError, "--report_to wandb needs a package that is not installed: pip install wandb"),
+        ("wandb", ImportError, "report_to='wandb' needs a package that is not installed: pip install wandb"),
         ("comet_ml", ImportError, "pip install comet-ml"),
-        ("paper", ValueError, "unknown tracker --report_to paper; accelerate knows .*tensorboard, wandb"),
+        ("paper", ValueError, "unknown tracker 'paper' for report_to; accelerate knows .*tensorboard, wandb"),
     ):
         with pytest.raises(kind, match=message):
             make_accelerator(TrainingArguments(output_dir=str(tmp_path), report_to=name))

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-__all__ = ["Critic", "CriticLosses"]
+from context_module.training.encodings import EncodedDataset
+from context_module.training.objectives.terms import LatentStep, Term
+
+if TYPE_CHECKING:
+    from context_module.training.objectives.embedding import EmbeddingObjective
+
+__all__ = ["Adversarial", "Critic", "CriticLosses"]
 
 _WIDTH = 256
+_SCALED = 4096  # embeddings that what the critic sees is scaled by
 _PENALTY = 0.1  # of the squared slope at real embeddings, which have unit variance
 
 
@@ -63,3 +71,36 @@ class Critic(nn.Module):
             fixed = {name: parameter.detach() for name, parameter in self.named_parameters()}
             adversarial = F.softplus(-functional_call(self, fixed, (generated, mask)))
         return CriticLosses(critic, adversarial)
+
+
+class Adversarial(Term):
+    """How well the module deceives a `Critic` that trains with it, and the critic's own loss; in training only.
+
+    The critic sees coordinates along the directions of the latent space, in all of unit variance.
+
+    Attributes:
+        critic: made by `prepare`.
+        scale: factor on the coordinates.
+    """
+
+    name = "adversarial"
+    weight = 30.0
+    help: ClassVar[str] = "a critic that tells generated from encoded embeddings"
+
+    critic: Critic
+    scale: Tensor
+
+    def prepare(self, objective: EmbeddingObjective, encodings: EncodedDataset) -> bool:
+        some = encodings.batch(torch.arange(0, len(encodings), 1 + len(encodings) // _SCALED))
+        target = objective.target({name: value.to(objective.center.device) for name, value in some.items()})
+        seen = objective.directions.along(target * objective.spread)
+        self.critic = Critic(seen.shape[1], len(objective.model.config.concepts)).to(seen.device)
+        self.register_buffer("scale", 1 / seen.var(0).mean().sqrt().clamp_min(1e-12), persistent=False)
+        return True
+
+    def values(self, step: LatentStep) -> Iterator[tuple[str, float, Tensor]]:
+        if step.training:
+            real, generated = (self.scale * step.along(latents) for latents in (step.target, step.generated))
+            losses = self.critic.losses(real, generated, step.mask)
+            yield self.name, self.weight, losses.adversarial
+            yield "critic", 1.0, losses.critic

@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from context_module.nn import ContextModule
+from context_module.nn import ContextModule
+from context_module.training.objectives.terms import LatentStep, Term
 
-__all__ = ["acyclicity", "relative_norms"]
+__all__ = ["Acyclicity", "Sparsity", "acyclicity", "relative_norms"]
+
+
+class EdgeTerm(Term):
+    """A penalty on edges, as long as the graph is looked for: where it is given there is none."""
+
+    def values(self, step: LatentStep) -> Iterator[tuple[str, float, Tensor]]:
+        if step.module.config.graph is None:
+            yield from super().values(step)
+
+
+class Sparsity(EdgeTerm):
+    """The sum of the intervention layer's edges: see `relative_norms`."""
+
+    name = "sparsity"
+    weight = 0.3
+    help: ClassVar[str] = "the norms of the learned edges between blocks"
+
+    def forward(self, step: LatentStep) -> Tensor:
+        return step.edge_norms.sum()
+
+
+class Acyclicity(EdgeTerm):
+    """Zero if the edges make up an acyclic graph: see `acyclicity`.
+
+    Around a cycle two concepts can carry one another's part of the picture, and an intervention on one cuts it.
+    """
+
+    name = "acyclicity"
+    weight = 100.0
+    help: ClassVar[str] = "a penalty on cycles of these edges (NOTEARS)"
+
+    def forward(self, step: LatentStep) -> Tensor:
+        return acyclicity(step.edge_norms)
 
 
 def relative_norms(module: ContextModule, samples: int) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from context_module.model import ContextualDecoder
 from context_module.objective import Objective
@@ -27,7 +26,6 @@ class EmbeddingObjective(Objective):
         encodings: those of the training images.
         posterior_share: the embedding modelled is the posterior's mean plus this share of its noise. With none,
             details that the decoder never sees would be modelled; with all, the noise would drown the image.
-        projections: random directions of the distance.
         others: decoder inputs to tell from the encodings, if those the module starts from differ in ways of their own.
 
     Raises:
@@ -42,17 +40,16 @@ class EmbeddingObjective(Objective):
         model: ContextualDecoder,
         encodings: EncodedDataset,
         posterior_share: float,
-        projections: int,
         others: Tensor | None = None,
     ) -> None:
         super().__init__()
         if not model.config.latent_noise:
             raise ValueError("the latent objective models the decoder input: wrap the base with latent_noise=True")
-        self.model, self.posterior_share, self.projections = model, posterior_share, projections
+        self.model, self.posterior_share = model, posterior_share
         center, signal, noise = encodings.moments()
         # dimensions the base does not use keep their tiny signal beside their noise, instead of being blown up
         spread = (signal + posterior_share**2 * noise).sqrt().clamp_min(1e-4)
-        device = model.module.inversion.linear.weight.device
+        device = model.module.device
         self.register_buffer("center", center.to(device), persistent=False)
         self.register_buffer("spread", spread.to(device), persistent=False)
         self.dimensions = (signal / spread.square()).sum().item()  # of the embedding that carry signal
@@ -61,19 +58,11 @@ class EmbeddingObjective(Objective):
         own = weights / spread / weights.norm()
         self.directions = Directions(sketch if explained > _EXPLAINS else own).to(device)
 
-    def _target(self, batch: dict[str, Tensor]) -> Tensor:
+    def target(self, batch: dict[str, Tensor]) -> Tensor:
         """The embeddings to model, standardised (B, D)."""
         noise_std = (0.5 * batch["log_var"].flatten(1)).exp() * self.posterior_share
-        return self._standardised(batch["mean"].flatten(1) + noise_std * torch.randn_like(noise_std))
+        return self.standardised(batch["mean"].flatten(1) + noise_std * torch.randn_like(noise_std))
 
-    def _standardised(self, latent: Tensor) -> Tensor:
+    def standardised(self, latent: Tensor) -> Tensor:
+        """Decoder inputs (B, D) in the units of the encodings."""
         return (latent - self.center) / self.spread
-
-    def _distance(self, real: Tensor, generated: Tensor, mask: Tensor) -> Tensor:
-        """Squared sliced Wasserstein distance (B, D) to (B, D) within each context, averaged over the samples."""
-        directions = self.spread[:, None] * self.directions.random(self.projections)
-        real, generated = real @ directions, generated @ directions
-        mask = F.pad(mask, (0, 1))  # without concepts there is one context, too
-        rows = [(mask == context).all(dim=1) for context in mask.unique(dim=0)]
-        gaps = [(real[row].sort(0).values - generated[row].sort(0).values).square().mean(1).sum() for row in rows]
-        return torch.stack(gaps).sum() / len(real)

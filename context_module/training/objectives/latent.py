@@ -1,49 +1,56 @@
-"""The losses, as modules that the training loop calls: one forward pass per batch, one value per sample and term."""
+"""Training on embeddings: their ELBO, and terms that make generated ones like those encoded, and compose."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from context_module.contexts import OBSERVATIONAL
 from context_module.model import ContextualDecoder
 from context_module.normal import standard_normal_kl
-from context_module.training import EncodedDataset
-from context_module.training.objectives.critic import Critic
-from context_module.training.objectives.edges import acyclicity, relative_norms
+from context_module.training.encodings import EncodedDataset
+from context_module.training.objectives.critic import Adversarial
+from context_module.training.objectives.edges import Acyclicity, Sparsity
 from context_module.training.objectives.embedding import EmbeddingObjective
-from context_module.training.objectives.interaction import interaction
-from context_module.training.objectives.overlap import overlap
+from context_module.training.objectives.gap import prior_gap
+from context_module.training.objectives.interaction import Interaction
+from context_module.training.objectives.matching import Matching
+from context_module.training.objectives.overlap import Overlap
+from context_module.training.objectives.terms import LatentStep, Term
 
-__all__ = ["LatentObjective"]
+__all__ = ["LATENT_TERMS", "LatentObjective", "latent_terms"]
+
+#: The terms of the latent objective; each has a flag of its weight in recipes/finetune.py.
+LATENT_TERMS: tuple[type[Term], ...] = (Matching, Interaction, Overlap, Sparsity, Acyclicity, Adversarial)
 
 _MOST_BETA, _DIMENSIONS_PER_BETA = 1.5, 50  # measured: about 20 nats of noise on every base
-_SCALED = 4096  # embeddings that what the critic sees is scaled by
 _SEARCH_SHARE = 0.5  # of the training, in which the graph is looked for
+
+
+def latent_terms(**weights: float) -> list[Term]:
+    """New terms of all kinds in `LATENT_TERMS`, with weights by name where they are not to have their own.
+
+    Raises:
+        TypeError: for a name that no term has.
+    """
+    known = {term.name: term for term in LATENT_TERMS}
+    if unknown := [name for name in weights if name not in known]:
+        raise TypeError(f"unknown term {unknown[0]!r} of the latent objective; its terms: {', '.join(known)}")
+    return [term(weights.get(name)) for name, term in known.items()]
 
 
 class LatentObjective(EmbeddingObjective):
     """The same ELBO with the base's own embedding in the image's place, and generated matched to encoded embeddings.
 
-    Encodings are computed once (`context_module.training.encodings`): the base does not run in training. Seven terms,
-    the last two for the first half of the training alone:
+    Encodings are computed once (`context_module.training.encodings`): the base does not run in training. The loss of
+    an embedding e with posterior q(z | e, m) is
 
-    - the ELBO of the embedding under N(e, scale^2), e the module's output, with beta before the noise's KL;
-    - matching: the squared sliced Wasserstein distance, context by context, between the batch's embeddings and as many
-      generated from N(0, I) noise. The ELBO alone leaves a gap between the noise that `generate` draws and the noise
-      that images have, and does not show it. Each process and accumulation pass matches its own share of a batch;
-    - adversarial: how well the module deceives a critic that trains with it to tell the same two apart
-      (`context_module.training.objectives.critic`), with the critic's own loss; in training only;
-    - interaction: how far the decoder input is from additive in its blocks
-      (`context_module.training.objectives.interaction`), which is what carries over to compositions;
-    - overlap: how far interventional values of the concepts are from those they take without interventions
-      (`context_module.training.objectives.overlap`), which keeps effects of concepts where interventions on these
-      effects can cut them;
-    - sparsity: the sum of the intervention layer's edges (`relative_norms`);
-    - acyclicity: zero if these edges make up an acyclic graph (`acyclicity`). Around a cycle two concepts can carry
-      one another's part of the picture, and an intervention on one cuts it.
+        -log N(e; module(z, m), scale^2) + beta KL(q || N(0, I)) + sum of the terms, each with its weight,
+
+    and the terms are `LATENT_TERMS`: matching, a critic, additivity, overlap and two penalties on edges. Each says in
+    its own file what it asks for.
 
     The penalties on edges find a graph, and make all edges weaker than they should be. So halfway through the training
     the strong edges become the module's graph (`ContextualDecoder.fix_graph`), and the rest of the training learns
@@ -55,14 +62,13 @@ class LatentObjective(EmbeddingObjective):
     Args:
         model: a wrapped base with ``latent_noise=True``.
         encodings: those of the training images.
+        terms: of the loss, made for this objective; those of no weight are left out. Default: `latent_terms`.
         start: start the module from the encodings (`ContextModule.fit_latents`); not for one that is trained already.
         beta, warmup_share: as for `PixelObjective`; beta is by default a fiftieth of the number of dimensions of the
             embeddings that carry signal, and at most 1.5.
-        matching, adversarial, interaction, overlap, sparsity, acyclicity: weights of these terms; all but the first
-            are left out if zero.
         edge_threshold: edges of less than this share of the strongest one's strength, in [0, 1], are dropped halfway;
             see `CausalGraph`. Zero: none are, and the penalties stay to the end.
-        posterior_share, projections: as for `EmbeddingObjective`.
+        posterior_share: as for `EmbeddingObjective`.
 
     Raises:
         ValueError: for a model without latent noise, or an edge threshold outside [0, 1].
@@ -74,29 +80,18 @@ class LatentObjective(EmbeddingObjective):
         self,
         model: ContextualDecoder,
         encodings: EncodedDataset,
+        terms: Iterable[Term] | None = None,
         *,
         start: bool = True,
         beta: float | None = None,
         warmup_share: float = 0.3,
-        matching: float = 300.0,
-        adversarial: float = 30.0,
-        interaction: float = 300.0,
-        overlap: float = 0.2,
-        sparsity: float = 0.3,
-        acyclicity: float = 100.0,
         edge_threshold: float = 0.05,
         posterior_share: float = 0.3,
-        projections: int = 64,
     ) -> None:
-        super().__init__(model, encodings, posterior_share, projections)
+        super().__init__(model, encodings, posterior_share)
         # the likelihood grows with the dimensions that carry signal, the information that generation wants does not
         self.beta = min(_MOST_BETA, self.dimensions / _DIMENSIONS_PER_BETA) if beta is None else beta
         self.warmup_share = warmup_share
-        # without interventions to learn from, nothing is known of interventional values
-        self.matching = matching
-        intervened = set(encodings.context_names) - {OBSERVATIONAL}
-        self.interaction, self.overlap = (interaction, overlap) if intervened else (0.0, 0.0)
-        self.sparsity, self.acyclicity = sparsity, acyclicity
         if not 0 <= edge_threshold <= 1:
             raise ValueError(
                 f"edge_threshold is a share of the strongest edge's strength, in [0, 1]: {edge_threshold}"
@@ -108,13 +103,8 @@ class LatentObjective(EmbeddingObjective):
         # causes in columns; saved in checkpoints, and a graph again when they are loaded
         self.register_buffer("kept_edges", torch.ones(concepts, concepts, dtype=torch.uint8))
         self.register_load_state_dict_post_hook(lambda loaded, _: loaded._fix_graph())
-        self.adversarial, self.critic = adversarial, None
-        if adversarial:
-            some = encodings.batch(torch.arange(0, len(encodings), 1 + len(encodings) // _SCALED))
-            target = self._target({name: value.to(self.center.device) for name, value in some.items()})
-            seen = self.directions.along(target * self.spread)
-            self.critic = Critic(seen.shape[1], len(model.config.concepts)).to(seen.device)
-            self.critic_scale = 1 / seen.var(0).mean().sqrt().clamp_min(1e-12)
+        chosen = latent_terms() if terms is None else terms
+        self.terms = nn.ModuleList(term for term in chosen if term.weight and term.prepare(self, encodings))
         if start:
             model.module.fit_latents(self.center, self.spread)
 
@@ -122,36 +112,33 @@ class LatentObjective(EmbeddingObjective):
         """Losses of one batch of an `EncodedDataset`; arguments and result as for `PixelObjective`."""
         if self.training and self.model.config.graph is None and any(progress >= share for share in self.stages):
             self._select_edges()
-        mask, target = batch["mask"], self._target(batch)
+        mask, target = batch["mask"], self.target(batch)
         posterior = self.model.posterior_heads(batch["features"], mask)
         kl_noise = standard_normal_kl(posterior.mean, posterior.variance)
         module = self.model.module
         scale = torch.as_tensor(module.scale).flatten().float() / self.spread
-        predicted = self._standardised(module(posterior.rsample(), mask).flatten(1).float())
+        predicted = self.standardised(module(posterior.rsample(), mask).flatten(1).float())
         neg_log_likelihood = (
             0.5 * ((target - predicted) / scale).square() + scale.log() + 0.5 * math.log(2 * math.pi)
         ).sum(1)
-        generated = self._standardised(module(torch.randn_like(posterior.mean), mask).flatten(1).float())
+        generated = self.standardised(module(torch.randn_like(posterior.mean), mask).flatten(1).float())
         generated = generated + scale * torch.randn_like(generated)
-        distance = self._distance(target, generated, mask)
-        loss = neg_log_likelihood + self.beta * self.warm(progress) * kl_noise + self.matching * distance
-        shaping = self._shaping_terms(max(2, len(mask) // 4))
-        loss = loss + sum(getattr(self, name) * value for name, value in shaping.items())
-        terms = {
-            "neg_log_likelihood": neg_log_likelihood,
-            "kl_noise": kl_noise,
-            "matching": distance.expand_as(loss),
-            **{name: value.expand_as(loss) for name, value in shaping.items()},
-        }
-        if self.critic is not None and self.training:
-            critic, adversarial = self.critic.losses(self._seen(target), self._seen(generated), mask)
-            loss = loss + self.adversarial * adversarial + critic
-            terms |= {"adversarial": adversarial, "critic": critic}
-        return {"loss": loss, **terms}
+        step = LatentStep(module, self.directions, self.spread, target, generated, mask, self.training)
+        loss = neg_log_likelihood + self.beta * self.warm(progress) * kl_noise
+        logged = {"neg_log_likelihood": neg_log_likelihood, "kl_noise": kl_noise}
+        for term in self.terms:
+            for name, weight, value in term.values(step):
+                loss = loss + weight * value
+                logged[name] = value.expand_as(loss)
+        return {"loss": loss, **logged}
 
-    def _seen(self, standardised: Tensor) -> Tensor:
-        """What the critic sees: coordinates along the directions, in all of unit variance."""
-        return self.critic_scale * self.directions.along(standardised * self.spread)
+    def after_step(self) -> None:
+        if self.model.config.reference:
+            self.model.module.intervention.clamp_effects()
+
+    def monitor(self, val_data: EncodedDataset) -> dict[str, float]:
+        """The prior gap, by the encodings of the validation part."""
+        return prior_gap(self.model, val_data, self.directions.to("cpu"))
 
     def _select_edges(self) -> None:
         """Make the strong edges the module's graph."""
@@ -166,18 +153,3 @@ class LatentObjective(EmbeddingObjective):
         if not self.kept_edges.all():
             names = self.model.config.concepts
             self.model.fix_graph([(names[j], names[i]) for i, j in self.kept_edges.nonzero().tolist()])
-
-    def _shaping_terms(self, samples: int) -> dict[str, Tensor]:
-        """The terms of the module alone that have a weight, without it."""
-        module, terms = self.model.module, {}
-        if self.interaction:
-            terms["interaction"] = interaction(module, samples, self.directions)
-        if self.overlap:
-            terms["overlap"] = overlap(module)
-        if (self.sparsity or self.acyclicity) and module.config.graph is None:
-            norms = relative_norms(module, samples)
-            if self.sparsity:
-                terms["sparsity"] = norms.sum()
-            if self.acyclicity:
-                terms["acyclicity"] = acyclicity(norms)
-        return terms

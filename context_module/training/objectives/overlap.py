@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, ClassVar
+
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from context_module.nn import ContextModule
+from context_module.training.encodings import EncodedDataset
+from context_module.training.objectives.terms import LatentStep, Term
 
-__all__ = ["overlap"]
+if TYPE_CHECKING:
+    from context_module.training.objectives.embedding import EmbeddingObjective
+
+__all__ = ["Overlap", "overlap"]
 
 _RIDGE = 1e-4  # of the mean variance of observational values: what is constant stays in bounds
+
+
+class Overlap(Term):
+    """How far interventional values of the concepts are from those they take without: see `overlap`.
+
+    It keeps effects of concepts where interventions on these effects can cut them.
+    """
+
+    name = "overlap"
+    weight = 0.2
+    help: ClassVar[str] = "keeping concepts' values under interventions near those they take without"
+
+    def prepare(self, objective: EmbeddingObjective, encodings: EncodedDataset) -> bool:
+        return encodings.intervened  # else nothing is known of interventional values
+
+    def forward(self, step: LatentStep) -> Tensor:
+        return overlap(step.module)
 
 
 def overlap(module: ContextModule, samples: int = 128) -> Tensor:

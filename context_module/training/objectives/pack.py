@@ -9,9 +9,10 @@ from context_module.base import fingerprint
 from context_module.model import ContextualDecoder
 from context_module.nn import ConceptPack, ConceptPackConfig, evaluating
 from context_module.normal import draw_normal
-from context_module.training import EncodedDataset
+from context_module.training.encodings import EncodedDataset
 from context_module.training.objectives.directions import PICTURES
 from context_module.training.objectives.embedding import EmbeddingObjective
+from context_module.training.objectives.matching import matching_distance
 
 __all__ = ["PackObjective", "new_pack"]
 
@@ -64,7 +65,7 @@ class PackObjective(EmbeddingObjective):
         concept: the pack's.
         encodings: those of the images of the concept's context, and of no others.
         matching, change: weights of these terms.
-        posterior_share, projections: as for `EmbeddingObjective`.
+        posterior_share: as for `EmbeddingObjective`.
 
     Raises:
         ValueError: for a model without latent noise.
@@ -79,11 +80,10 @@ class PackObjective(EmbeddingObjective):
         matching: float = 300.0,
         change: float = 0.1,
         posterior_share: float = 0.3,
-        projections: int = 64,
     ) -> None:
         with torch.no_grad(), evaluating(model):
             unchanged = _decoder_inputs(model, min(len(encodings), PICTURES), torch.Generator().manual_seed(0))
-        super().__init__(model.requires_grad_(False), encodings, posterior_share, projections, others=unchanged)
+        super().__init__(model.requires_grad_(False), encodings, posterior_share, others=unchanged)
         self.concept, self.matching, self.change = concept, matching, change
         model.packs[concept].requires_grad_(True)
 
@@ -92,15 +92,18 @@ class PackObjective(EmbeddingObjective):
         self.model.eval()  # nor do its batch norms move
         return self
 
+    def after_step(self) -> None:
+        self.model.packs[self.concept].orthonormalise()
+
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         """Losses of one batch of an `EncodedDataset`: ``loss`` and its terms, each (B,)."""
-        pack, target = self.model.packs[self.concept], self._target(batch)
+        pack, target = self.model.packs[self.concept], self.target(batch)
         with torch.no_grad():
             latent = _decoder_inputs(self.model, len(target))
         noise = torch.randn(len(latent), pack.config.noise_width, device=latent.device)
         change = pack(latent, noise)
-        generated = self._standardised((latent + change).flatten(1).float())
-        distance = self._distance(target, generated, batch["mask"])
+        generated = self.standardised((latent + change).flatten(1).float())
+        distance = matching_distance(target, generated, batch["mask"], self.directions, self.spread)
         moved = (change.flatten(1) / pack.spread).square().sum(1)
         loss = self.matching * distance + self.change * moved
         return {"loss": loss, "matching": distance.expand_as(loss), "change": moved}

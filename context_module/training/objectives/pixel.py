@@ -29,6 +29,10 @@ class PixelObjective(Objective):
         super().__init__()
         self.model, self.beta, self.warmup_share, self.frozen_share = model, beta, warmup_share, frozen_share
 
+    def after_step(self) -> None:
+        if self.model.config.reference:
+            self.model.module.intervention.clamp_effects()
+
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         """Losses of one batch.
 

@@ -11,7 +11,7 @@ from context_module.data.dataset import ArrayContextDataset
 from context_module.errors import CheckpointError, ConceptError
 from context_module.io.files import load_tensors
 from context_module.nn.value_maps import ValueMap
-from context_module.training.fit_values import _choose, _curve, _reader, fit_values
+from context_module.training.values import _choose, _curve, _reader, fit_values
 
 FORMS = {
     "structural": {"form": "structural", "free_blocks": 1},
@@ -225,7 +225,7 @@ def test_the_fitted_block_shows_the_value(fitted):
 
 def test_few_images_of_each_context_are_explained(fitted, monkeypatch):
     model, data = fitted
-    monkeypatch.setattr("context_module.training.fit_values._PER_CONTEXT", 3)
+    monkeypatch.setattr("context_module.training.values._PER_CONTEXT", 3)
     assert list(fit_values(model, data, draws=0)) == ["train", "c"]
     assert model.value_maps.sizes == {"train": 12, "c": 3}
 
@@ -253,7 +253,7 @@ def test_an_interruption_leaves_the_maps_there_were(fitted, monkeypatch):
         model.slot.value_maps = None
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("context_module.training.fit_values._choose", interrupt)
+    monkeypatch.setattr("context_module.training.values._choose", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fit_values(model, data)
     assert model.value_maps is before

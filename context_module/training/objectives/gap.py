@@ -10,7 +10,7 @@ from context_module.model import ContextualDecoder
 from context_module.nn import evaluating
 from context_module.normal import draw_normal
 from context_module.training.encodings import EncodedDataset
-from context_module.training.objectives import Directions
+from context_module.training.objectives.directions import Directions
 
 __all__ = ["prior_gap"]
 
