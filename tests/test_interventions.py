@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from context_module import Concepts, ContextModule, ContextModuleConfig, Value, wrap_decoder
+from context_module import Concepts, ContextModule, ContextModuleConfig, Value
 from context_module.errors import ConceptError, ShapeError
 from context_module.interventions import parse_interventions, read_interventions, spell_interventions
+from helpers.draws import seeded
+from helpers.models import generate, wrapped_at_random
 
 FORMS = {
     "structural": {"form": "structural", "free_blocks": 1},
@@ -32,20 +34,11 @@ def module(request):
 
 @pytest.fixture
 def model(make_base):
-    torch.manual_seed(1)
-    model = wrap_decoder(make_base("nvae"), ABC, noise_width=4, concept_width=3, posterior_width=8)
-    with torch.no_grad():
-        for parameter in model.module.parameters():
-            parameter.normal_(std=0.5)
-    return model.eval()
+    return wrapped_at_random(make_base("nvae"), ABC)
 
 
 def noise_of(module, n=8):
-    return module.sample_noise(n, generator=torch.Generator().manual_seed(0))
-
-
-def generate(model, do, n=3):
-    return model.generate(n, do=do, generator=torch.Generator().manual_seed(0))
+    return module.sample_noise(n, generator=seeded(0))
 
 
 def literal(module, noise, strengths):
@@ -106,7 +99,7 @@ def test_strengths_of_zero_and_one_are_the_bool_mask_bit_for_bit(module):
 
 
 def test_strengths_between_follow_the_formulas(module):
-    noise, strengths = noise_of(module), torch.rand(8, 3, generator=torch.Generator().manual_seed(1))
+    noise, strengths = noise_of(module), torch.rand(8, 3, generator=seeded(1))
     strengths[0], strengths[1] = 0.5, torch.tensor([0.0, 0.3, 1.0])
     found = module.concepts(noise, strengths)
     for k in range(8):

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from context_module.normal import derived_generator, draw_normal, draw_uniform
+from helpers.draws import seeded
 
 
 @pytest.mark.parametrize("draw", [draw_normal, draw_uniform])
 def test_reproducible_float32_of_the_shape(draw):
     like = torch.empty(100, 50, dtype=torch.bfloat16)
     state = torch.get_rng_state()
-    one, same, other = (draw(like, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    one, same, other = (draw(like, seeded(seed)) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     assert one.shape == like.shape
     assert one.dtype == torch.float32
@@ -21,7 +22,7 @@ def test_reproducible_float32_of_the_shape(draw):
 
 
 def test_moments():
-    generator, like = torch.Generator().manual_seed(0), torch.empty(100_000)
+    generator, like = seeded(0), torch.empty(100_000)
     normal, uniform = draw_normal(like, generator), draw_uniform(like, generator)
     assert normal.mean().item() == pytest.approx(0, abs=0.02)
     assert normal.std().item() == pytest.approx(1, abs=0.02)
@@ -36,7 +37,7 @@ def test_draws_where_the_generator_is():
 
 
 def test_derived_generators_leave_theirs_alone():
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
 
     def draw(name):
         return torch.randn(3, generator=derived_generator(generator, name)).tolist()

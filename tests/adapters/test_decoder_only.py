@@ -8,14 +8,16 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from context_module import ContextualDecoder, wrap_decoder
-from context_module.adapters import contract
+from context_module import ContextualDecoder
+from context_module.adapters import Encoding
 from context_module.adapters.decoder_only import DecoderOnlyAdapter, SmallEncoder
 from context_module.base.alone import base_output
 from context_module.base.fingerprint import fingerprint
 from context_module.data import ArrayContextDataset
 from context_module.errors import CheckpointError, NonFiniteError, ShapeError, UnfittedError
 from context_module.training.encoder import fit_encoder, wants_encoder
+from helpers.draws import seeded
+from helpers.models import wrapped
 
 IMAGE, LATENT = (1, 8, 8), (2, 1, 1)
 
@@ -35,7 +37,7 @@ def adapter(**options):
 
 def images(base, n=300):
     """What the decoder itself generates, in two contexts: (data, the latents behind it)."""
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     latents = base.sample_latent(n, generator)
     with torch.no_grad():
         x = (base.decode(latents).mean * 255).round().byte()
@@ -56,13 +58,8 @@ def fitted():
 @torch.no_grad()
 def loss(base, x):
     mean, log_var = base.encoder.posterior(x)
-    encoding = contract.Encoding(mean.flatten(1), mean, log_var)
-    return base_output(base, x, encoding, torch.Generator().manual_seed(0)).loss.mean().item()
-
-
-def wrapped(base, **options):
-    torch.manual_seed(0)
-    return wrap_decoder(base, ["a"], noise_width=4, concept_width=3, posterior_width=8, **options).eval()
+    encoding = Encoding(mean.flatten(1), mean, log_var)
+    return base_output(base, x, encoding, seeded(0)).loss.mean().item()
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 3), (1, 28, 28), (3, 64, 48), (3, 17, 90)])
@@ -106,7 +103,7 @@ def test_it_is_saved_with_the_module_and_no_part_of_the_base(fitted, tmp_path):
     print_before = fingerprint(base)
     assert print_before == fingerprint(adapter())
     assert print_before != fingerprint(adapter(seed=1))
-    model = wrapped(base)
+    model = wrapped(base, ["a"])
     model.save_pretrained(tmp_path)
     names = set(safetensors.torch.load_file(tmp_path / "adapter_model.safetensors"))
     assert {name for name in names if name.startswith("base.")} == {
@@ -124,7 +121,7 @@ def test_it_is_saved_with_the_module_and_no_part_of_the_base(fitted, tmp_path):
 
 def test_errors(fitted):
     base = adapter()
-    model = wrapped(base)
+    model = wrapped(base, ["a"])
     with pytest.raises(UnfittedError, match=r"the encoder of this 'decoder_only' base is untrained: fit_encoder"):
         model(torch.rand(2, *IMAGE), "a")
     assert model.generate(2, do="a").shape == (2, *IMAGE)  # which takes no encoder

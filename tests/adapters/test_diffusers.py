@@ -9,18 +9,9 @@ from context_module.adapters.diffusers import AUTOENCODERS, AutoencoderKLObjecti
 from context_module.adapters.likelihoods import DiscretisedLogisticLikelihood
 from context_module.adapters.registry import adapt
 from context_module.errors import ShapeError
+from helpers.draws import seeded
 
 VIDEO = ("AutoencoderKLCogVideoX", "AutoencoderKLHunyuanVideo", "AutoencoderKLQwenImage", "AutoencoderKLWan")
-
-
-@pytest.fixture(scope="module")
-def diffusers():
-    return pytest.importorskip("diffusers")
-
-
-@pytest.fixture
-def x():
-    return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 # latents and images
@@ -102,7 +93,7 @@ def test_pictures_are_those_of_the_network(name, sample_size, autoencoder, diffu
     assert raw.shape[1:] == base.latent.shape
     options = {
         "AutoencoderKLTemporalDecoder": {"num_frames": 1},
-        "ConsistencyDecoderVAE": {"generator": torch.Generator().manual_seed(3)},
+        "ConsistencyDecoderVAE": {"generator": seeded(3)},
     }
     if name == "AutoencoderKLFlux2":
         raw = diffusers.Flux2Pipeline._unpatchify_latents(raw)
@@ -113,7 +104,7 @@ def test_pictures_are_those_of_the_network(name, sample_size, autoencoder, diffu
     torch.testing.assert_close(raw, own)
     images = (net.decode(raw, **options.get(name, {})).sample - shift) / scale
     images = images[:, :, 0] if video else images
-    decoded = base.decode(base.encode(x).mean, generator=torch.Generator().manual_seed(3))
+    decoded = base.decode(base.encode(x).mean, generator=seeded(3))
     torch.testing.assert_close(decoded.likelihood.location, images, rtol=1e-4, atol=1e-5)
     assert decoded.mean.shape == x.shape
     assert len(decoded.residuals) == (2 if name == "ConsistencyDecoderVAE" else 0)
@@ -174,7 +165,7 @@ def test_a_representation_autoencoder_decodes_to_one_size(autoencoder, tmp_path)
 @torch.no_grad()
 def test_a_vq_model_decodes_what_its_codebook_makes_of_latents(autoencoder):
     base = adapt(autoencoder("VQModel"))
-    latent = base.sample_latent(2, torch.Generator().manual_seed(0))
+    latent = base.sample_latent(2, seeded(0))
     quantised = base.latent.normalise(base.net.quantize(base.latent.denormalise(latent))[0])
     assert not torch.allclose(latent, quantised, atol=1e-3)
     torch.testing.assert_close(base.decode(latent).mean, base.decode(quantised).mean)

@@ -1,16 +1,17 @@
-"""The contract, on every base of the table in tests/conftest.py: a new adapter or class gets all of it by a row there.
+"""The contract, on every base of the table in tests/helpers/bases.py: a new class gets all of it by a row there.
 
 What only some of them do (saving, LoRA) is checked where they say that they do it.
 """
 
 import copy
+import functools
 
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
-from context_module import ContextualDecoder, adapt, wrap_decoder
+from context_module import ContextualDecoder, adapt
 from context_module.adapters import DecoderAdapter, LatentSpec, get_adapter
 from context_module.base.fingerprint import fingerprint
 from context_module.base.lora import decoder_layers, is_lora
@@ -20,6 +21,9 @@ from context_module.saving.layout import WEIGHTS_NAME
 from context_module.training.encodings import encode_dataset
 from context_module.training.objectives.latent import LatentObjective, latent_terms
 from context_module.training.objectives.pixel import PixelObjective
+from helpers.draws import seeded
+from helpers.models import wrapped_at_random
+from helpers.tensors import same, state
 
 CONTEXTS = ["obs", "a", "b", "a+b"]
 
@@ -34,30 +38,7 @@ def x(base):
     return torch.rand(4, *base.image_shape, generator=seeded(2))
 
 
-def wrapped(base, **options):
-    """In eval mode, with a module at random, so that every context gives other images."""
-    torch.manual_seed(1)
-    model = wrap_decoder(
-        base,
-        ["a", "b"],
-        **{"noise_width": 4, "concept_width": 3, "inversion_width": 0, "posterior_width": 8, **options},
-    )
-    with torch.no_grad():
-        for parameter in model.module.parameters():
-            parameter.normal_(std=0.5)
-    return model.eval()
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def state(module):
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+wrapped = functools.partial(wrapped_at_random, inversion_width=0)
 
 
 def saves(base):

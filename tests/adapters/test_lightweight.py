@@ -1,14 +1,13 @@
 """The paper's two small VAEs."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from context_module.adapters.lightweight import LightweightAdapter, LightweightObjective, LightweightVAE
 from context_module.errors import CheckpointError
+from helpers.files import edit_json, edit_tensors
 
 PUBLISHED = Path(__file__).parents[1] / "fixtures" / "published" / "mnist-conv3-2.15.5.vae.pth"
 SHAPES = {"simple64bn": (3, 64, 64), "conv3": (1, 28, 28)}
@@ -101,17 +100,6 @@ def test_saves_and_loads_bit_for_bit(heads, tmp_path):
     assert adapter.source == str(tmp_path / "new" / "folder")
 
 
-def edit_config(folder, **changes):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
-
-
-def edit_tensors(folder, change):
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors")
-
-
 SPOILED = {
     "nothing": (lambda d: (d / "config.json").unlink(), "config.json does not exist: expected a folder written by"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "model.safetensors does not exist: expected"),
@@ -119,19 +107,22 @@ SPOILED = {
         lambda d: (d / "model.safetensors").write_bytes(b"123"),
         "model.safetensors is not a readable safetensors file",
     ),
-    "another base": (lambda d: edit_config(d, base="nvae"), "folder does not hold a lightweight VAE$"),
+    "another base": (lambda d: edit_json(d / "config.json", base="nvae"), "folder does not hold a lightweight VAE$"),
     "another architecture": (
-        lambda d: edit_config(d, architecture="conv4"),
+        lambda d: edit_json(d / "config.json", architecture="conv4"),
         "config.json is of no usable lightweight VAE: unknown architecture 'conv4'; known: simple64bn, conv3",
     ),
-    "unknown option": (lambda d: edit_config(d, wings=2), "config.json is of no usable lightweight VAE: .*'wings'"),
-    "no heads": (lambda d: edit_config(d, heads=False), "does not fit .*unexpected: fc_mu.bias"),
+    "unknown option": (
+        lambda d: edit_json(d / "config.json", wings=2),
+        "config.json is of no usable lightweight VAE: .*'wings'",
+    ),
+    "no heads": (lambda d: edit_json(d / "config.json", heads=False), "does not fit .*unexpected: fc_mu.bias"),
     "missing tensor": (
-        lambda d: edit_tensors(d, lambda t: t.pop("decoder.5.bias")),
+        lambda d: edit_tensors(d / "model.safetensors", lambda t: t.pop("decoder.5.bias")),
         "model.safetensors does not fit the model it is loaded into: missing: decoder.5.bias$",
     ),
     "wrong shape": (
-        lambda d: edit_tensors(d, lambda t: t.update({"decoder.5.bias": torch.ones(3)})),
+        lambda d: edit_tensors(d / "model.safetensors", lambda t: t.update({"decoder.5.bias": torch.ones(3)})),
         r"decoder.5.bias: shape \(3,\) in the file, \(64,\) in the model$",
     ),
 }

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from context_module.adapters.likelihoods import DiscretisedLogistic, DiscretisedLogisticLikelihood
+from helpers.draws import seeded
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.03, 2.0])
@@ -32,7 +33,7 @@ def test_log_prob_is_the_mass_of_the_bin():
 
 def test_draws_are_of_the_256_values():
     likelihood = DiscretisedLogistic(0.05)(torch.full((20, 1, 30, 30), 0.4))
-    draws = [likelihood.sample(torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    draws = [likelihood.sample(seeded(seed)) for seed in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
     assert torch.equal((draws[0] * 255).round() / 255, draws[0])

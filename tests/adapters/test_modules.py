@@ -6,6 +6,7 @@ from torch import nn
 
 from context_module.adapters.modules import ModulesAdapter
 from context_module.errors import ShapeError
+from helpers.draws import seeded
 
 IMAGE = (1, 4, 4)
 
@@ -67,7 +68,7 @@ def test_features_of_an_embedding_with_axes_are_flat():
 
 
 def test_prior_draws():
-    draws = toy(scale=4.0).sample_latent(2000, torch.Generator().manual_seed(0))
+    draws = toy(scale=4.0).sample_latent(2000, seeded(0))
     assert draws.shape == (2000, 3)
     assert draws.std().item() == pytest.approx(1, abs=0.05)
-    assert torch.equal(draws, toy().sample_latent(2000, torch.Generator().manual_seed(0)))
+    assert torch.equal(draws, toy().sample_latent(2000, seeded(0)))

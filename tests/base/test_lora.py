@@ -8,46 +8,26 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from context_module import ContextualDecoder, wrap_decoder
+from context_module import ContextualDecoder
 from context_module.adapters.modules import ModulesAdapter
 from context_module.adapters.registry import adapt
 from context_module.base.fingerprint import fingerprint
 from context_module.base.lora import decoder_layers, is_lora
 from context_module.errors import CheckpointError, LoraError, NonFiniteError
+from helpers.draws import seeded
+from helpers.models import randomise_lora, wrapped
+from helpers.tensors import same, state
 
 SAVED = ("diffusers", "lightweight", "nvae")  # families that can write their base
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
-def state(module):
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def wrapped(base, **options):
-    torch.manual_seed(0)
-    return wrap_decoder(base, ["a", "b"], noise_width=4, concept_width=3, posterior_width=8, **options).eval()
-
-
 def images(model, n=3):
-    return torch.rand(n, *model.base.image_shape, generator=torch.Generator().manual_seed(1))
+    return torch.rand(n, *model.base.image_shape, generator=seeded(1))
 
 
 def generated(model):
-    return model.generate(4, do="a", generator=torch.Generator().manual_seed(2))
-
-
-def randomise(model):
-    """LoRA as if trained."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in model.base.named_parameters():
-            if is_lora(name):
-                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return model
+    return model.generate(4, do="a", generator=seeded(2))
 
 
 def encoded(model):
@@ -156,10 +136,10 @@ def test_needs_peft(make_base, monkeypatch):
 def test_starts_without_effect(base):
     model = wrapped(base)
     x, before = images(model), generated(model)
-    loss = model(x, "a", generator=torch.Generator().manual_seed(4)).loss
+    loss = model(x, "a", generator=seeded(4)).loss
     model.add_lora()
     assert torch.equal(generated(model), before)
-    assert torch.equal(model(x, "a", generator=torch.Generator().manual_seed(4)).loss, loss)
+    assert torch.equal(model(x, "a", generator=seeded(4)).loss, loss)
 
 
 def test_starts_without_effect_on_layers_of_every_kind(kinds):
@@ -170,7 +150,7 @@ def test_starts_without_effect_on_layers_of_every_kind(kinds):
 
 def test_alpha_scales_the_update(kinds):
     """The known answer: a linear layer's update is alpha / rank B A; so is that of a kernel as a matrix."""
-    model = randomise(wrapped(kinds).add_lora(rank=2, alpha=6.0))
+    model = randomise_lora(wrapped(kinds).add_lora(rank=2, alpha=6.0))
     linear, kernel = kinds.decoder.yes_linear, kinds.decoder.yes_transposed
     x = torch.randn(5, 4)
     update = 3 * linear.lora_B["default"].weight @ linear.lora_A["default"].weight
@@ -209,14 +189,14 @@ def test_a_bfloat16_base(family, make_base):
     assert torch.equal(generated(model), before)
     assert {p.dtype for name, p in model.base.named_parameters() if is_lora(name)} == {torch.float32}
     assert {p.dtype for name, p in model.base.named_parameters() if ".base_layer." in name} == {torch.bfloat16}
-    assert not torch.equal(generated(randomise(model)), before)
+    assert not torch.equal(generated(randomise_lora(model)), before)
     model(images(model), "a").loss.sum().backward()
     assert all(p.grad is not None for name, p in model.base.named_parameters() if is_lora(name))
 
 
 def test_the_same_weights_under_autocast(make_base):
     """The update is a product of weights, not of activations: it keeps its precision."""
-    model = randomise(wrapped(make_base("modules")).add_lora())
+    model = randomise_lora(wrapped(make_base("modules")).add_lora())
     layer = model.base.decoder[0]
     x = torch.randn(2, 2, 2, 2)
     with torch.autocast("cpu", torch.bfloat16):
@@ -252,7 +232,7 @@ def test_a_base_that_carries_lora_is_not_wrapped(base, tmp_path):
 
 
 def test_round_trip(family, make_base, tmp_path):
-    model = randomise(wrapped(make_base(family)).add_lora(rank=3, alpha=2.0))
+    model = randomise_lora(wrapped(make_base(family)).add_lora(rank=3, alpha=2.0))
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / CONFIG).read_text())
     assert config["lora"] == {"rank": 3, "alpha": 2.0, "target_modules": list(model.lora.target_modules)}
@@ -312,7 +292,7 @@ def test_a_spoilt_folder_leaves_the_base_as_it_was(spoil, message, make_base, tm
 def test_the_fingerprint_is_of_the_base_without_it(base):
     model = wrapped(base)
     before = fingerprint(model.base)
-    randomise(model.add_lora())
+    randomise_lora(model.add_lora())
     assert fingerprint(model.base) == before
     assert model.lora.target_modules == decoder_layers_of(model)  # and it is back in its place
 
@@ -323,7 +303,7 @@ def test_the_fingerprint_is_of_the_base_without_it(base):
 @pytest.mark.parametrize("family", SAVED)
 def test_merged_it_is_a_base_of_its_own(family, make_base, tmp_path):
     original = state(adapt(make_base(family)))
-    model = randomise(wrapped(make_base(family)).add_lora())
+    model = randomise_lora(wrapped(make_base(family)).add_lora())
     images_before, encodings_before = generated(model), encoded(model)
     layers = model.lora.target_modules
     model.merge_lora()
@@ -341,31 +321,31 @@ def test_merged_it_is_a_base_of_its_own(family, make_base, tmp_path):
     with pytest.raises(CheckpointError, match="was trained on another base"):
         ContextualDecoder.from_pretrained(tmp_path, base=make_base(family))
     # and a second LoRA goes on the merged base, saved with its own names
-    randomise(loaded.add_lora(rank=2)).save_pretrained(tmp_path / "again")
+    randomise_lora(loaded.add_lora(rank=2)).save_pretrained(tmp_path / "again")
     assert same(state(ContextualDecoder.from_pretrained(tmp_path / "again")), state(loaded))
 
 
 def test_convolutions_merge_bit_for_bit(make_base, monkeypatch):
-    model = randomise(wrapped(make_base("modules")).add_lora())
+    model = randomise_lora(wrapped(make_base("modules")).add_lora())
     before = generated(model)
     monkeypatch.setattr(type(model.base), "save", lambda self, directory: None)
     assert torch.equal(generated(model.merge_lora()), before)
 
 
 def test_merging_every_kind_of_layer(kinds, monkeypatch):
-    model = randomise(wrapped(kinds).add_lora())
+    model = randomise_lora(wrapped(kinds).add_lora())
     before = generated(model)
     monkeypatch.setattr(type(kinds), "save", lambda self, directory: None)
     torch.testing.assert_close(generated(model.merge_lora()), before)
 
 
 def test_what_cannot_merge(make_base):
-    model = randomise(wrapped(make_base("modules")).add_lora())
+    model = randomise_lora(wrapped(make_base("modules")).add_lora())
     before = generated(model)
     with pytest.raises(ValueError, match="a 'modules' base cannot be saved, so LoRA cannot be merged into it"):
         model.merge_lora()
     assert torch.equal(generated(model), before)
-    model = randomise(wrapped(make_base("lightweight")).add_lora())
+    model = randomise_lora(wrapped(make_base("lightweight")).add_lora())
     with torch.no_grad():
         next(p for name, p in model.base.named_parameters() if is_lora(name)).fill_(torch.nan)
     before = state(model.base)

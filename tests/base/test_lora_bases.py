@@ -7,31 +7,28 @@ import pytest
 import torch
 from torch import nn
 
-from context_module import ContextualDecoder, adapt, wrap_decoder
+from context_module import ContextualDecoder, adapt
 from context_module.adapters import load_base
 from context_module.adapters.modules import ModulesAdapter
 from context_module.base.fingerprint import fingerprint
 from context_module.base.lora import foreign_lora
 from context_module.errors import CheckpointError, LoraError
+from helpers.draws import seeded
+from helpers.models import wrapped
 
 peft = pytest.importorskip("peft")
 TARGETS = {"lightweight": r"decoder\.[02]", "nvae": r"dec_tower\..*", "diffusers": r"decoder\..*to_[qkv]"}
 
 
-def wrapped(base):
-    torch.manual_seed(0)
-    return wrap_decoder(base, ["a", "b"], noise_width=4, concept_width=3, posterior_width=8).eval()
-
-
 def generated(model):
-    return model.generate(3, do="a", generator=torch.Generator().manual_seed(2))
+    return model.generate(3, do="a", generator=seeded(2))
 
 
 def with_lora(net, family="lightweight", seed=0, **options):
     """A PeftModel as somebody else trained it."""
     config = peft.LoraConfig(r=2, target_modules=TARGETS[family], **options)
     model = peft.get_peft_model(net, config)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:

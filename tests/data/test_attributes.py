@@ -10,6 +10,7 @@ from PIL import Image
 from context_module.data import load_data, mixed_context_loader
 from context_module.data.attributes import PRESETS, attributes
 from context_module.errors import ConceptError, DataError
+from helpers.pictures import flat, rows_of, save_picture
 
 # every combination of three attributes twice; image i is of grey value 10 i
 ROWS = list(product([0, 1], repeat=3)) * 2
@@ -28,11 +29,6 @@ def name(i):
     return f"{i:06d}.png"
 
 
-def save(path, value, height=8, width=8):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((height, width, 3), value, dtype=np.uint8)).save(path)
-
-
 def write_csv(path, rows=ROWS, columns=COLUMNS, names=None):
     names = names or [name(i) for i in range(len(rows))]
     lines = [",".join(["image_id", *columns])]
@@ -44,17 +40,13 @@ def write_csv(path, rows=ROWS, columns=COLUMNS, names=None):
 @pytest.fixture
 def root(tmp_path):
     for i in range(len(ROWS)):
-        save(tmp_path / "images" / name(i), 10 * i)
+        save_picture(tmp_path / "images" / name(i), flat(10 * i))
     return tmp_path / "images"
 
 
 @pytest.fixture
 def table(tmp_path):
     return write_csv(tmp_path / "table.csv")
-
-
-def rows_of(part, context):
-    return ((part.select(context) * 255).mean((1, 2, 3)) / 10).round().int().tolist()
 
 
 # --- contexts ----------------------------------------------------------------------------------------------------
@@ -191,7 +183,7 @@ def test_loads_by_name_in_batches_and_from_workers(root, table):
 def test_the_table_may_name_subfolders(root, table):
     names = [f"{'ab'[i % 2]}/{name(i)}" for i in range(16)]
     for i, file in enumerate(names):
-        save(root / file, 10 * i)
+        save_picture(root / file, flat(10 * i))
         (root / name(i)).unlink()
     write_csv(table, names=names)
     assert rows_of(attributes(root, table, concepts="Male").train, "Male") == [2, 3, 6, 7, 10, 11, 14, 15]
@@ -210,8 +202,8 @@ def test_folders_are_listed_and_no_image_read_before_it_is_asked_for(root, table
 
 
 def test_images_that_the_table_does_not_name_are_ignored(root, table):
-    save(root / "x.png", 0)
-    save(root / ".hidden.png", 0)
+    save_picture(root / "x.png", flat(0))
+    save_picture(root / ".hidden.png", flat(0))
     (root / "notes.txt").write_text("")
     with pytest.warns(UserWarning, match=r"ignored 1 images in .* not in .*table.csv, the first one x.png"):
         assert len(attributes(root, table, concepts="Male").train) == 16
@@ -250,7 +242,7 @@ def test_corrupt_images_are_skipped_with_their_labels(root, table):
 
 
 def test_images_of_several_sizes_need_a_resolution(root, table):
-    save(root / name(2), 20, 8, 12)
+    save_picture(root / name(2), flat(20, 8, 12))
     with pytest.raises(DataError, match="000002.png has 8x12 pixels where the first image has 8x8: set resolution"):
         attributes(root, table, concepts="Male").train.select("Male")
     assert attributes(root, table, concepts="Male", resolution=6).train.select("Male").shape == (8, 3, 6, 6)

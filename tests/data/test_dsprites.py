@@ -20,6 +20,7 @@ from context_module.data.dsprites import (
     render,
 )
 from context_module.errors import DataError, ShapeError
+from helpers.draws import seeded
 
 COUNT = 737_280
 
@@ -32,7 +33,7 @@ def sprites(n: int = 1, **factors) -> torch.Tensor:
 
 def anywhere(n: int, **factors) -> torch.Tensor:
     """Factors (n, 5) at places between the grid's, so that pixel effects average out."""
-    x, y, turn = torch.rand(3, n, generator=torch.Generator().manual_seed(0))
+    x, y, turn = torch.rand(3, n, generator=seeded(0))
     return sprites(n, **{"x": x, "y": y, "orientation": 2 * math.pi * turn, **factors})
 
 

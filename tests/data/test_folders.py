@@ -9,27 +9,16 @@ from PIL import Image
 
 from context_module.data import image_folders, load_data, mixed_context_loader
 from context_module.errors import ConceptError, DataError
-
-
-def save(path: Path, pixels: np.ndarray, **options: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npy":
-        np.save(path, pixels)
-    else:
-        Image.fromarray(pixels).save(path, **options)
-
-
-def flat(value: int, height: int = 8, width: int = 8) -> np.ndarray:
-    return np.full((height, width, 3), value, dtype=np.uint8)
+from helpers.pictures import flat, save_picture
 
 
 @pytest.fixture
 def root(tmp_path):
     """Two images a context, each of one grey value; three file types."""
     for i, context in enumerate(["obs", "smile", "glasses", "smile+glasses"]):
-        save(tmp_path / context / "0.png", flat(40 * i))
-        save(tmp_path / context / "1.JPG", flat(40 * i + 20), quality=95)
-    save(tmp_path / "obs" / "2.npy", flat(250))
+        save_picture(tmp_path / context / "0.png", flat(40 * i))
+        save_picture(tmp_path / context / "1.JPG", flat(40 * i + 20), quality=95)
+    save_picture(tmp_path / "obs" / "2.npy", flat(250))
     return tmp_path
 
 
@@ -75,12 +64,12 @@ def test_loads_by_directory_in_batches_and_from_workers(root):
 
 
 def test_hidden_entries_are_passed_over_and_other_files_counted(root):
-    save(root / ".cache" / "0.png", flat(0))
+    save_picture(root / ".cache" / "0.png", flat(0))
     (root / "obs" / ".DS_Store").write_text("")
     (root / "README.md").write_text("about")
     assert len(image_folders(root).train) == 7
     (root / "obs" / "notes.txt").write_text("")
-    save(root / "smile" / "more" / "0.png", flat(0))
+    save_picture(root / "smile" / "more" / "0.png", flat(0))
     with pytest.warns(UserWarning, match="ignored 2 entries .* the first one .*notes.txt"):
         assert len(image_folders(root).train) == 7
 
@@ -91,8 +80,8 @@ def test_hidden_entries_are_passed_over_and_other_files_counted(root):
 def test_resolution_scales_the_shorter_side_and_crops_the_centre(root):
     wide = np.zeros((16, 48, 3), dtype=np.uint8)
     wide[:, 16:32] = 200  # the centre square
-    save(root / "obs" / "0.png", wide)
-    save(root / "obs" / "1.JPG", wide.transpose(1, 0, 2), quality=100)
+    save_picture(root / "obs" / "0.png", wide)
+    save_picture(root / "obs" / "1.JPG", wide.transpose(1, 0, 2), quality=100)
     for resolution in (4, 16, 32):
         images = image_folders(root, resolution=resolution).train.select("obs")
         assert images.shape == (3, 3, resolution, resolution)
@@ -105,19 +94,19 @@ def test_resolution_scales_the_shorter_side_and_crops_the_centre(root):
 def test_downscaling_is_antialiased(root):
     stripes = flat(0, 64, 64)
     stripes[:, ::2] = 255
-    save(root / "obs" / "0.png", stripes)
+    save_picture(root / "obs" / "0.png", stripes)
     x = image_folders(root, resolution=8).train[0]["x"]
     assert (x[:, :, 1:-1] - 0.5).abs().max() < 0.05
 
 
 def test_odd_sizes_come_out_exact(root):
-    save(root / "obs" / "0.png", flat(7, 31, 53))
-    save(root / "obs" / "1.JPG", flat(7, 53, 31))
+    save_picture(root / "obs" / "0.png", flat(7, 31, 53))
+    save_picture(root / "obs" / "1.JPG", flat(7, 53, 31))
     assert image_folders(root, resolution=10).train.select("obs").shape == (3, 3, 10, 10)
 
 
 def test_differing_sizes_need_a_resolution(root):
-    save(root / "smile" / "0.png", flat(0, 8, 9))
+    save_picture(root / "smile" / "0.png", flat(0, 8, 9))
     data = image_folders(root)
     with pytest.raises(DataError, match=r"smile.0.png has 8x9 pixels where the first image has 8x8: set resolution"):
         data.train.select("smile")
@@ -126,9 +115,9 @@ def test_differing_sizes_need_a_resolution(root):
 def test_channels(root):
     coloured = np.zeros((8, 8, 3), dtype=np.uint8)
     coloured[..., 0] = 255
-    save(root / "obs" / "0.png", coloured)
-    save(root / "obs" / "1.JPG", np.full((8, 8), 100, dtype=np.uint8))  # grey among colours
-    save(root / "obs" / "2.npy", np.ones((8, 8)))
+    save_picture(root / "obs" / "0.png", coloured)
+    save_picture(root / "obs" / "1.JPG", np.full((8, 8), 100, dtype=np.uint8))  # grey among colours
+    save_picture(root / "obs" / "2.npy", np.ones((8, 8)))
     rgb = image_folders(root).train.select("obs")
     assert rgb[0, :, 0, 0].tolist() == [1, 0, 0]
     assert (rgb[1] * 255).mean() == pytest.approx(100, abs=1)
@@ -136,7 +125,7 @@ def test_channels(root):
     grey = image_folders(root, channels=1).train.select("obs")
     assert grey.shape == (3, 1, 8, 8)
     assert grey[0].mean() == pytest.approx(0.299)
-    save(root / "obs" / "0.png", np.full((8, 8), 100, dtype=np.uint8))  # the first image decides
+    save_picture(root / "obs" / "0.png", np.full((8, 8), 100, dtype=np.uint8))  # the first image decides
     assert image_folders(root).train.image_shape == (1, 8, 8)
     with pytest.raises(DataError, match="channels must be 1 .* or 3 .*, got 4"):
         image_folders(root, channels=4)
@@ -146,11 +135,11 @@ def test_channels(root):
 
 def test_picture_modes(root):
     rgba = np.dstack([flat(50), np.zeros((8, 8), dtype=np.uint8)])
-    save(root / "obs" / "0.png", rgba)
+    save_picture(root / "obs" / "0.png", rgba)
     Image.fromarray(flat(50)).quantize(4).save(root / "obs" / "1.JPG", format="png")
     images = image_folders(root).train.select("obs", 2)
     assert (images * 255).round().unique().tolist() == [50]
-    save(root / "obs" / "0.png", np.full((8, 8), 4000, dtype=np.uint16))
+    save_picture(root / "obs" / "0.png", np.full((8, 8), 4000, dtype=np.uint16))
     with pytest.raises(DataError, match="0.png has pixels of mode .*: expected 8 bits per channel"):
         image_folders(root)
 
@@ -158,7 +147,7 @@ def test_picture_modes(root):
 def test_pictures_stand_as_their_exif_says(root):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
-    save(root / "obs" / "0.png", flat(0, 8, 16), exif=exif)
+    save_picture(root / "obs" / "0.png", flat(0, 8, 16), exif=exif)
     assert image_folders(root).train.image_shape == (3, 16, 8)
 
 
@@ -173,7 +162,7 @@ def test_pictures_stand_as_their_exif_says(root):
     ],
 )
 def test_npy_layouts(root, pixels, shape):
-    save(root / "obs" / "0.npy", pixels)
+    save_picture(root / "obs" / "0.npy", pixels)
     train = image_folders(root).train
     assert train.image_shape == shape
     assert train[0]["x"].numpy() == pytest.approx(0.5, abs=0.01)
@@ -196,7 +185,7 @@ def test_npy_layouts(root, pixels, shape):
     ],
 )
 def test_unusable_npy(root, pixels, message):
-    save(root / "smile" / "bad.npy", pixels)
+    save_picture(root / "smile" / "bad.npy", pixels)
     with pytest.raises(DataError, match=r"bad.npy " + message):
         image_folders(root).train.select("smile")
     with pytest.raises(DataError, match=r"bad.npy " + message):  # not what skip_corrupt is for
@@ -220,8 +209,8 @@ def truncate(path: Path) -> None:
 @pytest.mark.parametrize("name", ["0.png", "1.JPG", "2.npy"])
 def test_corrupt_images_are_named_or_skipped(root, name):
     noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    save(root / "smile" / "2.npy", noise)
-    save(root / "smile" / "0.png", noise)
+    save_picture(root / "smile" / "2.npy", noise)
+    save_picture(root / "smile" / "0.png", noise)
     truncate(root / "smile" / name)
     data = image_folders(root)
     with pytest.raises(DataError, match=rf"cannot read .*smile.{name}: .*skip_corrupt=True"):
@@ -256,16 +245,16 @@ def test_folder_errors(root, tmp_path_factory):
     (root / "hat").rmdir()
     with pytest.raises(ConceptError, match="folder .*smile.*: unknown concept 'smile'"):
         image_folders(root, concepts=["glasses"])
-    save(root / "smile+hat" / "0.png", flat(0))
+    save_picture(root / "smile+hat" / "0.png", flat(0))
     with pytest.raises(ConceptError, match=r"folder .*smile\+hat: unknown concept 'hat' in context 'smile\+hat'"):
         image_folders(root)
     assert image_folders(root, concepts=["glasses", "smile", "hat"]).held_out.context_names[-1] == "smile+hat"
-    save(root / "glasses+smile" / "0.png", flat(0))
+    save_picture(root / "glasses+smile" / "0.png", flat(0))
     with pytest.raises(DataError, match=r"two folders of context 'glasses\+smile'"):
         image_folders(root, concepts=["glasses", "smile", "hat"])
 
     other = tmp_path_factory.mktemp("other")
-    save(other / "smile" / "0.png", flat(0))
+    save_picture(other / "smile" / "0.png", flat(0))
     with pytest.raises(DataError, match="no folder 'obs' in .*; folders found: smile"):
         image_folders(other)
     (other / "smile").rename(other / "obs")
@@ -279,6 +268,6 @@ def test_without_pillow_npy_still_works(root, monkeypatch):
         image_folders(root)
     for path in root.rglob("*.*"):
         if path.suffix in (".png", ".JPG"):
-            save(path.with_suffix(".npy"), flat(0))
+            save_picture(path.with_suffix(".npy"), flat(0))
             path.unlink()
     assert len(image_folders(root).train.select("obs")) == 3

@@ -9,6 +9,7 @@ import torch
 from context_module.data import grammar, load_data
 from context_module.data.grammar import CONCEPTS, FACTORS, GRAPH, PAIRS, draw, parse, sentences
 from context_module.errors import DataError, ShapeError
+from helpers.draws import seeded
 
 NAMES = list(FACTORS)
 
@@ -30,7 +31,7 @@ def test_every_sentence_is_read_back_and_none_twice():
     factors = every_sentence()
     texts = sentences(factors)
     assert len(set(texts)) == len(texts) == math.prod(map(len, FACTORS.values()))
-    some = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0))[:1000].tolist()
+    some = torch.randperm(len(texts), generator=seeded(0))[:1000].tolist()
     assert all(torch.equal(parse(texts[i]), factors[i]) for i in some)
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from context_module.data import load_data, mixed_context_loader
 from context_module.data.hub import hub_dataset
 from context_module.errors import ConceptError, DataError
+from helpers.pictures import flat, rows_of
 
 datasets = importlib.import_module("datasets")
 
@@ -26,10 +27,6 @@ def quiet_and_cached_here(tmp_path, monkeypatch):
     yield
     if not shown:
         datasets.enable_progress_bars()
-
-
-def flat(value, height=8, width=8):
-    return np.full((height, width, 3), value, dtype=np.uint8)
 
 
 def pictures(n=8):
@@ -52,10 +49,6 @@ def save(tmp_path):
         return tmp_path / "saved"
 
     return save
-
-
-def rows_of(part, context):
-    return ((part.select(context) * 255).mean((1, 2, 3)) / 10).round().int().tolist()
 
 
 def check(data):

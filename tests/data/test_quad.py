@@ -17,6 +17,7 @@ from context_module.data.quad import (
     to_unit,
 )
 from context_module.errors import ConceptError, DataError, ShapeError
+from helpers.draws import seeded
 
 INDEX = {name: i for i, name in enumerate(LATENTS)}
 RED, YELLOW, GREEN, CYAN, BLUE, MAGENTA = (
@@ -207,7 +208,7 @@ def test_orientation_turns_anticlockwise():
 
 
 def test_rendering_does_not_depend_on_the_batch():
-    units = torch.rand(300, 8, generator=torch.Generator().manual_seed(0))
+    units = torch.rand(300, 8, generator=seeded(0))
     images = render(units, 32)
     alone = torch.cat([render(units[i : i + 1], 32) for i in range(0, 300, 50)])
     assert (images[::50].int() - alone.int()).abs().max() <= 1

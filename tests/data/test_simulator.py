@@ -11,6 +11,7 @@ from context_module.data.dsprites import DSpritesSimulator
 from context_module.data.pendulum import PendulumSimulator
 from context_module.data.quad import _EDGES, QuadSimulator
 from context_module.errors import ConceptError, DataError
+from helpers.draws import seeded
 
 CONCEPTS = Concepts(["a", "b"])
 
@@ -239,7 +240,7 @@ def test_rendering_is_a_function_of_each_row_alone(simulator):
     assert rendered.shape == (len(factors), *simulator.image_shape)
     assert rendered.dtype == torch.uint8
     # one grey level is forgiven: a vector's and a single number's cosine may differ in the last bit
-    order = torch.randperm(len(factors), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(factors), generator=seeded(0))
     assert (simulator.render(factors[order]).int() - rendered[order].int()).abs().max() <= 1
     alone = torch.cat([simulator.render(factors[i : i + 1]) for i in range(0, len(factors), 7)])
     assert (alone.int() - rendered[::7].int()).abs().max() <= 1

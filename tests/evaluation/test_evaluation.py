@@ -12,7 +12,6 @@ from torch import nn
 from context_module import adapt, wrap_decoder
 from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.modules import ModulesAdapter
-from context_module.base.lora import is_lora
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ArrayContextDataset, ContextData, grammar, load_data
 from context_module.errors import ConceptError, DataError
@@ -30,6 +29,7 @@ from context_module.metrics import sliced_wasserstein
 from context_module.metrics.concept_accuracy import train_concept_classifier
 from context_module.metrics.counterfactual import train_factor_regressor
 from context_module.metrics.estimate import Estimate
+from helpers.models import randomise_lora
 
 DISTANCES = ("sliced_wasserstein", "mmd", "energy_distance")
 quietly = functools.partial(evaluate, progress=False)
@@ -161,13 +161,6 @@ def test_every_family_of_bases_is_reproducible(base):
         assert scores["model"] != scores["base"]
 
 
-def randomise_lora(model):
-    model.add_lora()
-    for name, parameter in model.base.named_parameters():
-        if is_lora(name):
-            nn.init.normal_(parameter)
-
-
 def test_the_base_beside_a_language_model_with_lora_is_bare():
     pytest.importorskip("transformers")
     from context_module.adapters.transformers import TransformersAdapter
@@ -187,7 +180,7 @@ def test_the_base_beside_a_language_model_with_lora_is_bare():
         return texts[:10]
 
     before = texts_of_the_base()
-    randomise_lora(model)
+    randomise_lora(model.add_lora(), 1.0)
     assert texts_of_the_base() == before
     assert len(set(before)) > 1
 
@@ -198,7 +191,7 @@ def test_the_base_beside_a_model_with_lora_is_bare(make_base):
     part = ArrayContextDataset(images, [0] * 20, ("a+b",), ("a", "b"))
     options = {"samples": 10, "contexts": ["a+b"], "metrics": ["sliced_wasserstein"]}
     before = quietly(model, ContextData(part, part), **options)
-    randomise_lora(model)
+    randomise_lora(model.add_lora(), 1.0)
     after = quietly(model, ContextData(part, part), **options)
     (before,), (after,) = (found.contexts["a+b"].scores.values() for found in (before, after))
     assert after["base"] == before["base"]

@@ -1,7 +1,6 @@
 """Reading and writing: whole or absent, data only, and every refusal names the file and the reason."""
 
 import argparse
-import os
 import tarfile
 
 import pytest
@@ -20,6 +19,7 @@ from context_module.io.files import (
     write_atomically,
     write_json,
 )
+from helpers.files import Trap
 
 
 @pytest.mark.parametrize("existing", [True, False])
@@ -71,14 +71,6 @@ def test_missing_files(tmp_path, read):
         read(tmp_path / "nothing")
     with pytest.raises(CheckpointError, match="is not a file: expected a folder written"):
         read(tmp_path)
-
-
-class Trap:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
 
 
 def legacy_tar(path):

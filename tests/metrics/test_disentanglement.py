@@ -1,5 +1,6 @@
 """Scores of codes whose disentanglement is known."""
 
+import functools
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from context_module.errors import DataError, ShapeError
 from context_module.metrics.disentanglement import MIN_ITEMS, SCORES, disentanglement, factor_table
+from helpers.draws import normal, seeded
 
 NAMES = ("kind", "count", "width", "height")
 FAST = tuple(name for name in SCORES if name != "dci")
@@ -16,13 +18,12 @@ FAST = tuple(name for name in SCORES if name != "dci")
 @pytest.fixture(scope="module")
 def factors():
     """Two discrete factors of 3 and 5 values, two continuous ones; independent."""
-    g = torch.Generator().manual_seed(0)
+    g = seeded(0)
     discrete = [torch.randint(size, (900, 1), generator=g).float() for size in (3, 5)]
     return torch.cat([*discrete, torch.rand(900, 2, generator=g)], 1)
 
 
-def noise(n, d, seed=1):
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+noise = functools.partial(normal, seed=1)
 
 
 def standardised(factors):
@@ -35,7 +36,7 @@ def oracle(factors):
 
 
 def rotation(d, seed=2):
-    return torch.linalg.qr(noise(d, d, seed))[0]
+    return torch.linalg.qr(noise(d, d, seed=seed))[0]
 
 
 def values(codes, factors, scores=FAST, **options):
@@ -87,7 +88,7 @@ def test_a_rotated_oracle_is_right_up_to_a_linear_map_only(factors):
 
 
 def test_dci_falls_with_rotation():
-    factors = torch.rand(300, 2, generator=torch.Generator().manual_seed(0))
+    factors = torch.rand(300, 2, generator=seeded(0))
     turn = torch.tensor([[1.0, 1.0], [-1.0, 1.0]]) / math.sqrt(2)
     straight, turned = (disentanglement(codes, factors, "ab", scores=["dci"]) for codes in (factors, factors @ turn))
     for name in ("dci_disentanglement", "dci_completeness"):
@@ -98,7 +99,7 @@ def test_dci_falls_with_rotation():
 
 def test_dci_tells_a_shared_dimension_from_a_shared_factor():
     """The same factor twice: one dimension for two factors. A factor in two halves: two dimensions for one."""
-    a, b = torch.rand(2, 450, 1, generator=torch.Generator().manual_seed(0))
+    a, b = torch.rand(2, 450, 1, generator=seeded(0))
     together = disentanglement(a, torch.cat([a, a], 1), "ab", scores=["dci"])
     assert float(together["dci_disentanglement"]) == pytest.approx(0, abs=1e-6)
     assert float(together["dci_completeness"]) == pytest.approx(1)
@@ -118,7 +119,7 @@ def test_mig_by_hand():
 
 def test_sap_by_hand():
     signal = noise(600, 1)
-    codes = torch.cat([signal, signal + 2 * noise(600, 1, 3)], 1)
+    codes = torch.cat([signal, signal + 2 * noise(600, 1, seed=3)], 1)
     found = disentanglement(codes, signal, ["signal"], scores=["sap"])
     test = factor_table(codes, signal, ["signal"]).codes[400:]
     assert float(found["sap"]) == pytest.approx(1 - np.corrcoef(test.T)[0, 1] ** 2)
@@ -129,7 +130,7 @@ def test_sap_by_hand():
 
 
 def test_mcc_matches_one_to_one():
-    a, b = noise(500, 1), noise(500, 1, 3)
+    a, b = noise(500, 1), noise(500, 1, seed=3)
     mixed = 0.8 * a + 0.6 * b
     factors = torch.cat([a, b], 1)
     correlation = abs(torch.corrcoef(torch.cat([a, mixed], 1).T)[0, 1].item())
@@ -212,7 +213,7 @@ def test_values_of_discrete_factors_may_be_fractions():
 
 def test_the_interval_covers_the_score_of_other_items():
     def scores(n, seed):
-        g = torch.Generator().manual_seed(seed)
+        g = seeded(seed)
         factors = torch.rand(n, 3, generator=g)
         codes = standardised(factors) @ rotation(3, seed=5) + 0.3 * torch.randn(n, 3, generator=g)
         return disentanglement(codes, factors, "abc", scores=["mcc", "weak_mcc"])

@@ -7,16 +7,13 @@ import torch
 
 from context_module.errors import DataError, ShapeError
 from context_module.metrics.downstream import accuracy_under_shift, resample, sample_efficiency
+from helpers.draws import normal, seeded
 
 HEADS = ("linear", "mlp")
 
 
 def coins(n, seed):
-    return torch.randint(2, (n,), generator=torch.Generator().manual_seed(seed))
-
-
-def noise(n, d, seed=0):
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(2, (n,), generator=seeded(seed))
 
 
 def as_feature(labels):
@@ -48,7 +45,7 @@ def test_the_label_itself_is_learnt_from_few(head):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_noise_teaches_nothing(head):
-    found = efficiency(noise(TRAIN, 5), noise(TEST, 5, 1), few=50, full=100, seeds=2, head=head)
+    found = efficiency(normal(TRAIN, 5), normal(TEST, 5, seed=1), few=50, full=100, seeds=2, head=head)
     assert float(found.few) == pytest.approx(0.5, abs=0.1)
     assert float(found.full) == pytest.approx(0.5, abs=0.1)
     assert found.efficiency.low < 1 < found.efficiency.high
@@ -56,7 +53,9 @@ def test_noise_teaches_nothing(head):
 
 def test_a_weak_signal_among_noise_needs_many_labels():
     def features(labels, seed):
-        return torch.cat([0.7 * as_feature(labels), torch.zeros(len(labels), 29)], 1) + noise(len(labels), 30, seed)
+        return torch.cat([0.7 * as_feature(labels), torch.zeros(len(labels), 29)], 1) + normal(
+            len(labels), 30, seed=seed
+        )
 
     found = efficiency(features(TARGET, 5), features(TEST_TARGET, 6), few=40, head="linear")
     best = 0.5 * (1 + math.erf(0.7 / math.sqrt(2)))
@@ -73,7 +72,7 @@ def test_a_weak_signal_among_noise_needs_many_labels():
 def test_the_interval_holds_the_spread_over_runs():
     """All is learnt from all labels, so that there only the test items' spread could show: none."""
     train, test = (
-        torch.cat([as_feature(labels) + 0.2 * noise(len(labels), 1), noise(len(labels), 20)], 1)
+        torch.cat([as_feature(labels) + 0.2 * normal(len(labels), 1), normal(len(labels), 20)], 1)
         for labels in (TARGET, TEST_TARGET)
     )
     found = efficiency(train, test, few=10, seeds=3, head="linear")
@@ -91,7 +90,7 @@ def test_more_than_two_classes(head):
 
 
 def test_the_mlp_learns_what_is_not_linear():
-    features, test_features = noise(TRAIN, 2), noise(TEST, 2, 1)
+    features, test_features = normal(TRAIN, 2), normal(TEST, 2, seed=1)
     labels, test_labels = ((each[:, 0] * each[:, 1] > 0) for each in (features, test_features))
     accuracies = {
         head: sample_efficiency(features, labels, test_features, test_labels, seeds=2, head=head) for head in HEADS
@@ -101,7 +100,7 @@ def test_the_mlp_learns_what_is_not_linear():
 
 
 def test_sample_efficiency_refuses():
-    features, test_features = noise(TRAIN, 3), noise(TEST, 3)
+    features, test_features = normal(TRAIN, 3), normal(TEST, 3)
     with pytest.raises(DataError, match="expected 1 <= few <= full <= 600 training items, got few=601 and full=600"):
         efficiency(features, test_features, few=601)
     with pytest.raises(DataError, match="got few=100 and full=50"):
@@ -162,11 +161,11 @@ def test_the_spurious_attribute_alone_fails_half_of_the_groups(head):
 
 
 def test_noise_is_at_chance_under_shift():
-    found = under_shift(noise(TRAIN, 2), noise(TEST, 2, 1), head="linear")
+    found = under_shift(normal(TRAIN, 2), normal(TEST, 2, seed=1), head="linear")
     assert float(found.average) == pytest.approx(0.5, abs=0.1)
     assert float(found.worst) == min(float(each) for each in found.groups.values())
     assert found.worst.low == min(each.low for each in found.groups.values())
-    assert found == under_shift(noise(TRAIN, 2), noise(TEST, 2, 1), head="linear")
+    assert found == under_shift(normal(TRAIN, 2), normal(TEST, 2, seed=1), head="linear")
 
 
 def test_few_test_items_in_a_group_make_a_wide_interval():
@@ -205,7 +204,7 @@ def test_resampling_keeps_all_items_that_have_the_correlation_already():
 
 
 def test_accuracy_under_shift_refuses():
-    features, test_features = noise(TRAIN, 3), noise(TEST, 3)
+    features, test_features = normal(TRAIN, 3), normal(TEST, 3)
     with pytest.raises(DataError, match=r"no test items of group \(target=0, spurious=1\)"):
         accuracy_under_shift(features, TARGET, SPURIOUS, test_features, TEST_TARGET, TEST_TARGET * TEST_SPURIOUS)
     with pytest.raises(DataError, match=r"no training items of group \(target=0, spurious=1\), of which rho=0.8"):

@@ -8,10 +8,7 @@ import torch
 
 from context_module.errors import DataError, NonFiniteError
 from context_module.metrics import Estimate, average, bootstrap, bootstrap_indices, mean_estimate, share_estimate
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from helpers.draws import normal
 
 
 def width(estimate):

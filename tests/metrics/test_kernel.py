@@ -7,12 +7,9 @@ import torch
 
 from context_module.errors import DataError, ShapeError
 from context_module.metrics import bootstrap_indices, energy_distance, mmd
+from helpers.draws import normal
 
 DISTANCES = pytest.mark.parametrize("distance", [lambda a, b, **k: mmd(a, b, bandwidth=1.0, **k), energy_distance])
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def gaussian_mmd(shift, bandwidth=1.0):

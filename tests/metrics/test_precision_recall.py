@@ -7,10 +7,7 @@ import torch
 
 from context_module.errors import DataError, ShapeError
 from context_module.metrics import precision_recall
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from helpers.draws import normal
 
 
 def values(result):

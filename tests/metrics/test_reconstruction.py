@@ -12,6 +12,7 @@ from context_module.adapters.likelihoods import BernoulliLikelihood
 from context_module.data import ArrayContextDataset
 from context_module.errors import ConceptError, DataError, ShapeError
 from context_module.metrics import reconstruction_bits
+from helpers.draws import seeded
 
 SHAPE, RAW = (3, 4, 4), LatentSpec((5,))
 
@@ -41,7 +42,7 @@ class StubBase(DecoderAdapter):
 
 
 def binary(n, shape=SHAPE, seed=0):
-    return torch.randint(0, 2, (n, *shape), generator=torch.Generator().manual_seed(seed)).float()
+    return torch.randint(0, 2, (n, *shape), generator=seeded(seed)).float()
 
 
 def test_a_fair_coin_is_a_bit_per_dimension_and_three_per_pixel():
@@ -112,7 +113,7 @@ def test_every_family_scores_as_its_forward_pass_says(base, latent_noise):
     assert model.module.training
     assert not any(part.training for part in model.base.modules())
     assert torch.equal(torch.get_rng_state(), state)
-    loss = model.eval()(x, "a+b", generator=torch.Generator().manual_seed(0)).loss
+    loss = model.eval()(x, "a+b", generator=seeded(0)).loss
     channels, height, width = model.base.image_shape
     assert result.per_pixel.value == pytest.approx(loss.mean().item() / math.log(2) / (height * width), rel=1e-5)
     assert result.per_dimension.value == pytest.approx(result.per_pixel.value / channels)

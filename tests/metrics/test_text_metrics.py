@@ -5,6 +5,7 @@ import torch
 
 from context_module.errors import DataError, ShapeError
 from context_module.metrics.texts import UNREADABLE, intended_share, read_factors, total_variation
+from helpers.draws import seeded
 
 
 def table(*rows, times=10):
@@ -34,7 +35,7 @@ def test_total_variation_by_hand():
 def test_the_interval_narrows_with_the_sample():
     widths = []
     for n in (40, 4000):
-        a, b = (torch.randint(3, (n, 1), generator=torch.Generator().manual_seed(seed)).float() for seed in (0, 1))
+        a, b = (torch.randint(3, (n, 1), generator=seeded(seed)).float() for seed in (0, 1))
         found = total_variation(a, b)
         widths.append(found.high - found.low)
         assert found.low <= found.value <= found.high

@@ -1,5 +1,6 @@
 """The wrapped base. `base` runs a test on a base of every family; adapters/test_every_adapter.py on every class."""
 
+import functools
 import importlib.metadata
 import itertools
 import json
@@ -25,37 +26,20 @@ from context_module.adapters.lightweight import LightweightVAE
 from context_module.adapters.likelihoods import BernoulliLikelihood
 from context_module.base.fingerprint import fingerprint
 from context_module.errors import CheckpointError, ConceptError, ContextModuleError, ShapeError
+from helpers.draws import seeded
+from helpers.files import edit_json, edit_tensors
+from helpers.models import wrapped_at_random
+from helpers.tensors import same, state
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 CONTEXTS = ["obs", "a", "b", "c", "a+b", "b+c+a"]
 
 
-def wrapped(base, **options):
-    """A wrapped base in eval mode whose module is at random, so that every context gives other images."""
-    torch.manual_seed(1)
-    plain = {"free_blocks": 0, "inversion_width": 0}
-    options = {"noise_width": 4, "concept_width": 3, "posterior_width": 8, **plain, **options}
-    model = wrap_decoder(base, ["a", "b", "c"], **options)
-    with torch.no_grad():
-        for parameter in model.module.parameters():
-            parameter.normal_(std=0.5)
-    return model.eval()
+wrapped = functools.partial(wrapped_at_random, concepts=["a", "b", "c"], free_blocks=0, inversion_width=0)
 
 
 def images(model, n=6):
-    return torch.rand(n, *model.base.image_shape, generator=torch.Generator().manual_seed(2))
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def state(module):
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return torch.rand(n, *model.base.image_shape, generator=seeded(2))
 
 
 # -- losses
@@ -356,34 +340,26 @@ def test_saving_again_keeps_an_edited_card(saved, make_base):
     assert not list(saved.glob("*.tmp")) + list(saved.glob(".*"))
 
 
-def edit_tensors(saved, change):
-    tensors = safetensors.torch.load_file(saved / WEIGHTS)
-    change(tensors)
-    safetensors.torch.save_file(tensors, saved / WEIGHTS)
-
-
-def edit_config(saved, **changes):
-    config = {**json.loads((saved / CONFIG).read_text()), **changes}
-    (saved / CONFIG).write_text(json.dumps({key: value for key, value in config.items() if value is not ...}))
-
-
 def truncate(path, keep):
     path.write_bytes(path.read_bytes()[:keep])
 
 
 BIAS = "module.intervention.bias"
 SPOILED = {
-    "missing tensor": (lambda d: edit_tensors(d, lambda t: t.pop(BIAS)), f"does not fit the model.*missing: {BIAS}"),
-    "extra tensor": (lambda d: edit_tensors(d, lambda t: t.update(tail=torch.ones(1))), "unexpected: tail"),
+    "missing tensor": (
+        lambda d: edit_tensors(d / WEIGHTS, lambda t: t.pop(BIAS)),
+        f"does not fit the model.*missing: {BIAS}",
+    ),
+    "extra tensor": (lambda d: edit_tensors(d / WEIGHTS, lambda t: t.update(tail=torch.ones(1))), "unexpected: tail"),
     "base tensor": (
-        lambda d: edit_tensors(d, lambda t: t.update({"base.encoder.0.bias": torch.ones(4)})),
+        lambda d: edit_tensors(d / WEIGHTS, lambda t: t.update({"base.encoder.0.bias": torch.ones(4)})),
         "unexpected: base.encoder.0.bias",
     ),
     "wrong shape": (
-        lambda d: edit_tensors(d, lambda t: t.update({BIAS: torch.ones(4)})),
+        lambda d: edit_tensors(d / WEIGHTS, lambda t: t.update({BIAS: torch.ones(4)})),
         rf"{BIAS}: shape \(4,\) in the file, \(9,\) in the model",
     ),
-    "no tensors": (lambda d: edit_tensors(d, lambda t: t.clear()), "missing: .*; and [0-9]+ more"),
+    "no tensors": (lambda d: edit_tensors(d / WEIGHTS, lambda t: t.clear()), "missing: .*; and [0-9]+ more"),
     "truncated tensors": (lambda d: truncate(d / WEIGHTS, 500), f"{WEIGHTS} is not a readable safetensors file"),
     "empty tensors": (lambda d: truncate(d / WEIGHTS, 0), f"{WEIGHTS} is not a readable safetensors file"),
     "a pickle": (
@@ -404,11 +380,11 @@ SPOILED = {
         "holds no context module: no base_adapter, base_fingerprint, module in its configuration",
     ),
     "newer version": (
-        lambda d: edit_config(d, module={"wings": 2}),
+        lambda d: edit_json(d / CONFIG, module={"wings": 2}),
         "unknown fields in the module's configuration: wings",
     ),
-    "impossible module": (lambda d: edit_config(d, module={"concepts": []}), "configuration cannot be used"),
-    "module of another kind": (lambda d: edit_config(d, module=None), "configuration cannot be used"),
+    "impossible module": (lambda d: edit_json(d / CONFIG, module={"concepts": []}), "configuration cannot be used"),
+    "module of another kind": (lambda d: edit_json(d / CONFIG, module=None), "configuration cannot be used"),
 }
 
 
@@ -457,12 +433,12 @@ def test_finds_the_base_where_it_was(make_base, tmp_path):
 def test_a_base_that_cannot_be_found(saved):
     with pytest.raises(CheckpointError, match="does not say where its base is: pass base=..."):
         ContextualDecoder.from_pretrained(saved)
-    edit_config(saved, base_name_or_path="somewhere")
+    edit_json(saved / CONFIG, base_name_or_path="somewhere")
     with pytest.raises(
         CheckpointError, match=r"'modules' base cannot be rebuilt from a file: .*base=ModulesAdapter\(...\)"
     ):
         ContextualDecoder.from_pretrained(saved)
-    edit_config(saved, base_adapter="pixie")
+    edit_json(saved / CONFIG, base_adapter="pixie")
     with pytest.raises(ValueError, match="unknown base 'pixie'; known bases: .*modules, nvae"):
         ContextualDecoder.from_pretrained(saved)
 

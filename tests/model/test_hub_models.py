@@ -8,7 +8,7 @@ import huggingface_hub
 import pytest
 import torch
 
-from context_module import ContextualDecoder, wrap_decoder
+from context_module import ContextualDecoder
 from context_module.adapters import get_adapter
 from context_module.errors import CheckpointError, HubError
 from context_module.io.files import save_tensors
@@ -16,23 +16,21 @@ from context_module.io.hub import is_hub_id, upload
 from context_module.saving.card import licence_of
 from context_module.saving.details import CardDetails
 from context_module.training.objectives.pack import new_pack
+from helpers.draws import seeded
+from helpers.hub import record_uploads
+from helpers.models import wrapped
 
 CONFIG, WEIGHTS, CARD, GRID = "adapter_config.json", "adapter_model.safetensors", "README.md", "contexts.png"
 
 
-def wrapped(base, concepts=("a", "b", "c")):
-    torch.manual_seed(1)
-    return wrap_decoder(base, concepts, noise_width=4, concept_width=3, posterior_width=8).eval()
-
-
 def made(model):
-    return model.generate(2, do="a", generator=torch.Generator().manual_seed(0))
+    return model.generate(2, do="a", generator=seeded(0))
 
 
 @pytest.fixture
 def saved(make_base, tmp_path):
     """A saved module for the tiny modules base."""
-    wrapped(make_base("modules")).save_pretrained(tmp_path / "saved")
+    wrapped(make_base("modules"), ["a", "b", "c"]).save_pretrained(tmp_path / "saved")
     return tmp_path / "saved"
 
 
@@ -60,21 +58,8 @@ def hub(monkeypatch, tmp_path):
 @pytest.fixture
 def uploads(monkeypatch):
     """What was uploaded: (repository, file names, private)."""
-    done, visibility = [], {}
-
-    def create_repo(self, repo_id, *, private=None, exist_ok=False):
-        assert exist_ok
-        repo_id = f"me/{repo_id.rpartition('/')[2]}"
-        visibility[repo_id] = private
-        return SimpleNamespace(repo_id=repo_id)
-
-    def upload_folder(self, *, repo_id, folder_path, commit_message, allow_patterns=None):
-        names = [str(path.relative_to(folder_path)) for path in Path(folder_path).rglob("*") if path.is_file()]
-        names = sorted(huggingface_hub.utils.filter_repo_objects(names, allow_patterns=allow_patterns))
-        done.append((repo_id, names, visibility[repo_id]))
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
+    done = []
+    record_uploads(monkeypatch, lambda repository, names, private, message: done.append((repository, names, private)))
     return done
 
 
@@ -82,7 +67,7 @@ def uploads(monkeypatch):
 
 
 def test_pushes_the_folder(make_base, tmp_path, uploads):
-    model = wrapped(make_base("modules"))
+    model = wrapped(make_base("modules"), ["a", "b", "c"])
     files = sorted([CARD, CONFIG, WEIGHTS])
     model.push_to_hub("sizes", private=True)
     (tmp_path / "shapes" / "checkpoint-7").mkdir(parents=True)
@@ -94,7 +79,7 @@ def test_pushes_the_folder(make_base, tmp_path, uploads):
 
 
 def test_pushes_modules_with_names_and_pictures(make_base, saved, uploads):
-    model = wrapped(make_base("modules"))
+    model = wrapped(make_base("modules"), ["a", "b", "c"])
     model.load_adapter(saved, "more")
     model.details = CardDetails("photos", "| a table |", b"a picture")
     model.push_to_hub("both")
@@ -103,7 +88,7 @@ def test_pushes_modules_with_names_and_pictures(make_base, saved, uploads):
 
 
 def test_nobody_is_logged_in(make_base, tmp_path):
-    model = wrapped(make_base("modules"))
+    model = wrapped(make_base("modules"), ["a", "b", "c"])
     with pytest.raises(HubError, match=r"cannot upload to the Hub repository 'sizes' \(.+\): log in with 'hf auth"):
         model.save_pretrained(tmp_path / "new", push_to_hub=True, repo_id="sizes")
     assert not (tmp_path / "new").exists()
@@ -146,7 +131,7 @@ def test_loads_what_the_hub_gives(saved, make_base, hub):
 def test_one_line_loads_module_and_base(family, make_base, tmp_path, hub):
     make_base(family).save_pretrained(tmp_path / "base")
     hub.repositories["me/base"] = tmp_path / "base"
-    model = wrapped(get_adapter(family).load("me/base", revision="v1"))
+    model = wrapped(get_adapter(family).load("me/base", revision="v1"), ["a", "b", "c"])
     model.save_pretrained(tmp_path / "module")
     hub.repositories["me/module"] = tmp_path / "module"
     hub.asked.clear()
@@ -175,7 +160,7 @@ def test_what_is_a_hub_id(tmp_path, monkeypatch):
 def test_concept_packs(make_base, tmp_path, hub):
     repository = hub.repositories["me/faces"] = tmp_path / "faces"
     repository.mkdir()
-    model = wrapped(make_base("lightweight"))
+    model = wrapped(make_base("lightweight"), ["a", "b", "c"])
     for concept in ("smile", "glasses"):
         new_pack(model, concept, rank=2).save(repository / f"{concept}.safetensors")
     model.add_concept("me/faces/smile.safetensors", revision="v2", token="secret", local_files_only=True)
@@ -212,7 +197,7 @@ def test_concept_packs(make_base, tmp_path, hub):
 
 
 def test_dtype_is_of_the_base(lightweight, tmp_path):
-    wrapped(get_adapter("lightweight").load(lightweight)).save_pretrained(tmp_path / "saved")
+    wrapped(get_adapter("lightweight").load(lightweight), ["a", "b", "c"]).save_pretrained(tmp_path / "saved")
     for options in ({"dtype": torch.float16}, {"torch_dtype": "bfloat16"}, {"dtype": "torch.float64"}):
         model = ContextualDecoder.from_pretrained(tmp_path / "saved", **options, device_map="cpu")
         assert str(model.base.dtype).removeprefix("torch.") in str(*options.values())
@@ -255,7 +240,7 @@ def test_what_cannot_be(options, message, saved, make_base):
 
 
 def test_the_card_says_what_there_is(make_base, tmp_path):
-    model = wrapped(make_base("modules"))
+    model = wrapped(make_base("modules"), ["a", "b", "c"])
     model.details = CardDetails("quad shade=1", "| context | base |\n|---|---|\n| a+b | 0.4 |", b"png")
     model.save_pretrained(tmp_path)
     card = (tmp_path / CARD).read_text()
@@ -277,7 +262,7 @@ def test_the_card_says_what_there_is(make_base, tmp_path):
 
 
 def test_its_python_works(lightweight, tmp_path, monkeypatch):
-    wrapped(get_adapter("lightweight").load(lightweight)).save_pretrained(tmp_path / "saved")
+    wrapped(get_adapter("lightweight").load(lightweight), ["a", "b", "c"]).save_pretrained(tmp_path / "saved")
     code = (tmp_path / "saved" / CARD).read_text().partition("```python\n")[2].partition("```")[0]
     names = {"base": get_adapter("lightweight").load(lightweight)}
     exec(code.replace("path/to/this/folder", str(tmp_path / "saved")), names)  # noqa: S102 (our own document)

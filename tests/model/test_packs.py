@@ -1,6 +1,7 @@
 """Concept packs. `base` runs a test on a tiny base of every family; see conftest.py."""
 
 import dataclasses
+import functools
 import itertools
 import json
 
@@ -9,7 +10,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from context_module import ContextualDecoder, adapt, wrap_decoder
+from context_module import ContextualDecoder, adapt
 from context_module.base.fingerprint import fingerprint
 from context_module.data import ArrayContextDataset, ContextData
 from context_module.errors import CheckpointError, ConceptError, ShapeError
@@ -19,20 +20,14 @@ from context_module.interventions import Value
 from context_module.nn.pack import ConceptPack, ConceptPackConfig
 from context_module.training.encodings import EncodedDataset, EncodingLayout
 from context_module.training.objectives.pack import PackObjective, new_pack
+from helpers.draws import seeded
+from helpers.models import wrapped_at_random
 
 OWN = ["a", "b"]
 DOES = [None, "obs", "a", "b+a", {"a": 0.3}, torch.eye(4, 2, dtype=torch.bool), torch.full((2,), 0.5)]
 
 
-def wrapped(base, concepts=OWN, **options):
-    """A wrapped base in eval mode whose module is at random."""
-    torch.manual_seed(1)
-    options = {"noise_width": 4, "concept_width": 3, "free_blocks": 1, "latent_noise": True, **options}
-    model = wrap_decoder(base, concepts, **options)
-    with torch.no_grad():
-        for parameter in model.module.parameters():
-            parameter.normal_(std=0.5)
-    return model.eval()
+wrapped = functools.partial(wrapped_at_random, free_blocks=1, latent_noise=True)
 
 
 def at_random(model, concept, seed=0):
@@ -55,10 +50,6 @@ def file(model, tmp_path):
     """A pack in a file."""
     at_random(model, "smile").save(tmp_path / "smile.safetensors")
     return tmp_path / "smile.safetensors"
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def images(model, n=4):

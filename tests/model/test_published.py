@@ -1,6 +1,5 @@
 """The paper's `vae.pth`: a checkpoint of its training code (conv3 on digits, 2.15.5), and what that code computes."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from context_module import ContextualDecoder
 from context_module.errors import CheckpointError, ConceptError
 from context_module.model import published
+from helpers.files import Trap
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "published"
 CHECKPOINT = FIXTURES / "mnist-conv3-2.15.5.vae.pth"
@@ -141,14 +141,6 @@ def test_refuses_files(case, tmp_path):
 def test_refuses_a_missing_file(tmp_path):
     with pytest.raises(CheckpointError, match="vae.pth does not exist: expected the vae.pth of a trained model"):
         published.load(tmp_path / "vae.pth", CONCEPTS)
-
-
-class Trap:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
 
 
 def test_executes_nothing(tmp_path):

@@ -5,36 +5,21 @@ import copy
 import pytest
 import torch
 
-from context_module import ContextualDecoder, adapt, wrap_decoder
-from context_module.base.lora import is_lora
+from context_module import ContextualDecoder, adapt
 from context_module.errors import AdapterError, CheckpointError
+from helpers.draws import seeded
+from helpers.models import randomise_lora, wrapped_at_random
+from helpers.tensors import same, state
 
-SMALL = {"noise_width": 4, "concept_width": 3, "posterior_width": 8}
 
-
-def wrapped(base, concepts=("a", "b"), seed=1, lora=False, **options):
+def wrapped(base, concepts=("a", "b"), lora=False, **options):
     """A model whose module, and LoRA, are at random."""
-    torch.manual_seed(seed)
-    model = wrap_decoder(base, concepts, **SMALL, **options)
-    if lora:
-        model.add_lora(rank=2)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.startswith("slot.module.") or is_lora(name):
-                parameter.normal_(std=0.5)
-    return model.eval()
+    model = wrapped_at_random(base, concepts, **options)
+    return randomise_lora(model.add_lora(rank=2), 0.5).eval() if lora else model
 
 
 def made(model, do=None, **options):
-    return model.generate(3, do=do, generator=torch.Generator().manual_seed(2), **options)
-
-
-def state(module):
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return model.generate(3, do=do, generator=seeded(2), **options)
 
 
 @pytest.fixture
@@ -163,7 +148,7 @@ def test_a_module_of_another_base_leaves_all_as_it_was(folders, make_base):
 @torch.no_grad()
 def test_the_bare_base(base):
     adapter = adapt(base).requires_grad_(False)  # frozen, as the model has it: kernels may round in another way then
-    generator = torch.Generator().manual_seed(2)
+    generator = seeded(2)
     samples = adapter.decode(adapter.sample_latent(3, generator).to(adapter.dtype), generator=generator).mean
     model = wrapped(adapter, lora=True, latent_noise=True)
     x, before = torch.rand(3, *model.base.image_shape), made(model, "a")
@@ -197,6 +182,6 @@ def test_the_bare_base_has_its_own_elbo(make_base):
     model = wrapped(make_base("lightweight"))
     x = torch.rand(12, *model.base.image_shape)
     with model.disable_adapter():
-        loss = model(x, "obs", generator=torch.Generator().manual_seed(0)).loss
+        loss = model(x, "obs", generator=seeded(0)).loss
     bits = reconstruction_bits(model.base, x).per_dimension.value
     assert loss.mean().item() / (x[0].numel() * 0.6931471805599453) == pytest.approx(bits, rel=1e-5)

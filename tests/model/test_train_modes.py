@@ -11,21 +11,11 @@ from context_module.errors import CheckpointError, LoraError
 from context_module.model import set_train_mode
 from context_module.training.objectives.pixel import PixelObjective
 from context_module.training.weights import trainable_state_dict
+from helpers.draws import seeded
+from helpers.models import wrapped
+from helpers.tensors import changed, state
 
 SAVED = ("lightweight", "nvae")  # families that can write their base
-
-
-def state(module):
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-
-def changed(before, after):
-    return {name for name in before if not torch.equal(before[name], after[name])}
-
-
-def wrapped(base):
-    torch.manual_seed(0)
-    return wrap_decoder(base, ["a", "b"], noise_width=4, concept_width=3, posterior_width=8)
 
 
 def step(model, progress=1.0, **options):
@@ -33,7 +23,7 @@ def step(model, progress=1.0, **options):
     objective = PixelObjective(model, **options).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=1e-2)
-    x = torch.rand(6, *model.base.image_shape, generator=torch.Generator().manual_seed(2))
+    x = torch.rand(6, *model.base.image_shape, generator=seeded(2))
     before = state(model.base), state(model.module)
     losses = objective({"x": x, "mask": torch.tensor([[0, 0], [1, 0], [0, 1]] * 2).bool()}, progress)
     losses["loss"].mean().backward()
@@ -103,7 +93,7 @@ def trained(model, mode, steps=4, **options):
     share = set_train_mode(model, mode, **options)
     objective = PixelObjective(model, frozen_share=share).train()
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    x = torch.rand(6, *model.base.image_shape, generator=torch.Generator().manual_seed(2))
+    x = torch.rand(6, *model.base.image_shape, generator=seeded(2))
     mask = torch.tensor([[0, 0], [1, 0], [0, 1]] * 2).bool()
     before, bases = state(model), []
     for number in range(steps):
@@ -199,8 +189,8 @@ def test_with_latent_noise_the_base_explains_the_decoder_input(make_base):
     with torch.no_grad():
         model.module.log_scale.uniform_(-1, 1)
     x = torch.rand(5, *model.base.image_shape)
-    out = model(x, "a", generator=torch.Generator().manual_seed(3))
-    generator = torch.Generator().manual_seed(3)
+    out = model(x, "a", generator=seeded(3))
+    generator = seeded(3)
     posterior = model.posterior(x, "a")
     noise = posterior.mean + posterior.stddev * torch.randn(posterior.mean.shape, generator=generator)
     said = Normal(model.module(noise, torch.ones(5, 1).bool()), model.module.scale)

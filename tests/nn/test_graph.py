@@ -16,6 +16,7 @@ from context_module.nn.graph import CausalGraph, learned_graph
 from context_module.training.encodings import encode_dataset
 from context_module.training.objectives.edges import acyclicity, relative_norms
 from context_module.training.objectives.latent import LATENT_TERMS, LatentObjective, latent_terms
+from helpers.draws import seeded
 
 NEEDED = {"concepts": ("a", "b", "c"), "latent_shape": (6,), "num_features": 4}
 FORMS = ("structural", "reduced")
@@ -57,7 +58,7 @@ def set_edges(module, *edges):
 
 
 def observational(module, n):
-    return module.sample_noise(n, generator=torch.Generator().manual_seed(0)), torch.zeros(n, 3, dtype=torch.bool)
+    return module.sample_noise(n, generator=seeded(0)), torch.zeros(n, 3, dtype=torch.bool)
 
 
 # --- strengths

@@ -4,6 +4,7 @@ from torch.nn import functional as F
 
 from context_module import ContextModuleConfig
 from context_module.nn.layers import BlockLinear, ConceptInversionLayer, EmbeddingLayer, InterventionLayer
+from helpers.models import randomise
 
 MASKS = torch.cartesian_prod(*[torch.tensor([False, True])] * 3)  # every context of three concepts
 FORMS = {
@@ -21,12 +22,10 @@ def config(num_concepts=3, **options):
 def randomised(layer):
     """The layer with every parameter and statistic at random: nothing is zero or equal by initialisation."""
     torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.normal_(std=0.5)
-        for name, buffer in layer.named_buffers():
-            if "running" in name:
-                buffer.uniform_(0.5, 1.5)
+    randomise(layer)
+    for name, buffer in layer.named_buffers():
+        if "running" in name:
+            buffer.uniform_(0.5, 1.5)
     return layer.eval()
 
 

@@ -3,6 +3,8 @@ import torch
 
 from context_module import ContextModule, ContextModuleConfig
 from context_module.errors import ShapeError
+from helpers.draws import seeded
+from helpers.models import randomise as randomise_all
 
 FORMS = {
     "structural": {"form": "structural"},
@@ -20,15 +22,13 @@ def build(form="structural", num_concepts=3, randomise=True, **options):
     options = {"concepts": names, "latent_shape": (2, 3, 4), "num_features": 7, **widths, **FORMS[form], **options}
     module = ContextModule(ContextModuleConfig(**options))
     if randomise:
-        with torch.no_grad():
-            for parameter in module.parameters():
-                parameter.normal_(std=0.4)
+        randomise_all(module, 0.4)
     return module
 
 
 def inputs(module, n=12):
     """Noise, and contexts of 0 to K simultaneous interventions in one batch."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     num_concepts = len(module.config.concepts)
     mask = torch.rand(n, num_concepts, generator=generator) < torch.linspace(0, 1, n)[:, None]
     mask[0], mask[-1] = False, True
@@ -123,7 +123,7 @@ def test_a_mixed_batch_is_its_contexts_one_at_a_time(form, options):
 @pytest.mark.parametrize("form", FORMS)
 def test_all_contexts_start_close(form):
     module = build(form, randomise=False)
-    noise = module.sample_noise(1, generator=torch.Generator().manual_seed(0)).expand(8, -1)
+    noise = module.sample_noise(1, generator=seeded(0)).expand(8, -1)
     latent = module(noise, torch.cartesian_prod(*[torch.tensor([False, True])] * 3))
     assert (latent - latent[:1]).std() < 0.2 * latent.std()
 
@@ -145,7 +145,7 @@ def test_a_module_of_free_blocks_alone(form):
         concepts=(), latent_shape=(2, 2, 2), num_features=5, noise_width=4, form=form, free_blocks=2
     )
     module = ContextModule(config)
-    noise = module.sample_noise(3, generator=torch.Generator().manual_seed(0))
+    noise = module.sample_noise(3, generator=seeded(0))
     for mask in (torch.zeros(3, 0, dtype=torch.bool), torch.zeros(3, 0)):
         assert module(noise, mask).shape == (3, 2, 2, 2)
     assert module.concepts(noise, mask).shape == (3, 2, 8)
@@ -181,7 +181,7 @@ def test_sample_noise():
     module = build(free_blocks=1)
 
     def draw(n=5, temperature=1.0, seed=3):
-        return module.sample_noise(n, temperature, torch.Generator().manual_seed(seed))
+        return module.sample_noise(n, temperature, seeded(seed))
 
     assert draw().shape == (5, 24)
     assert torch.equal(draw(), draw())

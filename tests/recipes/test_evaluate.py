@@ -5,12 +5,11 @@ import json
 import re
 import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from context_module.metrics.concept_accuracy import train_concept_classifier
 from context_module.metrics.counterfactual import train_factor_regressor
+from helpers.pictures import write_photos
 
 QUICK = ["--max_train_steps", "2", "--train_batch_size", "14", "--validation_steps", "2", "--logging_steps", "1"]
 TINY_NVAE = ["--channels", "4", "--latent_channels", "2", "--num_blocks", "1", "--ops", "res_bnelu"]
@@ -38,14 +37,7 @@ def model(run, check, base, tmp_path_factory):
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """A folder per context, of 40 images in each."""
-    root = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for context in ("obs", "a", "b", "a+b"):
-        (root / context).mkdir()
-        for number in range(40):
-            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / context / f"{number:02}.png")
-    return root
+    return write_photos(tmp_path_factory.mktemp("photos"), (16, 16), {"obs": 40, "a": 40, "b": 40, "a+b": 40})
 
 
 @pytest.fixture

@@ -6,12 +6,13 @@ import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from context_module import ContextualDecoder
 from context_module.io.files import load_tensors
+from helpers.files import metrics
+from helpers.pictures import write_photos
 
 QUAD = ["--samples_per_context", "40", "--train_batch_size", "28", "--val_fraction", "0.1", "--value_draws", "0"]
 QUICK = [*QUAD, "--max_train_steps", "6", "--validation_steps", "3", "--logging_steps", "1", "--score_samples", "10"]
@@ -28,19 +29,8 @@ def trained(run, check, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A folder per context, of PNGs in sizes that a recipe must bring to the base's."""
-    root = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for context in ("obs", "a", "b", "a+b"):
-        (root / context).mkdir()
-        for number in range(20 if context == "a+b" else 8):  # as many as a table needs
-            pixels = rng.integers(0, 256, (40, 36, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / context / f"{number}.png")
-    return root
-
-
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    """A folder per context, of PNGs in sizes that a recipe must bring to the base's; a table needs 20."""
+    return write_photos(tmp_path_factory.mktemp("photos"), (40, 36), {"obs": 8, "a": 8, "b": 8, "a+b": 20})
 
 
 # --- finetune

@@ -1,10 +1,8 @@
 """--push_to_hub: what every recipe that trains uploads; to a Hub that is none."""
 
-from pathlib import Path
-from types import SimpleNamespace
-
-import huggingface_hub
 import pytest
+
+from helpers.hub import record_uploads
 
 SHORT = ["--max_train_steps", "1", "--checkpointing_steps", "1", "--train_batch_size", "7", "--val_fraction", "0.2"]
 SHORT += ["--samples_per_context", "10", "--push_to_hub"]
@@ -14,17 +12,7 @@ SHORT += ["--samples_per_context", "10", "--push_to_hub"]
 def uploads(monkeypatch):
     """What was uploaded: (repository, file names, commit message)."""
     done = []
-
-    def upload_folder(self, *, repo_id, folder_path, commit_message, allow_patterns=None):
-        names = [str(path.relative_to(folder_path)) for path in Path(folder_path).rglob("*") if path.is_file()]
-        names = sorted(huggingface_hub.utils.filter_repo_objects(names, allow_patterns=allow_patterns))
-        done.append((repo_id, names, commit_message))
-
-    def create_repo(self, repo_id, *, private=None, exist_ok=False):
-        return SimpleNamespace(repo_id=f"me/{repo_id}")
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
+    record_uploads(monkeypatch, lambda repository, names, private, message: done.append((repository, names, message)))
     return done
 
 

@@ -1,13 +1,12 @@
 """recipes/train_concept.py, beside finetune.py and compose.py, as a user runs them."""
 
-import json
-
 import pytest
 import torch
 from PIL import Image
 
 from context_module import ContextualDecoder
 from context_module.nn.pack import ConceptPack
+from helpers.files import metrics
 
 QUAD = ["--samples_per_context", "40", "--train_batch_size", "16", "--val_fraction", "0.1", "--logging_steps", "1"]
 QUICK = [*QUAD, "--max_train_steps", "4", "--validation_steps", "2", "--rank", "4", "--hidden_width", "8"]
@@ -27,10 +26,6 @@ def trained(run, check, tmp_path_factory):
         assert f"{concept}/{concept}.safetensors: best validation loss" in out
     assert before == {path: path.read_bytes() for path in (cwd / "obs").rglob("*") if path.is_file()}
     return cwd
-
-
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_pack_is_one_file(trained):

@@ -16,8 +16,7 @@ from context_module.io.files import write_json
 from context_module.saving.details import CardDetails
 from context_module.saving.info import describe
 from context_module.training.objectives.pack import new_pack
-
-SMALL = {"noise_width": 4, "concept_width": 3, "posterior_width": 8}
+from helpers.models import SMALL
 
 
 def lines_of(folder):

@@ -8,6 +8,7 @@ from context_module.adapters.modules import ModulesAdapter
 from context_module.data import ArrayContextDataset
 from context_module.training.encodings import encode_dataset
 from context_module.training.objectives.directions import Directions, decoder_sketch
+from helpers.draws import seeded
 
 SIZE = 12
 
@@ -22,14 +23,14 @@ def linear_base(weight):
 
 
 def encoded(base, n=400):
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     images = torch.randint(0, 256, (n, *base.image_shape), dtype=torch.uint8, generator=generator)
     return encode_dataset(base, ArrayContextDataset(images, torch.zeros(n), ["obs"], ["a"]), progress=False)
 
 
 def test_they_span_what_a_linear_decoder_shows():
     weight = torch.zeros(SIZE, SIZE)
-    weight[:, :3] = 0.1 * torch.randn(SIZE, 3, generator=torch.Generator().manual_seed(1))
+    weight[:, :3] = 0.1 * torch.randn(SIZE, 3, generator=seeded(1))
     base = linear_base(weight)
     directions, explained = decoder_sketch(base, encoded(base))
     assert explained > 0.99
@@ -46,7 +47,7 @@ def test_random_combinations_have_unit_variance_on_the_encodings(make_base, fami
     encodings = encoded(base, n=40)
     directions, explained = decoder_sketch(base, encodings)
     mean = encodings.batch(torch.arange(len(encodings)))["mean"].flatten(1)
-    mixed = directions @ torch.randn(directions.shape[1], 2000, generator=torch.Generator().manual_seed(0))
+    mixed = directions @ torch.randn(directions.shape[1], 2000, generator=seeded(0))
     assert (mean @ mixed).var(0).mean().item() == pytest.approx(1, rel=0.2)
     again, same = decoder_sketch(base, encodings)
     assert torch.equal(directions, again)
@@ -82,11 +83,11 @@ def test_a_decoder_that_is_not_linear_is_not_explained():
 
 @pytest.mark.parametrize("matrix", [torch.tensor([[1.0, 2.0, 0.0], [0.5, 0.0, -1.0]]), torch.tensor([1.0, 0.3])])
 def test_random_directions_combine_the_columns_of_a_matrix_or_a_diagonal(matrix):
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     directions, latents = Directions(matrix), torch.randn(5, 2, generator=generator)
     columns = matrix if matrix.ndim == 2 else torch.diag(matrix)
     covariance = columns @ columns.T
     torch.testing.assert_close(directions.energy(latents), torch.einsum("bi,ij,bj->b", latents, covariance, latents))
     drawn = directions.random(200_000, generator)
     torch.testing.assert_close(drawn @ drawn.T / 200_000, covariance, atol=0.05, rtol=0.05)
-    assert torch.equal(*(directions.random(2, torch.Generator().manual_seed(1)) for _ in range(2)))
+    assert torch.equal(*(directions.random(2, seeded(1)) for _ in range(2)))

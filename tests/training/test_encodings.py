@@ -1,6 +1,7 @@
 """Encodings of a data set: those of the base, in memory or on disk, whatever happens to the disk or the process."""
 
 import errno
+import functools
 import json
 import os
 import pickle
@@ -24,6 +25,7 @@ from context_module.data import ArrayContextDataset
 from context_module.data.loader import mixed_context_loader
 from context_module.errors import DataError, ShapeError
 from context_module.training.encodings import EncodedDataset, encode_dataset
+from helpers.pictures import random_data
 
 CONTEXTS = ("obs", "a", "b", "a+b")
 KEYS = ["features", "mean", "log_var", "mask"]
@@ -46,10 +48,7 @@ def base(family, make_base):
     return make_base(family)
 
 
-def make_data(shape=(1, 4, 4), per_context=8):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (4 * per_context, *shape), dtype=torch.uint8, generator=generator)
-    return ArrayContextDataset(images, torch.arange(4).repeat_interleave(per_context), CONTEXTS, ("a", "b"))
+make_data = functools.partial(random_data, (1, 4, 4))
 
 
 class Spy(DecoderAdapter):
@@ -102,7 +101,7 @@ def cached_folder(root):
 
 @pytest.mark.parametrize("cached", [False, True], ids=["memory", "disk"])
 def test_encodings_are_those_of_the_base(base, cached, tmp_path):
-    data = make_data(base.image_shape, per_context=5)
+    data = random_data(base.image_shape, per_context=5)
     encodings = encode_dataset(base, data, cache_dir=tmp_path if cached else None, batch_size=7, progress=False)
     assert isinstance(encodings, EncodedDataset)
     assert len(encodings) == 20
@@ -136,7 +135,7 @@ def test_images_of_another_size_are_refused(make_base, tmp_path):
 def test_features_that_are_the_mean_are_kept_once(make_base):
     headless = adapt(LightweightVAE("conv3", heads=False).eval())
     for base, width in ((make_base("modules"), 8), (headless, 128), (make_base("lightweight"), 3 * 128), (Spy(), 7)):
-        encodings = encode(base, make_data(base.image_shape, per_context=1))
+        encodings = encode(base, random_data(base.image_shape, per_context=1))
         assert encodings.table.shape == (4, width)
 
 
@@ -214,7 +213,7 @@ def test_views_of_other_images_have_files_of_their_own(tmp_path):
 
 def test_a_changed_base_has_a_file_of_its_own(tmp_path, make_base):
     base = make_base("modules")
-    data = make_data(base.image_shape, per_context=1)
+    data = random_data(base.image_shape, per_context=1)
 
     def files():
         encode(base, data, tmp_path)
@@ -335,7 +334,7 @@ def test_a_build_that_failed_goes_on_from_its_last_batch(lasts, kept, tmp_path, 
 
 BUILD = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/.."]  # as pytest does
 import context_module.io.table
 context_module.io.table._SECONDS = 0
 from test_encodings import Spy, encode, make_data

@@ -4,18 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from context_module.nn.config import ContextModuleConfig
-from context_module.nn.module import ContextModule
 from context_module.training.objectives.directions import Directions
 from context_module.training.objectives.interaction import interaction
+from helpers.models import small_module
 
 
 def make_module(concepts=("a", "b", "c"), **options):
-    torch.manual_seed(0)
-    config = ContextModuleConfig(
-        concepts=concepts, latent_shape=(5,), num_features=4, noise_width=3, concept_width=2, **options
-    )
-    module = ContextModule(config)
+    module = small_module(concepts, **options)
     if module.inversion.residual is not None:  # it starts as the identity
         nn.init.normal_(module.inversion.residual[-1].weight)
     with torch.no_grad():

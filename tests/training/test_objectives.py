@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from context_module import adapt, wrap_decoder
-from context_module.data import ArrayContextDataset
 from context_module.training.encodings import encode_dataset
 from context_module.training.objectives.critic import Adversarial
 from context_module.training.objectives.latent import LatentObjective, latent_terms
 from context_module.training.objectives.matching import Matching
 from context_module.training.objectives.pixel import PixelObjective
 from context_module.training.objectives.terms import LatentStep
+from helpers.pictures import random_data
 
 CONTEXTS = ("obs", "a", "b", "a+b")
 TERMS = ("matching", "adversarial", "interaction", "overlap", "sparsity", "acyclicity")
@@ -29,12 +29,6 @@ def base(family, make_base):
     return make_base(family)
 
 
-def make_data(base, per_context=8):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (4 * per_context, *base.image_shape), dtype=torch.uint8, generator=generator)
-    return ArrayContextDataset(images, torch.arange(4).repeat_interleave(per_context), CONTEXTS, ("a", "b"))
-
-
 def make_model(base, **options):
     torch.manual_seed(0)
     return wrap_decoder(base, ["a", "b"], noise_width=4, concept_width=2, **options)
@@ -42,7 +36,7 @@ def make_model(base, **options):
 
 def make_latent(base, **options):
     """A latent objective and a batch of all its encodings."""
-    encodings = encode_dataset(base, make_data(base), progress=False)
+    encodings = encode_dataset(base, random_data(base.image_shape), progress=False)
     weights = {name: options.pop(name) for name in TERMS if name in options}
     terms = options.pop("terms", None) or latent_terms(**weights)
     objective = LatentObjective(make_model(base, latent_noise=True), encodings, terms, **options)
@@ -55,7 +49,7 @@ def critic_of(objective):
 
 
 def pixel_batch(base):
-    data = make_data(base)
+    data = random_data(base.image_shape)
     return torch.utils.data.default_collate(data.__getitems__(list(range(len(data)))))
 
 
@@ -94,7 +88,7 @@ def test_without_warm_up(make_base):
 
 def test_latent_objective_needs_latent_noise(make_base):
     base = make_base("nvae")
-    encodings = encode_dataset(base, make_data(base), progress=False)
+    encodings = encode_dataset(base, random_data(base.image_shape), progress=False)
     with pytest.raises(ValueError, match="wrap the base with latent_noise=True"):
         LatentObjective(make_model(base), encodings)
 
@@ -142,7 +136,7 @@ def test_critic_sees_coordinates_of_unit_variance(family, make_base):
 
 
 def test_latent_objective_without_concepts(base):
-    observational = make_data(base).of_concepts([])
+    observational = random_data(base.image_shape).of_concepts([])
     encodings = encode_dataset(base, observational, progress=False)
     model = wrap_decoder(base, [], noise_width=4, concept_width=2, free_blocks=2, latent_noise=True)
     out = LatentObjective(model, encodings, latent_terms(sparsity=1.0))(encodings.batch(torch.arange(8)))

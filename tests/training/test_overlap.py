@@ -1,19 +1,14 @@
 """The overlap term: what interventional values are to observational ones."""
 
+import functools
+
 import pytest
 import torch
 
-from context_module.nn.config import ContextModuleConfig
-from context_module.nn.module import ContextModule
 from context_module.training.objectives.overlap import overlap
+from helpers.models import small_module
 
-
-def make_module(concepts=("a", "b"), **options):
-    torch.manual_seed(0)
-    config = ContextModuleConfig(
-        concepts=concepts, latent_shape=(5,), num_features=4, noise_width=3, concept_width=2, **options
-    )
-    return ContextModule(config)
+make_module = functools.partial(small_module, ("a", "b"))
 
 
 def measured(module, samples=4096, seed=0):

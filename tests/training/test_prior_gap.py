@@ -8,6 +8,7 @@ from context_module.data import ArrayContextDataset
 from context_module.training.encodings import encode_dataset
 from context_module.training.objectives.directions import Directions
 from context_module.training.objectives.gap import prior_gap
+from helpers.draws import seeded
 
 NAMES = ("obs", "a", "b")
 WIDTHS = {"noise_width": 4, "concept_width": 4, "free_blocks": 0, "inversion_width": 0}
@@ -15,7 +16,7 @@ WIDTHS = {"noise_width": 4, "concept_width": 4, "free_blocks": 0, "inversion_wid
 
 def make(make_base, n=300):
     base = adapt(make_base("modules"))
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     images = torch.randint(0, 256, (3 * n, *base.image_shape), dtype=torch.uint8, generator=generator)
     data = ArrayContextDataset(images, torch.arange(3).repeat_interleave(n), NAMES, ("a", "b"))
     torch.manual_seed(0)

@@ -6,12 +6,14 @@ import math
 import pytest
 import torch
 
-from context_module import ContextualDecoder, Value, wrap_decoder
+from context_module import ContextualDecoder, Value
 from context_module.data.dataset import ArrayContextDataset
 from context_module.errors import CheckpointError, ConceptError
 from context_module.io.files import load_tensors
 from context_module.nn.value_maps import ValueMap
 from context_module.training.values import _choose, _curve, _reader, fit_values
+from helpers.draws import seeded
+from helpers.models import generate, randomise, wrapped_at_random
 
 FORMS = {
     "structural": {"form": "structural", "free_blocks": 1},
@@ -25,14 +27,10 @@ FORMS = {
 def make_model(make_base):
     """A wrapped base whose module is at random; one concept is called as a method of torch's modules is."""
 
-    def make(family="modules", seed=1, **options):
-        torch.manual_seed(seed)
-        widths = {"noise_width": 4, "concept_width": 3, "posterior_width": 8}
-        model = wrap_decoder(make_base(family), ["a", "train", "c"], **widths, **options)
-        with torch.no_grad():
-            for parameter in [*model.module.parameters(), *model.posterior_heads.parameters()]:
-                parameter.normal_(std=0.5)
-        return model.eval()
+    def make(family="modules", **options):
+        model = wrapped_at_random(make_base(family), ["a", "train", "c"], **options)
+        randomise(model.posterior_heads)
+        return model
 
     return make
 
@@ -42,9 +40,7 @@ def make_data():
     """120 images in four contexts, with factors that a function of (model, data) gives."""
 
     def make(factors, names, n=120, channels=1):
-        images = torch.randint(
-            0, 256, (n, channels, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
-        )
+        images = torch.randint(0, 256, (n, channels, 8, 8), generator=seeded(0), dtype=torch.uint8)
         labels, contexts = torch.arange(n) % 4, ["obs", "a", "train", "c"]
         return ArrayContextDataset(images, labels, contexts, ["a", "train", "c"], factors, names)
 
@@ -69,10 +65,6 @@ def fitted(make_model, make_data):
     return model, data
 
 
-def generate(model, do, n=3, seed=0):
-    return model.generate(n, do=do, generator=torch.Generator().manual_seed(seed))
-
-
 # --- one map
 
 
@@ -83,7 +75,7 @@ def test_a_map_gives_the_block_of_the_closest_number():
 
 
 def test_a_curve_through_noise():
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     numbers = torch.rand(4000, generator=generator) * 3 - 1
     blocks = torch.stack([numbers.sin(), numbers.abs(), 1 - 2 * numbers], dim=1)
     table = _curve(numbers, blocks + 0.2 * torch.randn(blocks.shape, generator=generator))
@@ -117,7 +109,7 @@ def test_a_curve_of_one_value():
 @pytest.mark.parametrize("width", [5, 300])
 def test_readings_of_features(width):
     """With fewer features than images and with more, one of them constant."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     numbers = torch.rand(200, generator=generator) * 4
     features = 0.1 * torch.randn(200, width, generator=generator) + numbers[:, None] * torch.linspace(1, 2, width)
     features[:, 2] = 7
@@ -137,7 +129,7 @@ class Pictures:
 
 
 def test_drawn_blocks_where_the_mean_shows_nothing():
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     numbers = torch.rand(1000, generator=generator) + 1
     directions = torch.randn(1000, 3, generator=generator)
     blocks = numbers[:, None] * directions / directions.norm(dim=1, keepdim=True)
@@ -179,7 +171,7 @@ def test_a_fixed_concept_has_its_value_and_no_causes(form, make_model):
     module = make_model(**FORMS[form]).module
     mask = torch.tensor([[True, True, False], [False, True, False]])
     value = torch.tensor([[1.0, -2.0, 3.0], [0.3, 0.2, 0.1]])
-    noises = [module.sample_noise(2, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    noises = [module.sample_noise(2, generator=seeded(seed)) for seed in (0, 1)]
     one, other = (module.concepts(noise, mask, {"train": value}) for noise in noises)
     assert torch.equal(one[:, 1], value)
     assert torch.equal(other[:, 1], value)
@@ -191,7 +183,7 @@ def test_a_fixed_concept_has_its_value_and_no_causes(form, make_model):
 def test_a_concept_fixed_to_what_it_is_changes_nothing(form, make_model):
     module = make_model(**FORMS[form]).module
     mask = torch.tensor([[False, True, False]] * 4)
-    noise = module.sample_noise(4, generator=torch.Generator().manual_seed(0))
+    noise = module.sample_noise(4, generator=seeded(0))
     free = module.concepts(noise, mask)
     assert torch.allclose(module.concepts(noise, mask, {"train": free[:, 1]}), free, atol=1e-5)
 
@@ -205,7 +197,7 @@ def test_effects_of_a_fixed_concept_travel_along_the_graph(make_model):
         edges[0, 1] = edges[1, 2] = 1
         layer.effects.mul_(edges.repeat_interleave(3, 0).repeat_interleave(3, 1))
     mask = torch.tensor([[False, True, False]])
-    noise = module.sample_noise(1, generator=torch.Generator().manual_seed(0))
+    noise = module.sample_noise(1, generator=seeded(0))
     before, value = module.concepts(noise, mask)[0], torch.tensor([[5.0, -1.0, 2.0]])
     after = module.concepts(noise, mask, {"train": value})[0]
     assert torch.allclose(after[0], before[0])
@@ -280,7 +272,7 @@ def test_data_without_values_leaves_no_map(factors, names, fitted, make_data):
 
 def test_generate_sets_the_concept_and_nothing_else(fitted):
     model, _ = fitted
-    noise = model.module.sample_noise(2, generator=torch.Generator().manual_seed(3))
+    noise = model.module.sample_noise(2, generator=seeded(3))
     made = model.generate(noise=noise, do={"c": Value([0, 2]), "a": 0.5})
     fixed = model.value_maps({"c": torch.tensor([0.0, 2.0])})
     with torch.no_grad():

@@ -9,11 +9,6 @@ import torch
 from context_module.adapters.denoiser import DenoiserAdapter
 
 
-@pytest.fixture(scope="module")
-def diffusers():
-    return pytest.importorskip("diffusers")
-
-
 @pytest.fixture
 def unet(diffusers):
     """Builds a tiny UNet2DModel for 3 x 8 x 8 images."""
@@ -81,8 +76,3 @@ def text_pipeline(diffusers, text_parts):
         )
 
     return build
-
-
-@pytest.fixture
-def x():
-    return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -5,11 +5,12 @@ from functools import partial
 
 import pytest
 import torch
-from denoiser_models import seeded, some_latents
+from denoiser_models import some_latents
 
 from context_module.adapters.contract import Encoding
 from context_module.adapters.denoiser import DenoisingObjective
 from context_module.adapters.denoiser.schedule import NoiseSchedule
+from helpers.draws import seeded
 
 
 def schedules(diffusers):

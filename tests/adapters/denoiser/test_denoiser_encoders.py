@@ -1,15 +1,13 @@
 """Denoisers that decode embeddings of images: of image variation, and diffusion autoencoders.
 
-The tests of every family run on both, too (tests/conftest.py).
+The tests of every family run on both, too (tests/helpers/bases.py).
 """
-
-import json
 
 import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from denoiser_models import seeded, some_latents
+from denoiser_models import some_latents
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -17,6 +15,8 @@ from context_module import adapt, wrap_decoder
 from context_module.adapters.denoiser import DenoiserAdapter, DenoisingObjective, SemanticEncoder
 from context_module.base.fingerprint import fingerprint
 from context_module.errors import CheckpointError, ShapeError
+from helpers.draws import seeded
+from helpers.files import edit_json
 
 
 @pytest.fixture
@@ -198,20 +198,19 @@ def test_density_is_part_of_the_fingerprint(autoencoder):
     assert fingerprint(autoencoder) != before
 
 
-def edit_config(folder, **changes):
-    path = folder / "encoder" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
 def drop_tensor(folder, name):
     path = folder / "encoder" / "model.safetensors"
     save_file({key: value for key, value in load_file(path).items() if key != name}, path)
 
 
 SPOILED = {
-    "foreign": (lambda d: edit_config(d, encoder="VAE"), CheckpointError, "does not hold a SemanticEncoder"),
+    "foreign": (
+        lambda d: edit_json(d / "encoder" / "config.json", encoder="VAE"),
+        CheckpointError,
+        "does not hold a SemanticEncoder",
+    ),
     "options": (
-        lambda d: edit_config(d, wings=2),
+        lambda d: edit_json(d / "encoder" / "config.json", wings=2),
         CheckpointError,
         "config.json is of no usable SemanticEncoder.*wings",
     ),

@@ -1,6 +1,6 @@
 """Pipelines of diffusers as bases: where the decoder input goes, training, files, and what is refused.
 
-The tests of every family run on a pixel one, too (tests/conftest.py).
+The tests of every family run on a pixel one, too (tests/helpers/bases.py).
 """
 
 import copy
@@ -9,22 +9,20 @@ import sys
 
 import pytest
 import torch
-from denoiser_models import seeded, some_latents, wrapped
-from safetensors.torch import load_file, save_file
+from denoiser_models import some_latents
 
 from context_module import ContextualDecoder, wrap_decoder
 from context_module.adapters.denoiser import DenoiserAdapter
 from context_module.adapters.registry import adapt
 from context_module.base.fingerprint import fingerprint
 from context_module.errors import CheckpointError, LoraError, ShapeError
+from helpers.draws import seeded
+from helpers.files import edit_json, edit_tensors
+from helpers.models import wrapped_at_random
+from helpers.tensors import same
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 TEXT = {"prompt": "a cat", "tokens": 2, "num_inference_steps": 2}
-
-
-def same(first, second):
-    first, second = first.state_dict(), second.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 # where the decoder input goes
@@ -33,7 +31,7 @@ def same(first, second):
 @torch.no_grad()
 def test_zero_leaves_an_unconditional_denoiser_as_it_is(unet, pixels, diffusers):
     plain, net = unet(class_embed_type=None), unet()
-    assert same(plain, net)
+    assert same(plain.state_dict(), net.state_dict())
     base = pixels(net)
     assert base.latent.shape == (16,)
     assert not base.sample_latent(2).any()
@@ -69,7 +67,7 @@ def test_tokens_follow_those_of_the_prompt(text_pipeline, x):
 
 @torch.no_grad()
 def test_concepts_compose_on_top_of_another_prompt(text_pipeline):
-    model = wrapped(DenoiserAdapter(text_pipeline(), **TEXT))
+    model = wrapped_at_random(DenoiserAdapter(text_pipeline(), **TEXT))
     made = {}
     for prompt in ("a cat", "a dog", "a cat"):
         model.base.set_prompt(prompt)
@@ -135,7 +133,7 @@ def test_transformers(build, diffusers, text_parts, x):
     torch.manual_seed(0)
     base = DenoiserAdapter(build(diffusers, copy.deepcopy(text_parts["vae"])), tokens=3, num_inference_steps=2)
     assert base.latent.shape == (3, 8)
-    model = wrapped(base)
+    model = wrapped_at_random(base)
     with torch.no_grad():  # such transformers start from zero modulation, and say nothing of their tokens
         for parameter in base.net.parameters():
             parameter.add_(0.5 * torch.randn(parameter.shape, generator=seeded()))
@@ -153,7 +151,7 @@ def test_transformers(build, diffusers, text_parts, x):
 
 
 def test_a_frozen_pipeline_stays_and_the_loss_falls(text_pipeline, x):
-    model = wrapped(DenoiserAdapter(text_pipeline(), **TEXT)).train()
+    model = wrapped_at_random(DenoiserAdapter(text_pipeline(), **TEXT)).train()
     pipeline = model.base.pipeline
     before = {name: copy.deepcopy(getattr(pipeline, name)) for name in ("unet", "vae", "text_encoder")}
     optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], 3e-3)
@@ -165,12 +163,12 @@ def test_a_frozen_pipeline_stays_and_the_loss_falls(text_pipeline, x):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
-    assert all(same(getattr(pipeline, name), copied) for name, copied in before.items())
+    assert all(same(getattr(pipeline, name).state_dict(), copied.state_dict()) for name, copied in before.items())
 
 
 def test_lora_adapts_the_denoiser_alone(text_pipeline, x):
     pytest.importorskip("peft")
-    model = wrapped(DenoiserAdapter(text_pipeline(), **TEXT)).add_lora(rank=2)
+    model = wrapped_at_random(DenoiserAdapter(text_pipeline(), **TEXT)).add_lora(rank=2)
     assert all(name.startswith("net.") for name in model.lora.target_modules)
     assert any("attn2.to_k" in name for name in model.lora.target_modules)
     model(x, "a").loss.mean().backward()
@@ -178,7 +176,7 @@ def test_lora_adapts_the_denoiser_alone(text_pipeline, x):
     assert trained
     assert all(".lora_" in name for name in trained)
     with pytest.raises(LoraError, match="LoRA already"):
-        wrapped(adapt(model.base.pipeline))
+        wrapped_at_random(adapt(model.base.pipeline))
 
 
 # files
@@ -201,28 +199,18 @@ def test_saves_and_loads_bit_for_bit(folder, pixels):
     torch.nn.init.normal_(base.net.conv_in.bias)
     base.save(folder)  # over the old one
     assert sorted(path.name for path in folder.iterdir()) == ["model_index.json", "scheduler", "unet"]
-    assert same(DenoiserAdapter.load(folder).net, base.net)
+    assert same(DenoiserAdapter.load(folder).net.state_dict(), base.net.state_dict())
 
 
 def test_a_text_pipeline_and_its_options_come_back_with_the_module(text_pipeline, tmp_path, x):
     DenoiserAdapter(text_pipeline(), **TEXT).save(tmp_path / "base")
-    model = wrapped(DenoiserAdapter.load(tmp_path / "base", **TEXT))
+    model = wrapped_at_random(DenoiserAdapter.load(tmp_path / "base", **TEXT))
     model.save_pretrained(tmp_path / "module")
     config = json.loads((tmp_path / "module" / "adapter_config.json").read_text())
     assert config["base_options"] == {**TEXT, "guidance_scale": 1.0}
     again = ContextualDecoder.from_pretrained(tmp_path / "module")
     for do in ("obs", "a+b"):
         assert torch.equal(model.generate(2, do=do, generator=seeded()), again.generate(2, do=do, generator=seeded()))
-
-
-def edit_json(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def edit_tensors(folder, change):
-    tensors = load_file(folder / "unet" / WEIGHTS)
-    change(tensors)
-    save_file(tensors, folder / "unet" / WEIGHTS, metadata={"format": "pt"})
 
 
 SPOILED = {
@@ -235,11 +223,11 @@ SPOILED = {
         "base holds a denoiser AuraFlowTransformer2DModel; supported: UNet2DModel, UNet2DConditionModel, PixArt",
     ),
     "missing tensor": (
-        lambda d: edit_tensors(d, lambda t: t.pop("conv_in.bias")),
+        lambda d: edit_tensors(d / "unet" / WEIGHTS, lambda t: t.pop("conv_in.bias")),
         "unet of .*base does not fit .*missing.*conv_in.bias",
     ),
     "unexpected tensor": (
-        lambda d: edit_tensors(d, lambda t: t.update(wings=torch.ones(2))),
+        lambda d: edit_tensors(d / "unet" / WEIGHTS, lambda t: t.update(wings=torch.ones(2))),
         "unet of .*base does not fit .*unexpected.*wings",
     ),
     "a pickle": (

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from denoiser_models import seeded, some_latents, wrapped
+from denoiser_models import some_latents
 
 from context_module.adapters.contract import Encoding
 from context_module.adapters.denoiser.schedule import NoiseSchedule
+from helpers.draws import seeded
+from helpers.models import wrapped_at_random
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' schedulers, numpy 2
@@ -88,7 +90,7 @@ def test_inversion_of_every_prediction_type(diffusers, pixels):
 def test_counterfactuals_keep_the_noise(pixels, unet, x):
     net = unet()
     net.conv_out.weight.mul_(0.3)
-    model = wrapped(pixels(net, steps=10))
+    model = wrapped_at_random(pixels(net, steps=10))
     behind = model.abduct(x, "a")
     torch.testing.assert_close(model.generate(noise=behind, do="a"), x, atol=5e-3, rtol=0)
     changed = model.generate(noise=behind, do="b")

@@ -1,16 +1,18 @@
 """FluxPipeline and DiTPipeline as bases, held against what the pipelines themselves make of the same.
 
-The tests of every family run on both, too (tests/conftest.py).
+The tests of every family run on both, too (tests/helpers/bases.py).
 """
 
 import copy
 
 import pytest
 import torch
-from denoiser_models import seeded, some_latents, wrapped
+from denoiser_models import some_latents
 
 from context_module.adapters.denoiser import DenoiserAdapter
 from context_module.errors import ShapeError
+from helpers.draws import seeded
+from helpers.models import wrapped_at_random
 
 LOADED_AS = {
     "transformer": {"guidance_embeds": True},
@@ -193,7 +195,7 @@ def test_offsets_between_classes_are_classes(guidance_scale, dit):
 
 def test_every_block_reads_the_decoder_input_and_none_of_it_is_dropped(dit):
     """In training diffusers' denoiser drops labels at random."""
-    model = wrapped(DenoiserAdapter(dit(), num_inference_steps=2))
+    model = wrapped_at_random(DenoiserAdapter(dit(), num_inference_steps=2))
     base = model.base
     z, timestep = torch.randn(64, 2, 4, 4, generator=seeded()), torch.full((64,), 500)
     latents = some_latents(base, 64)

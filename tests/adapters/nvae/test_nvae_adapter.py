@@ -12,6 +12,7 @@ from context_module.adapters import adapt, get_adapter
 from context_module.adapters.nvae import NVAE, NVAEAdapter, NVAEConfig
 from context_module.base.lora import decoder_layers
 from context_module.errors import CheckpointError, ShapeError
+from helpers.draws import seeded
 
 MakeNet = Callable[..., NVAE]
 
@@ -66,7 +67,7 @@ def test_single_group_has_no_deeper_latents(make_net: MakeNet) -> None:
 
 def test_prior_draws(make_net: MakeNet) -> None:
     adapter = NVAEAdapter(make_net())
-    draws = adapter.sample_latent(2000, torch.Generator().manual_seed(0))
+    draws = adapter.sample_latent(2000, seeded(0))
     assert draws.shape == (2000, 2, 2, 2)
     assert draws.std().item() == pytest.approx(1.01, abs=0.02)
 

@@ -14,6 +14,7 @@ from context_module.adapters.nvae.likelihoods import (
     QuantisedLikelihood,
     quantise,
 )
+from helpers.draws import seeded
 
 
 def _sigmoid(value: float) -> float:
@@ -91,7 +92,7 @@ def test_mixture_samples_follow_the_mean() -> None:
     logits[:, [2, 5, 8]] = -5.0
     logits[:, [3, 6, 9]] = torch.tensor([0.5, -0.5, 0.4])[:, None, None]
     likelihood = LogisticMixtureLikelihood(logits, 1)
-    draws = likelihood.sample(torch.Generator().manual_seed(0))
+    draws = likelihood.sample(seeded(0))
     assert torch.allclose(draws.mean(0), likelihood.mean[0], atol=2e-3)
     c = [math.tanh(value) for value in (0.5, -0.5, 0.4)]
     green = -0.1 + c[0] * 0.3

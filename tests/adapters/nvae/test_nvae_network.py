@@ -9,6 +9,7 @@ import torch
 from context_module.adapters.nvae import NVAE, NVAEObjective
 from context_module.adapters.nvae.config import OPS_PRESETS
 from context_module.errors import ShapeError
+from helpers.draws import seeded
 
 MakeNet = Callable[..., NVAE]
 
@@ -64,10 +65,10 @@ def test_temperature_and_seeds(make_net: MakeNet) -> None:
     x = torch.rand(2, 3, 8, 8)
 
     def logits(temperature: float, seed: int) -> torch.Tensor:
-        return net(x, temperature, torch.Generator().manual_seed(seed)).logits
+        return net(x, temperature, seeded(seed)).logits
 
     def sampled(temperature: float, seed: int) -> torch.Tensor:
-        return net.sample_logits(2, temperature, torch.Generator().manual_seed(seed))
+        return net.sample_logits(2, temperature, seeded(seed))
 
     for draw in (logits, sampled):
         assert torch.equal(draw(0, 1), draw(0, 2))
@@ -97,7 +98,7 @@ def test_kl_matches_monte_carlo(num_flows: int, make_net: MakeNet) -> None:
     net = make_net(num_flows=num_flows)
     x = torch.rand(1, 3, 8, 8).expand(2000, -1, -1, -1)
     with torch.no_grad():
-        out = net(x, generator=torch.Generator().manual_seed(0))
+        out = net(x, generator=seeded(0))
     gaps = out.log_q - out.log_p - out.kl_per_group.sum(0)
     if num_flows:  # the KL is this very draw's
         assert gaps.abs().max() < 1e-3

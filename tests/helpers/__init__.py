@@ -1,0 +1,1 @@
+"""What several files of tests share; pytest finds it by ``pythonpath`` in pyproject.toml."""
