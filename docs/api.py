@@ -102,7 +102,9 @@ def _constant(module: str, name: str) -> str:
                 words = [line.lstrip("#: ") for line in lines[above : node.lineno - 1]]
                 beside = lines[node.lineno - 1].partition("  # ")[2]
                 value = [f"   :value: {code}"] if len(code := ast.unparse(node.value or node.target)) < 100 else []
-                return _directive("py:data", f"{module}.{name}", *value, "", *(f"   {line}" for line in [*words, beside]))
+                return _directive(
+                    "py:data", f"{module}.{name}", *value, "", *(f"   {line}" for line in [*words, beside])
+                )
     raise LookupError(f"{module}.{name} is made in no file of {folder.parent}")
 
 

@@ -12,11 +12,11 @@ import options  # noqa: E402
 import plain  # noqa: E402
 
 project = "context_module"
-author = "the authors of context_module"
+author = project_copyright = "the authors of context_module"
 release = metadata.version("context-module")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
-extensions += ["formulas", "offline", "plain", "references"]  # beside this file
+extensions += ["commands", "formulas", "offline", "plain", "references"]  # beside this file
 html_theme = "furo"
 html_title = f"context_module {release}"
 html_copy_source = False

@@ -27,6 +27,8 @@ def mathml(latex: str, display: str = "inline") -> str:
         ValueError: if the formula has a command that the converter does not know.
     """
     text = re.sub(r'<mi mathvariant="([a-z-]+)">([A-Z])</mi>', _letter, convert(latex, display=display))
+    text = text.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")  # the relation, which has room on both sides
+    text = re.sub(r"(<mi>(?:exp|log)</mi>)(?=<mi>)", r'\1<mspace width="0.167em" />', text)
     if unknown := re.search(r"\\\w+", text):
         raise ValueError(f"{unknown[0]} in {latex!r} would be shown as it is: write the formula without it")
     return text

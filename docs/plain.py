@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import api
+import options
 from docutils import nodes
 from references import documented
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.nodes import make_refnode
 
-ROOT = Path(__file__).resolve().parents[1]
 #: per page, the captions of the parts of its contents, and the pages in each
 CONTENTS: dict[str, dict[str, tuple[str, ...]]] = {
     "index": {
@@ -29,7 +30,11 @@ CONTENTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "base": {"": ("examples/third_party_adapter/README",)},
 }
-_FOLDERS = {"recipes": "generated/options", "api": "generated/api"}  # of pages made at build time, below a page
+#: per page, the pages below it that are made at build time
+_MADE = {
+    "recipes": tuple(f"generated/options/{name}" for name in options.recipes()),
+    "api": tuple(f"generated/api/{name}" for name in api.PAGES),
+}
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -69,9 +74,8 @@ def _complete(app: Sphinx, page: str, source: list[str]) -> None:
 def _contents(page: str) -> Iterator[str]:
     for caption, pages in CONTENTS.get(page, {}).items():
         yield "\n".join((":hidden:", *([f":caption: {caption}"] if caption else []), "", *pages))
-    if folder := _FOLDERS.get(page):
-        made = sorted((ROOT / "docs" / folder).glob("*.md"), key=lambda path: (path.stem != "context_module", path.stem))
-        yield "\n".join((":hidden:", "", *(f"{folder}/{path.stem}" for path in made)))
+    if made := _MADE.get(page):
+        yield "\n".join((":hidden:", "", *made))
 
 
 def _link(app: Sphinx, tree: nodes.document, page: str) -> None:
@@ -89,7 +93,8 @@ def _place(env: BuildEnvironment, code: str) -> tuple[str, str] | None:
     if code.startswith("--"):
         places = {program: at for (program, name), at in env.domaindata["std"]["progoptions"].items() if name == code}
         return places.get("finetune.py") or next(iter(places.values()), None)
-    if re.fullmatch(r"[A-Za-z_][\w.]+", code) and (found := documented(env, code)):
+    name = re.fullmatch(r"[A-Za-z_][\w.]+", code) and not re.fullmatch(r"[a-z]+", code)  # `data` may be anything
+    if name and (found := documented(env, code)):
         place = env.domaindata["py"]["objects"][found]
         return place.docname, place.node_id
     return None

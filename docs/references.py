@@ -94,7 +94,9 @@ def rooms() -> Iterator[str]:
     yield library.__name__
     for place in ("", ".adapters"):  # which another folder may hold, so that no path leads from one to the other
         package = importlib.import_module(library.__name__ + place)
-        yield from (found.name for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.") if found.ispkg)
+        yield from (
+            found.name for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.") if found.ispkg
+        )
     yield f"{library.__name__}.adapters"
 
 
