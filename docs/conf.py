@@ -1,4 +1,4 @@
-"""The site: Sphinx reads these pages, the docstrings, and what `options` and `figures` make at build time."""
+"""The site: Sphinx reads the pages, the docstrings, and what `options`, `api` and `plain` write at build time."""
 
 import sys
 from importlib import metadata
@@ -7,24 +7,28 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-import figures  # noqa: E402 (beside this file)
+import api  # noqa: E402 (beside this file)
 import options  # noqa: E402
+import plain  # noqa: E402
 
 project = "context_module"
-author = "the authors of context_module"
+author = project_copyright = "the authors of context_module"
 release = metadata.version("context-module")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon", "references"]
-exclude_patterns = ["examples"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions += ["commands", "formulas", "offline", "plain", "references"]  # beside this file
 html_theme = "furo"
 html_title = f"context_module {release}"
 html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
 smartquotes = False  # "--flag" is not "–flag"
 
 # what a link, a formula or a reference in a docstring leads to must be there: with -W, all warnings are errors
 nitpicky = True
 default_role = "py:obj"  # `name` in a docstring
-myst_enable_extensions = ["amsmath", "attrs_block", "colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]  # colon_fence for pages that are made; no other page has it
 myst_heading_anchors = 3
 suppress_warnings = ["config.cache"]
 
@@ -40,6 +44,7 @@ toc_object_entries_show_parents = "hide"
 def setup(app):
     def make(app):
         options.write(HERE / "generated" / "options")
-        figures.write(HERE / "generated" / "figures")
+        api.write(HERE / "generated" / "api")
+        plain.write(HERE / "generated")
 
     app.connect("builder-inited", make)

@@ -1,16 +1,17 @@
-"""Draws the figures of the site with the library itself; nothing is trained, so it takes seconds.
+"""Draws the pictures in docs/figures with the library itself; nothing is trained, so it takes seconds.
 
-python docs/figures.py outputs/figures
+python docs/figures.py
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from context_module import ContextModuleConfig
@@ -27,13 +28,11 @@ _PER_ROW = 8
 
 
 def write(folder: Path) -> None:
-    """Draw every figure that the folder lacks as ``NAME.png``."""
+    """Draw every figure as ``NAME.png``, with a palette of its own: a repository should stay small."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = Path(__file__).stat().st_mtime
     for name, draw in FIGURES.items():
-        target = folder / f"{name}.png"
-        if not target.is_file() or target.stat().st_mtime < made:
-            target.write_bytes(png(draw()))
+        picture = Image.open(BytesIO(png(draw()))).convert("RGB")
+        picture.quantize(256, dither=Image.Dither.NONE).save(folder / f"{name}.png", optimize=True)
 
 
 def contexts() -> Any:
@@ -188,4 +187,4 @@ def _arrow(axes: Any, start: tuple[float, float], end: tuple[float, float]) -> N
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    write(Path(__file__).resolve().parent / "figures")

@@ -11,6 +11,7 @@ import ast
 import functools
 import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,14 +23,6 @@ from sphinx.util import logging
 from sphinx.util.nodes import make_refnode
 
 ROOT = Path(__file__).resolve().parents[1]
-PUBLIC = (
-    "context_module",
-    "context_module.adapters",
-    "context_module.data",
-    "context_module.evaluation",
-    "context_module.metrics",
-    "context_module.training.objectives.latent",
-)
 _CALLABLES = ("class", "function", "exception")
 _COLON = "\ue000"  # of prose, where napoleon would read "type: description"
 _logger = logging.getLogger(__name__)
@@ -77,7 +70,7 @@ def _resolve(app: Sphinx, env: BuildEnvironment, node: Any, shown: Any) -> Any:
     if node.get("refdomain") != "py":
         return None
     target = node["reftarget"]
-    if found := _documented(env, target):
+    if found := documented(env, target):
         place = env.domaindata["py"]["objects"][found]
         return make_refnode(app.builder, node["refdoc"], place.docname, place.node_id, [shown], found)
     if node["reftype"] == "class":  # in a signature: the type checker knows it
@@ -88,14 +81,26 @@ def _resolve(app: Sphinx, env: BuildEnvironment, node: Any, shown: Any) -> Any:
 
 
 def _check_public_names(app: Sphinx, env: BuildEnvironment) -> None:
-    documented = {name.rpartition(".")[2] for name in env.domaindata["py"]["objects"]}
-    for module in PUBLIC:
-        for name in importlib.import_module(module).__all__:
-            if name not in documented:
-                _logger.warning("%s.%s is public and on no page below docs/api", module, name)
+    found = {name.rpartition(".")[2] for name in env.domaindata["py"]["objects"]}
+    for room in rooms():
+        for name in importlib.import_module(room).__all__:
+            if name not in found:
+                _logger.warning("%s.%s is public and on no page of the API: see docs/api.py", room, name)
 
 
-def _documented(env: BuildEnvironment, target: str) -> str | None:
+def rooms() -> Iterator[str]:
+    """The packages of the library: what their ``__all__`` names is public."""
+    library = importlib.import_module("context_module")
+    yield library.__name__
+    for place in ("", ".adapters"):  # which another folder may hold, so that no path leads from one to the other
+        package = importlib.import_module(library.__name__ + place)
+        yield from (
+            found.name for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.") if found.ispkg
+        )
+    yield f"{library.__name__}.adapters"
+
+
+def documented(env: BuildEnvironment, target: str) -> str | None:
     """The full name of the one documented object that a short name, or one through another module, means."""
     objects = env.domaindata["py"]["objects"]
     short = target
@@ -133,9 +138,19 @@ def _words(described: str) -> frozenset[str]:
     around += [kind for owner in around if isinstance(owner, type) for kind in owner.__mro__]
     modules = {module.__name__ for module in map(inspect.getmodule, around) if module and _is_ours(module.__name__)}
     nodes = [node for module in modules for node in ast.walk(_code(module))]
-    imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    imported = {module for node in nodes if isinstance(node, ast.ImportFrom) for module in _sources(node)}
     nodes += [node for module in filter(_is_ours, imported) for node in ast.walk(_code(module))]
     return frozenset(word for node in nodes for word in _words_of(node))
+
+
+def _sources(node: ast.ImportFrom) -> Iterator[str]:
+    """The modules that define what a line imports, whatever door it comes through."""
+    if node.module and _is_ours(node.module):
+        yield node.module
+        room = importlib.import_module(node.module)
+        for name in node.names:
+            if source := getattr(getattr(room, name.name, None), "__module__", None):
+                yield source
 
 
 def _is_ours(module: str) -> bool:

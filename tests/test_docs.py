@@ -1,11 +1,13 @@
-"""The site: its pages' code runs, the pages made at build time are complete, and the figures can be drawn."""
+"""The docs: their code runs, they read as plain Markdown, and what the site adds to them is complete."""
 
 import dataclasses
 import importlib.util
 import re
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,7 +15,7 @@ from PIL import Image
 from context_module import ContextualDecoder, wrap_decoder
 from context_module.adapters import load_base
 from context_module.data import load_data
-from context_module.training.values import fit_values
+from context_module.training import fit_values
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -22,7 +24,9 @@ CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def script(name):
-    """A module of docs/, which is no package."""
+    """A module of docs/, which is no package; some import one another."""
+    if str(DOCS) not in sys.path:
+        sys.path.append(str(DOCS))
     spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -48,7 +52,7 @@ def test_options_pages_have_every_flag(recipe, options, monkeypatch):
         if field.default not in (None, dataclasses.MISSING, True, False):
             assert f"Default: `{field.default}`." in body, field.name
     assert f"# {recipe}.py" in text
-    assert f"generated/options/{recipe}\n" in (DOCS / "recipes.md").read_text(encoding="utf-8")
+    assert f"[`{recipe}.py`](../recipes/{recipe}.py)" in page_text("recipes.md")
 
 
 def test_an_options_page_says_what_a_flag_takes(options, monkeypatch):
@@ -74,18 +78,47 @@ def test_options_pages_are_written_once(options, tmp_path):
         sys.modules.pop(f"recipe_{recipe}", None)
 
 
-def test_figures_are_drawn_and_shown(tmp_path):
+def test_figures_are_what_their_script_draws(tmp_path):
     pytest.importorskip("matplotlib")
     figures = script("figures")
     figures.write(tmp_path)
-    drawn = {path.stem for path in tmp_path.glob("*.png")}
-    assert drawn == set(figures.FIGURES)
-    for path in tmp_path.iterdir():
-        with Image.open(path) as picture:
-            assert min(picture.size) > 100
-            assert len(picture.convert("L").getcolors(256)) > 5  # not blank
-    shown = set(re.findall(r"generated/figures/(\w+)\.png", "".join(page_text(page) for page in PAGES)))
-    assert shown == drawn
+    kept = {path.stem: path for path in (DOCS / "figures").iterdir()}
+    assert set(kept) == set(figures.FIGURES) == {path.stem for path in tmp_path.glob("*.png")}
+    for name, path in kept.items():
+        assert path.stat().st_size < 50_000, name  # of a repository that stays small
+        with Image.open(path) as old, Image.open(tmp_path / f"{name}.png") as new:
+            small = [np.asarray(picture.convert("RGB").resize((200, 100)), dtype=float) for picture in (old, new)]
+            assert abs(new.width / old.width - 1) < 0.1
+            assert abs(new.height / old.height - 1) < 0.1
+        assert small[0].std() > 10, name  # not blank
+        assert np.abs(small[0] - small[1]).mean() < 4, f"{name} is not what docs/figures.py draws: run it"
+    shown = set(re.findall(r"\]\(figures/(\w+)\.png\)", "".join(page_text(page) for page in PAGES)))
+    assert shown == set(kept)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_read_well_where_nothing_is_built(page):
+    """No directive, role or target of MyST's, no definition list and no empty text of a link."""
+    text = page_text(page)
+    fences = set(re.findall(r"^ *(?:```|~~~|:::)(.*)$", text, re.MULTILINE))
+    assert fences <= {"", "bash", "python", "text", "toml"}
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`|\$\$.*?\$\$|\$[^$]+\$", "code", text, flags=re.DOTALL | re.MULTILINE)
+    assert not re.search(r"\{[\w:-]+\}|^\([\w-]+\)=|^: |\[\]\(", prose, re.MULTILINE)
+    assert not re.search(r"\]\((?:generated/|[^)]*#context_module\.)", text)  # what is there on the site alone
+
+
+OF_OTHERS = {"--help", "--num_processes", "--nproc_per_node", "--cpu", "--config_file", "--config"}
+
+
+def test_flags_that_pages_speak_of_are_those_of_recipes(options, monkeypatch):
+    for recipe in RECIPES:
+        monkeypatch.setitem(sys.modules, f"recipe_{recipe}", None)
+    kinds = [options.arguments_of(recipe) for recipe in RECIPES]
+    flags = {f"--{field.name}" for kind in kinds for field in dataclasses.fields(kind)} | OF_OTHERS
+    for page in PAGES:
+        code = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", page_text(page), flags=re.DOTALL | re.MULTILINE))
+        for span in code:
+            assert set(re.findall(r"(?<!\S)--\w+", span)) <= flags, f"{page}: {span}"
 
 
 def page_text(page):
@@ -137,12 +170,134 @@ def test_the_code_of_a_page_runs(page, workplace):
 
 
 def test_every_page_can_be_reached():
-    """Sphinx warns of pages in no toctree, but not of folders that it does not read."""
-    listed = set(re.findall(r"^([\w/]+)$", page_text("index.md"), re.MULTILINE))
-    pages = {page.removesuffix(".md") for page in PAGES} | {
-        page.relative_to(DOCS).with_suffix("").as_posix() for page in (DOCS / "api").glob("*.md")
-    }
-    assert pages - {"index"} <= listed
+    """On the site by its contents, in the repository by links from the first page."""
+    plain = script("plain")
+    listed = {page for parts in plain.CONTENTS.values() for pages in parts.values() for page in pages}
+    for page in {page.removesuffix(".md") for page in PAGES} - {"index"}:
+        assert page in listed
+        assert f"]({page}.md)" in page_text("index.md")
+
+
+def test_a_link_out_of_the_docs_is_to_a_page_of_the_site():
+    site_link = script("plain").site_link
+    assert site_link("../CONTRIBUTING.md") == "generated/contributing.md"
+    assert site_link("../recipes/finetune.py") == "generated/options/finetune.md"
+    assert site_link("../context_module/nn/__init__.py") == "generated/api/nn.md"
+    assert site_link("../context_module/__init__.py") == "generated/api/context_module.md"
+    assert site_link("../adapters/__init__.py") == "generated/api/adapters.md"
+    assert site_link("../recipes/assets/composition.png") == "../recipes/assets/composition.png"
+    assert site_link("base.md") == "base.md"
+
+
+@pytest.fixture(scope="module")
+def api():
+    return script("api")
+
+
+def test_the_api_starts_with_what_one_starts_with(api):
+    first = next(iter(api.pages().items()))
+    assert first[0] == "context_module"
+    assert re.findall(r"\.\. auto(?:class|function):: context_module\.(\w+)", first[1])[:2] == [
+        "wrap_decoder",
+        "ContextualDecoder",
+    ]
+    for room in api.PAGES:
+        folder = "../adapters" if room == "adapters" else f"../context_module/{room}".removesuffix("/context_module")
+        assert f"]({folder}/__init__.py)" in page_text("api.md")
+
+
+def test_the_api_has_every_public_name_once(api, references):
+    text = "".join(api.pages().values())
+    heads = re.findall(r"^\.\. (?:auto|py:)(\w+):: (\S+)$", text, re.MULTILINE)
+    named = [name for kind, name in heads if kind != "module"]
+    assert len(named) == len(set(named))
+    short = {name.rpartition(".")[2] for name in named}
+    for room in references.rooms():
+        assert set(importlib.import_module(room).__all__) <= short, room
+    assert "[`ContextualDecoder`](#context_module.ContextualDecoder)" in api.pages()["model"]
+
+
+def test_a_constant_is_described_by_its_comment(api):
+    assert ":value: ('smoke', 'cpu', 'paper')" not in api.pages()["nn"]
+    assert ".. py:data:: context_module.nn.Form\n   :value: Literal['structural', 'reduced']\n" in api.pages()["nn"]
+    assert "\n   fewer items say too little of their own spread\n" in api.pages()["metrics"]
+    with pytest.raises(LookupError, match="context_module.nn.NONE is made in no file of .*nn"):
+        api._constant("context_module.nn", "NONE")
+
+
+def test_formulas_become_mathml():
+    mathml = script("formulas").mathml
+    text = mathml(r"\mathcal L = \mathbb E_q[z] \sim \mathbb{R}", "block")
+    assert text.startswith("<math ")
+    assert 'display="block"' in text
+    assert "<mi>ℒ</mi>" in text  # browsers do not know MathML's alphabets any more
+    assert "<mi>𝔼</mi>" in text
+    assert "&#x0223C;" in text
+    with pytest.raises(ValueError, match=r"\\unheardof in .* would be shown as it is: write the formula without it"):
+        mathml(r"x \unheardof y")
+
+
+def test_flags_of_commands_do_not_wrap():
+    lexer = script("commands").CommandLexer()
+    tokens = [
+        value
+        for kind, value in lexer.get_tokens("run it.py --base nvae \\\n  --output_dir a-b -e")
+        if "Attr" in str(kind)
+    ]
+    assert tokens == ["--base", "--output_dir", "-e"]
+    assert re.search(
+        r"\.highlight-bash \.na.*\{\s*white-space: nowrap", (DOCS / "static/site.css").read_text(), re.DOTALL
+    )
+
+
+def test_what_a_page_fetches_from_another_host_is_found():
+    fetched = script("offline").fetched
+    assert list(fetched('<script async="async" src="https://cdn.jsdelivr.net/npm/mathjax.js"></script>')) == [
+        "https://cdn.jsdelivr.net/npm/mathjax.js"
+    ]
+    assert list(fetched('<link rel="stylesheet" href="//fonts.example/a.css" />')) == ["//fonts.example/a.css"]
+    assert list(fetched("a { background: url(https://example.org/a.png) }")) == ["https://example.org/a.png"]
+    assert not list(
+        fetched('<a href="https://arxiv.org">there</a><img src="_images/a.png"><script src="a.js"></script>')
+    )
+
+
+SITE = """
+extensions = ["myst_parser", "sphinx_copybutton", "commands", "formulas", "offline"]
+html_math_renderer = "mathml"
+html_theme = "furo"
+myst_enable_extensions = ["dollarmath"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("page", "problem"),
+    [
+        ("# A page\n\nOf $x^2$:\n\n$$\ny = x \\tag{1}\n$$\n\n```bash\npython a.py --flag\n```\n", None),
+        (
+            '# A page\n\n<img src="https://example.org/a.png">\n',
+            "fetched from another host: https://example.org/a.png",
+        ),
+        ("# A page\n\n$\\unheardof$\n", r"\unheardof in '\\unheardof' would be shown as it is"),
+    ],
+    ids=["whole", "host", "formula"],
+)
+def test_pages_are_built_to_be_read_without_a_network(page, problem, tmp_path):
+    (tmp_path / "conf.py").write_text(f"import sys\nsys.path.insert(0, {str(DOCS)!r})\n{SITE}", encoding="utf-8")
+    (tmp_path / "index.md").write_text(page, encoding="utf-8")
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", str(tmp_path), str(tmp_path / "site")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if problem:
+        assert done.returncode
+        assert problem in done.stderr
+        return
+    assert not done.returncode, done.stderr
+    html = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert html.count("<math ") == 2
+    assert '<span class="eqno">(1)</span>' in html
+    assert "mathjax.js" not in html
+    assert "copybutton.js" in html
+    assert '<span class="na">--flag</span>' in html
 
 
 @pytest.fixture
@@ -185,7 +340,7 @@ def test_a_public_name_on_no_page_fails_the_build(references, monkeypatch):
     monkeypatch.setattr(references._logger, "warning", lambda text, *names: said.append(text % names))
     environment = type("Environment", (), {"domaindata": {"py": {"objects": {"context_module.wrap_decoder": None}}}})
     references._check_public_names(None, environment)
-    assert "context_module.adapt is public and on no page below docs/api" in said
+    assert "context_module.adapt is public and on no page of the API: see docs/api.py" in said
     assert not any("wrap_decoder" in line for line in said)
 
 
