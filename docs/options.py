@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from context_module.cli import BaseArguments, DataArguments, TrainingArguments, flag_options
+from context_module.adapters import available_adapters, get_adapter
+from context_module.cli import BaseArguments, DataArguments, TermArguments, TrainingArguments, flag_options
 from context_module.study import StudyArguments
+from context_module.training import TrainingSettings
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 _SHARED = {
     BaseArguments: "The base",
     DataArguments: "The data",
+    TermArguments: "Terms of the latent objective",
+    TrainingSettings: "Training",
     TrainingArguments: "Training",
     StudyArguments: "Runs",
 }
@@ -49,6 +53,7 @@ def page(recipe: str) -> str:
     config = ":::{option} --config FILE\nA YAML or JSON file of flags and their values; flags win over it.\n:::\n\n"
     groups["This recipe"] += config
     parts = [f"# {recipe}.py\n\n```{{eval-rst}}\n{_as_rest(doc)}\n```\n", f"```{{program}} {recipe}.py\n```\n"]
+    groups |= _families() if recipe == "pretrain" else {}
     parts += [f"## {title}\n\n{options}" for title, options in groups.items() if options]
     return "\n".join(parts)
 
@@ -60,6 +65,20 @@ def write(folder: Path) -> None:
         target, text = folder / f"{recipe}.md", page(recipe)
         if not target.is_file() or target.read_text(encoding="utf-8") != text:
             target.write_text(text, encoding="utf-8")
+
+
+def _families() -> dict[str, str]:
+    """The options of every family that can be pretrained, by a title."""
+    found = {}
+    for family in available_adapters():
+        try:
+            kind = get_adapter(family).pretraining()
+        except ValueError:  # it is not made here
+            continue
+        hints = get_type_hints(kind)
+        options = (_option(field, hints[field.name]) for field in dataclasses.fields(kind))
+        found[f"`--base {family}`"] = f"```{{program}} pretrain.py --base {family}\n```\n\n{''.join(options)}"
+    return found
 
 
 def _group(kind: type[Any], name: str) -> str:

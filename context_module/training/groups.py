@@ -30,7 +30,12 @@ class Groups:
 
     def __init__(self, objective: Objective, learning_rate: float, max_norm: float) -> None:
         self.groups = list(objective.parameter_groups())
-        self.parameters = [[one for one in group.parameters if one.requires_grad] for group in self.groups]
+        # in the objective's order, whatever the groups' (a set has none): optimiser states are saved by number
+        places = {id(parameter): place for place, parameter in enumerate(objective.parameters())}
+        self.parameters = [
+            sorted((one for one in group.parameters if one.requires_grad), key=lambda one: places.get(id(one), -1))
+            for group in self.groups
+        ]
         self.max_norms = [max_norm if group.max_norm is None else group.max_norm for group in self.groups]
         _check(objective, self.parameters)
         options = [
