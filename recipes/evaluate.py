@@ -29,17 +29,9 @@ from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextData
 from context_module.drawing import training_curves
 from context_module.errors import CheckpointError, DataError, OutputExistsError
-from context_module.evaluation import (
-    METRICS,
-    Evaluation,
-    base_images,
-    evaluate,
-    evaluate_texts,
-    model_images,
-    render_report,
-    summary_table,
-)
+from context_module.evaluation import Evaluation, Subject, draw, evaluate, render_report, subject_of, summary_table
 from context_module.io import read_json, write_atomically, write_json
+from context_module.metrics import available_metrics
 from context_module.model import contexts_on_one_noise
 from context_module.saving import BASE_CONFIGS, CONFIG_NAME
 from context_module.training import read_metrics
@@ -54,7 +46,7 @@ class EvaluateArguments(BaseArguments):
     model: str = argument(help="folder written by recipes/finetune.py, or a base's, by recipes/pretrain.py")
     output_dir: str | None = argument(None, help="where the report goes; default: evaluation/ in the model's folder")
     samples: int = argument(1000, help="images compared per context, real and generated alike")
-    metrics: list[str] = argument([], help=f"some of {', '.join(METRICS)}; default: all that apply")
+    metrics: list[str] = argument([], help=f"some of {', '.join(available_metrics())}; default: all that apply")
     projections: int = argument(200, help="random directions of the sliced Wasserstein distance")
     seed: int | None = argument(None, help="of generated images and metrics; default: the training's")
     data: str | None = argument(None, help="as in training, as all further flags: see recipes/finetune.py --help")
@@ -122,9 +114,7 @@ def with_validation(data: ContextData, run: Mapping[str, Any]) -> ContextData:
     return replace(data, train=seen, test=unseen)
 
 
-def pictures(
-    model: ContextualDecoder | DecoderAdapter, data: ContextData, scored: Evaluation, pooled: bool
-) -> dict[str, tuple[Tensor, Tensor]]:
+def pictures(subject: Subject, data: ContextData, scored: Evaluation) -> dict[str, tuple[Tensor, Tensor]]:
     """Real and generated images of every context."""
     shown = {}
     generator = torch.Generator().manual_seed(scored.seed)
@@ -134,11 +124,7 @@ def pictures(
         part = data.held_out if scored.contexts[context].held_out else data.test
         assert part is not None
         real = part.select(context, min(PICTURED, 2 * scored.samples))
-        if isinstance(model, ContextualDecoder):
-            generated = model_images(model, len(real), context, generator, len(real), pooled=pooled)
-        else:
-            generated = base_images(model, len(real), generator, len(real))
-        shown[context] = (real, generated)
+        shown[context] = (real, draw(subject, len(real), context, generator))
     return shown
 
 
@@ -172,7 +158,7 @@ def report(
         scored,
         lead=lead,
         facts=facts,
-        pictures=pictures(model, data, scored, pooled),
+        pictures=pictures(subject_of(model, pooled=pooled), data, scored),
         counterfactuals=strips,
         curves=training_curves(read_metrics(Path(args.model) / "metrics.jsonl")),
     )
@@ -182,14 +168,16 @@ def score(
     args: EvaluateArguments, run: Mapping[str, Any], model: ContextualDecoder | DecoderAdapter, data: ContextData
 ) -> Evaluation:
     """All figures of the report."""
-    settings = {"samples": args.samples, "pooled": bool(run.get("pooled"))}
-    settings["seed"] = run.get("seed", 0) if args.seed is None else args.seed
-    if data.train.kind == "images":
-        settings |= {"projections": args.projections, "cache_dir": run.get("cache_dir")}
-        return evaluate(model, data, metrics=args.metrics or None, **settings)
-    if not isinstance(model, ContextualDecoder) or args.metrics:
-        raise ValueError("of texts all metrics are measured, and of a model with a context module, beside its base")
-    return evaluate_texts(model, data, **settings)
+    return evaluate(
+        model,
+        data,
+        samples=args.samples,
+        metrics=args.metrics or None,
+        pooled=bool(run.get("pooled")),
+        projections=args.projections,
+        seed=run.get("seed", 0) if args.seed is None else args.seed,
+        cache_dir=run.get("cache_dir"),
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

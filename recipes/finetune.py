@@ -31,7 +31,7 @@ from context_module.cli import (
 from context_module.data import ContextData, ContextDataset, LabelledDataset
 from context_module.drawing import labelled_grid, labelled_samples
 from context_module.errors import ConceptError
-from context_module.evaluation import composition_table, evaluate, evaluate_texts
+from context_module.evaluation import composition_table, evaluate
 from context_module.io import load_strictly, load_tensors, save_tensors
 from context_module.metrics import MIN_SAMPLES
 from context_module.model import TrainMode, contexts_on_one_noise, set_train_mode
@@ -267,9 +267,14 @@ def score(args: FinetuneArguments, model: ContextualDecoder, data: ContextData) 
     if samples < MIN_SAMPLES:
         print(f"no table of compositions: it takes {2 * MIN_SAMPLES} {kind} of each and {MIN_SAMPLES} samples")
         return None
-    evaluation = evaluate_texts if kind == "texts" else partial(evaluate, metrics=["sliced_wasserstein"])
-    scored = evaluation(
-        model, data, samples=samples, contexts=data.held_out.context_names, pooled=args.pooled, seed=args.seed
+    scored = evaluate(
+        model,
+        data,
+        samples=samples,
+        metrics=None if kind == "texts" else ["sliced_wasserstein"],
+        contexts=data.held_out.context_names,
+        pooled=args.pooled,
+        seed=args.seed,
     )
     distance = (
         "Total variation distance (joint, of the concepts)" if kind == "texts" else "Sliced Wasserstein distance"

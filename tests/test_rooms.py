@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 # from left to right: a room imports those before it, not those after or beside it
 ORDER = (
     "errors options normal",
+    "registry",
     "contexts objective",
     "interventions io",
     "data",

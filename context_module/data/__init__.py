@@ -16,21 +16,24 @@ from context_module.data.loader import MixedContextBatchSampler, evaluation_load
 from context_module.data.morpho_mnist import morpho_mnist
 from context_module.data.pendulum import PendulumSimulator, pendulum, shift_environments
 from context_module.data.quad import quad
-from context_module.data.registry import available_data, load_data, parse_options
+from context_module.data.registry import available_data, load_data, parse_options, register_data
 from context_module.data.simulated import simulate
 from context_module.data.simulator import Simulator
 from context_module.data.texts import TextContextDataset, text_folders
+from context_module.data.views import FactorView, PairView, pairs, with_factors
 
 __all__ = [
     "ArrayContextDataset",
     "ContextData",
     "ContextDataset",
+    "FactorView",
     "FolderContextDataset",
     "HubContextDataset",
     "ImageReader",
     "LabelledDataset",
     "MappedImages",
     "MixedContextBatchSampler",
+    "PairView",
     "PendulumSimulator",
     "Simulator",
     "TextContextDataset",
@@ -44,10 +47,13 @@ __all__ = [
     "load_data",
     "mixed_context_loader",
     "morpho_mnist",
+    "pairs",
     "parse_options",
     "pendulum",
     "quad",
+    "register_data",
     "shift_environments",
     "simulate",
     "text_folders",
+    "with_factors",
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,9 @@ def quad(
         seed=seed,
         cache_dir=cache_dir,
     )
+
+
+independent, dependent = partial(quad, version="independent"), partial(quad, version="dependent")
 
 
 class QuadSimulator(Simulator):

@@ -2,38 +2,73 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from context_module.contexts import OBSERVATIONAL
 from context_module.data.dataset import ContextData
-from context_module.data.folders import IMAGE_SUFFIXES
-from context_module.data.texts import Tokenize
+from context_module.data.folders import IMAGE_SUFFIXES, image_folders
+from context_module.data.texts import Tokenize, text_folders
 from context_module.errors import DataError
+from context_module.registry import Registry
 
-__all__ = ["available_data", "load_data", "parse_options"]
+__all__ = ["available_data", "load_data", "parse_options", "register_data"]
 
-# name -> (module:function, options that go with the name)
-_NAMED: dict[str, tuple[str, dict[str, Any]]] = {
-    "quad": ("context_module.data.quad:quad", {"version": "independent"}),
-    "quad_dependent": ("context_module.data.quad:quad", {"version": "dependent"}),
-    "morpho_mnist": ("context_module.data.morpho_mnist:morpho_mnist", {}),
-    "dsprites": ("context_module.data.dsprites:dsprites", {}),
-    "pendulum": ("context_module.data.pendulum:pendulum", {}),
-    "attributes": ("context_module.data.attributes:attributes", {}),
-    "datasets": ("context_module.data.hub:hub_dataset", {}),
-    "grammar": ("context_module.data.grammar:grammar", {}),
-}
-_FOLDERS, _TEXT_FOLDERS = "context_module.data.folders:image_folders", "context_module.data.texts:text_folders"
+Load = Callable[..., ContextData]
+L = TypeVar("L", bound=Callable[..., ContextData])
+
+
+def _wrong(name: str, thing: Any) -> str | None:
+    return None if callable(thing) else f"must be a function that returns ContextData, got {thing!r}"
+
+
+# a partial's own arguments go with the name: they are no options
+_DATA: Registry[Load] = Registry(
+    "data set",
+    "context_module.data",
+    {
+        "quad": "context_module.data.quad:independent",
+        "quad_dependent": "context_module.data.quad:dependent",
+        "morpho_mnist": "context_module.data.morpho_mnist:morpho_mnist",
+        "dsprites": "context_module.data.dsprites:dsprites",
+        "pendulum": "context_module.data.pendulum:pendulum",
+        "attributes": "context_module.data.attributes:attributes",
+        "datasets": "context_module.data.hub:hub_dataset",
+        "grammar": "context_module.data.grammar:grammar",
+    },
+    _wrong,
+)
+
+
+def register_data(name: str) -> Callable[[L], L]:
+    """Decorator that makes a data set known in this process: a function that returns `ContextData`.
+
+    Its arguments are its options, ``--data_options`` in recipes. Those named as arguments of `load_data`
+    (`resolution`, `samples_per_context`, `cache_dir`, `seed`, ...) get the recipes' own. An installed
+    package makes one known by an entry point of the group ``context_module.data``.
+
+    Args:
+        name: ``--data NAME``.
+
+    Raises:
+        ContextModuleError: for a name that is taken.
+        TypeError: for what cannot be called.
+    """
+
+    def register(function: L) -> L:
+        _DATA.register(name, function)
+        return function
+
+    return register
 
 
 def available_data() -> list[str]:
-    """The names that `load_data` knows."""
-    return list(_NAMED)
+    """Names of the data sets that are built in, registered, or installed as entry points."""
+    return _DATA.names()
 
 
 def load_data(
@@ -67,19 +102,22 @@ def load_data(
             `attributes`, `hub_dataset`, `grammar`, `image_folders`, `text_folders`.
 
     Raises:
+        ImportError: for data of an installed package that cannot be imported; names the package.
         DataError: for anything that is neither a known name nor a directory, an option that this data does not take,
             images for a language model or texts for any other base, and whatever the data's own function refuses.
     """
     name = str(name_or_dir)
-    target, preset = _NAMED.get(name, (_TEXT_FOLDERS if tokenize or _holds_texts(name_or_dir) else _FOLDERS, {}))
-    if name not in _NAMED:
-        if not Path(name_or_dir).is_dir():
-            raise DataError(
-                f"unknown data {name!r}: expected {', '.join(_NAMED)}, or a directory that holds a folder per context"
-            )
+    function: Load
+    if name in (names := available_data()):
+        function = _DATA.get(name)
+    elif Path(name_or_dir).is_dir():
+        function = text_folders if tokenize or _holds_texts(name_or_dir) else image_folders
         options["root"] = name_or_dir
-    module, _, attribute = target.partition(":")
-    function = getattr(importlib.import_module(module), attribute)
+    else:
+        raise DataError(
+            f"unknown data {name!r}: expected {', '.join(names)}, or a directory that holds a folder per context"
+        )
+    preset = function.keywords if isinstance(function, partial) else {}
     known = inspect.signature(function).parameters
     _check_kind(name, "tokenize" in known, tokenize is not None, resolution is not None or channels is not None)
     # what only some data has a use for, and needs no complaint elsewhere
@@ -96,9 +134,11 @@ def load_data(
     if channels is not None and "channels" not in known:
         del asked["channels"]  # checked below: such data has the channels it has
     general = {option: value for option, value in general.items() if option in known and value is not None}
-    taken = {**general, **preset, **asked}
+    taken = {**general, **asked}
     _check_options(name, known, asked, preset)
     data = function(**taken)
+    if not isinstance(data, ContextData):
+        raise DataError(f"the {name} data must be ContextData, its function returned {type(data).__name__}")
     if channels is None:
         return data
     found = data.train.image_shape[0]

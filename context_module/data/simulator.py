@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from context_module.contexts import Concepts
+
+if TYPE_CHECKING:
+    from context_module.data.dataset import ContextDataset
 
 __all__ = ["Simulator"]
 
@@ -72,3 +75,10 @@ class Simulator(ABC):
         for name, value in values.items():
             changed[:, self.factor_names.index(name)] = value.to(changed)
         return changed
+
+    def shifted(self, n_train: int, n_test: int, *, seed: int = 0) -> tuple[ContextDataset, ContextDataset] | None:
+        """Observational images to train and to test on in which `target` and `spurious` are correlated differently.
+
+        None, as here, where the data itself has that task.
+        """
+        return None

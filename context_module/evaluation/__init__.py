@@ -1,21 +1,23 @@
-"""One way to score a model, used by every recipe: `evaluate` and the tables of what it finds."""
+"""One way to score a system, used by every recipe: `evaluate` and the tables of what it finds."""
 
-from context_module.evaluation.generated import base_images, model_images
 from context_module.evaluation.report import render_report
 from context_module.evaluation.result import ContextScores, Evaluation
-from context_module.evaluation.scoring import METRICS, evaluate
+from context_module.evaluation.samples import draw
+from context_module.evaluation.scoring import evaluate
+from context_module.evaluation.subject import BaseSubject, ModuleSubject, subject_of
 from context_module.evaluation.tables import composition_table, summary_table
-from context_module.evaluation.texts import evaluate_texts
+from context_module.metrics import Subject
 
 __all__ = [
-    "METRICS",
+    "BaseSubject",
     "ContextScores",
     "Evaluation",
-    "base_images",
+    "ModuleSubject",
+    "Subject",
     "composition_table",
+    "draw",
     "evaluate",
-    "evaluate_texts",
-    "model_images",
     "render_report",
+    "subject_of",
     "summary_table",
 ]

@@ -5,112 +5,22 @@ from __future__ import annotations
 import base64
 import importlib.resources
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from context_module.drawing import DPI, edge_map, mosaic, png
 from context_module.evaluation.result import Evaluation
-from context_module.metrics import CounterfactualConsistency, Estimate, average
+from context_module.metrics import Estimate, WholeMetric, figure_of, get_metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["METRIC_TEXTS", "MetricText", "render_report"]
+__all__ = ["render_report"]
 
 _COLUMNS = [("model", "with context module"), ("base", "base alone"), ("floor", "real against real")]
 _ACCURACY = [("model", "generated"), ("floor", "real images")]
-
-
-@dataclass(frozen=True)
-class MetricText:
-    """What a report says of a metric: its title, which direction is better, and what it measures."""
-
-    title: str
-    direction: str
-    text: str
-
-
-METRIC_TEXTS: dict[str, MetricText] = {
-    "graph": MetricText(
-        "Learned graph",
-        "",
-        "How strongly the context module lets one concept act on another: how far an intervention on the one moves "
-        "the decoder inputs through that edge alone, in their own standard deviations. Edges count, and are drawn, "
-        "from a fifth of the strongest one's strength, and not below 0.01.",
-    ),
-    "sliced_wasserstein": MetricText(
-        "Sliced Wasserstein distance",
-        "lower is better",
-        "Both sets of images are projected onto random directions in pixel space; the distance is the root mean "
-        "square gap between their sorted projections. It is the paper's measure.",
-    ),
-    "mmd": MetricText(
-        "Squared MMD",
-        "lower is better",
-        "Maximum mean discrepancy with a Gaussian kernel as wide as the median distance between images. Unbiased: for "
-        "two samples of one distribution it is about zero, possibly below.",
-    ),
-    "energy_distance": MetricText(
-        "Energy distance",
-        "lower is better",
-        "How much farther images of different sets are from each other than images of one set. Unbiased: about zero, "
-        "possibly below, for two samples of one distribution.",
-    ),
-    "precision": MetricText(
-        "Precision",
-        "higher is better",
-        "Share of the generated images that lie among the real ones: within reach of a real image's third-nearest "
-        "neighbour, by the features of a classifier of concepts. Fidelity.",
-    ),
-    "recall": MetricText(
-        "Recall",
-        "higher is better",
-        "Share of the real images that lie among the generated ones, likewise. Diversity.",
-    ),
-    "density": MetricText(
-        "Density",
-        "about 1 is best",
-        "Number of real neighbourhoods that a generated image lies in, relative to what is expected: precision that a "
-        "few outliers among the real images do not raise.",
-    ),
-    "coverage": MetricText(
-        "Coverage",
-        "higher is better",
-        "Share of the real images with a generated one in their neighbourhood: diversity, robust to outliers.",
-    ),
-    "concept_accuracy": MetricText(
-        "Concept accuracy",
-        "higher is better",
-        "A classifier trained on real images of the training contexts tells which concepts were intervened on: the "
-        "share of images where it names exactly those asked for. Read it beside its accuracy on real images.",
-    ),
-    "reconstruction": MetricText(
-        "Reconstruction",
-        "lower is better",
-        "The negative evidence lower bound of real images that were never trained on, in bits: per pixel (over height "
-        "times width, as in the paper) and per dimension (over the channels too).",
-    ),
-    "counterfactual": MetricText(
-        "Counterfactual consistency",
-        "closer to the simulator is better",
-        "Real images are abducted and generated again under an intervention, and a regressor reads their true factors "
-        "off: what the intervention does not reach should stay, the rest should follow the simulator.",
-    ),
-    "disentanglement": MetricText(
-        "Disentanglement",
-        "higher is better",
-        "How well single codes stand for single true factors, on observational images. A code is the leading "
-        "direction of a noise block's posterior means; of a base alone, an entry of its encoding that varies most.",
-    ),
-    "downstream": MetricText(
-        "Downstream prediction",
-        "higher is better",
-        "What a small classifier on the frozen posterior means achieves: with few labels relative to many, and where "
-        "a correlation of the training images is gone.",
-    ),
-}
 
 
 def render_report(
@@ -156,7 +66,7 @@ def render_report(
         "facts": dict(facts or {}),
         "columns": [*_columns(evaluation)[:-1], ("floor", "real images")],
         "summary": _summary(evaluation),
-        "notes": [f"{METRIC_TEXTS[name].title}: {reason}." for name, reason in evaluation.skipped.items()],
+        "notes": [f"{figure_of(name).title}: {reason}." for name, reason in evaluation.skipped.items()],
         "pictures": shown,
         "counterfactuals": [(name, _strip(images, len(images))) for name, images in (counterfactuals or {}).items()],
         "contexts": list(_by_context(evaluation)),
@@ -189,27 +99,27 @@ def _by_context(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
             rows += [(name, _as_columns(scored[name].scores[metric]), False) for name in names]
             rows.append((f"mean ({part})", _as_columns(mean[metric]), True))
         columns = _columns(evaluation) if "base" in rows[0][1] else _ACCURACY
-        text = METRIC_TEXTS[metric]
-        yield {**asdict(text), "rows": rows, "columns": columns}
+        yield {**_described(metric), "rows": rows, "columns": columns}
 
 
 def _wholes(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """The sections about the model as a whole."""
-    for name in ("reconstruction", "counterfactual", "disentanglement", "downstream"):
-        found = getattr(evaluation, name)
-        if found:
-            text = METRIC_TEXTS[name]
-            tables = _counterfactual_tables(found) if name == "counterfactual" else [_list_of(found)]
-            yield {**asdict(text), "anchor": name, "tables": tables}
+    for name, found in evaluation.whole.items():
+        if name == "graph":  # drawn, in a section of its own
+            continue
+        metric = get_metric(name)
+        assert isinstance(metric, WholeMetric)
+        tables = [{**asdict(table), "rows": [(*row, False) for row in table.rows]} for table in metric.tables(found)]
+        yield {**_described(name), "anchor": name, "tables": tables}
 
 
 def _graph(evaluation: Evaluation) -> dict[str, Any] | None:
     """The section about the learned graph."""
-    graph, truth = evaluation.graph, evaluation.true_edges
-    if graph is None:
+    found = evaluation.whole.get("graph")
+    if found is None:
         return None
-    text = METRIC_TEXTS["graph"]
-    drawn = {**asdict(text), **_drawing(edge_map(graph, truth)), "truth": truth}
+    graph, truth = found.graph, found.true_edges
+    drawn = {**_described("graph"), **_drawing(edge_map(graph, truth)), "truth": truth}
     if truth is None:
         return drawn
     apart = {
@@ -217,58 +127,6 @@ def _graph(evaluation: Evaluation) -> dict[str, Any] | None:
         for kind, edges in graph.differences(truth).items()
     }
     return {**drawn, "distance": graph.structural_hamming_distance(truth), "apart": apart}
-
-
-def _list_of(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested figures as a table of one column."""
-
-    def rows(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Estimate], bool]]:
-        if isinstance(value, Estimate):
-            yield " / ".join(path).replace("_", " "), {"value": value}, False
-        else:
-            for key, item in value.items():
-                yield from rows(item, (*path, str(key)))
-
-    return {"caption": "", "first": "figure", "rows": list(rows(found, ())), "columns": [("value", "with interval")]}
-
-
-def _counterfactual_tables(found: CounterfactualConsistency) -> list[dict[str, Any]]:
-    """What each intervention does, and how well factors are read; the errors of each factor are in the JSON alone."""
-    acts = [
-        (
-            concept,
-            {
-                "effect": scores.effect,
-                "expected": scores.expected_effect,
-                "errors": average(list(scores.errors.values())),
-                "floor": average(list(scores.floor.values())),
-                "pixels": scores.pixel_error,
-            },
-            False,
-        )
-        for concept, scores in found.concepts.items()
-    ]
-    reads = [(name, {"real": real, "model": found.reconstruction[name]}, False) for name, real in found.real.items()]
-    return [
-        {
-            "caption": "An intervention on one concept, in standard deviations of the factors",
-            "first": "concept",
-            "rows": acts,
-            "columns": [
-                ("effect", "moves it by"),
-                ("expected", "in the simulator by"),
-                ("errors", "other factors off by"),
-                ("floor", "at best, off by"),
-                ("pixels", "pixels off by"),
-            ],
-        },
-        {
-            "caption": "How far off factors are when read from real images and from their reconstructions",
-            "first": "factor",
-            "rows": reads,
-            "columns": [("real", "real images"), ("model", "reconstructions")],
-        },
-    ]
 
 
 def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -294,8 +152,14 @@ def _columns(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 
 def _name(metric: str) -> str:
-    text = METRIC_TEXTS[metric]
-    return f"{text.title} ({text.direction})"
+    figure = figure_of(metric)
+    return f"{figure.title} ({figure.better})" if figure.better else figure.title
+
+
+def _described(metric: str) -> dict[str, str]:
+    """What the page says of a metric, or of one of its figures."""
+    figure = figure_of(metric)
+    return {"title": figure.title, "direction": figure.better, "text": figure.text}
 
 
 def _as_columns(scores: dict[str, Estimate]) -> dict[str, Estimate]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from context_module.metrics import CounterfactualConsistency, Estimate, average
-from context_module.nn import CausalGraph, Edge
+from context_module.metrics import Estimate, WholeMetric, average, built_in_metrics
 
 __all__ = ["ContextScores", "Evaluation", "Scores"]
 
 # metric -> column -> figure; the columns are model, base and floor (concept accuracy: model and real)
 Scores = dict[str, dict[str, Estimate]]
+_WHOLE = dict.fromkeys(metric.name for metric in built_in_metrics() if isinstance(metric, WholeMetric))
 
 
 @dataclass(frozen=True)
@@ -30,30 +30,20 @@ class ContextScores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found; None and ``{}`` stand for what was not asked for or does not apply.
+    """What `evaluate` found; what was not asked for or does not apply is not there.
 
     Attributes:
         samples: images compared per context, real and generated alike.
         seed: of the generated images and of the metrics.
         contexts: scores by the context's name.
-        graph: what the model has learned of how concepts act on each other.
-        true_edges: (cause, effect) pairs of the data's own graph, if that is known and `graph` was asked for.
-        reconstruction: the negative ELBO as ``bits_per_pixel`` and ``bits_per_dimension``.
-        counterfactual: how consistent counterfactuals are with the data's simulator.
-        disentanglement: of the posterior means.
-        downstream: what the posterior means are good for.
+        whole: what metrics of the model as a whole found, by metric.
         skipped: metric -> why it does not apply here.
     """
 
     samples: int
     seed: int
     contexts: dict[str, ContextScores]
-    graph: CausalGraph | None = None
-    true_edges: tuple[Edge, ...] | None = None
-    reconstruction: dict[str, Estimate] | None = None
-    counterfactual: CounterfactualConsistency | None = None
-    disentanglement: dict[str, Estimate] | None = None
-    downstream: dict[str, Any] | None = None
+    whole: dict[str, Any] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -66,7 +56,10 @@ class Evaluation:
         return {name: _mean(part) for name, part in parts.items() if part}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; an estimate is ``{"value", "low", "high", "samples"}``."""
+        """Plain values for JSON, null for what was not measured.
+
+        An estimate is ``{"value", "low", "high", "samples"}``.
+        """
         return {
             "samples": self.samples,
             "seed": self.seed,
@@ -75,24 +68,10 @@ class Evaluation:
                 for name, context in self.contexts.items()
             },
             "summary": _plain(self.summary),
-            "graph": self._plain_graph(),
-            "reconstruction": _plain(self.reconstruction),
-            "counterfactual": _plain(self.counterfactual),
-            "disentanglement": _plain(self.disentanglement),
-            "downstream": _plain(self.downstream),
+            **_WHOLE,
+            **_plain(self.whole),
             "skipped": self.skipped,
         }
-
-    def _plain_graph(self) -> dict[str, Any] | None:
-        """The learned graph, its edges, and where the true ones are known what separates the two."""
-        if self.graph is None:
-            return None
-        found = {**self.graph.to_dict(), "edges": self.graph.edges()}
-        if self.true_edges is not None:
-            distance = self.graph.structural_hamming_distance(self.true_edges)
-            found |= {"true_edges": self.true_edges, "structural_hamming_distance": distance}
-            found |= self.graph.differences(self.true_edges)
-        return found
 
 
 def _mean(parts: list[Scores]) -> Scores:

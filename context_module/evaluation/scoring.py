@@ -1,33 +1,41 @@
-"""One way to score a model: every context and composition against real images, beside the base and the floor."""
+"""One way to score a system: every context and composition against real data, beside the base and the floor."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from context_module.adapters import DecoderAdapter
-from context_module.data import ContextData
+from context_module.data import ContextData, ContextDataset
 from context_module.errors import ConceptError, DataError
-from context_module.evaluation.contexts import CONTEXT_METRICS, context_scores
-from context_module.evaluation.generated import base_images, model_images, real_parts
-from context_module.evaluation.result import ContextScores, Evaluation
-from context_module.evaluation.whole import WHOLE_METRICS, inapplicable, whole_scores
-from context_module.metrics import train_concept_classifier
+from context_module.evaluation.result import ContextScores, Evaluation, Scores
+from context_module.evaluation.samples import Compared, real_parts
+from context_module.evaluation.subject import subject_of
+from context_module.metrics import (
+    Case,
+    ContextMetric,
+    Estimate,
+    Metric,
+    Subject,
+    WholeMetric,
+    available_metrics,
+    get_metric,
+    inapplicable,
+)
 from context_module.model import ContextualDecoder
 from context_module.nn import evaluating
 
-__all__ = ["METRICS", "evaluate"]
-
-#: The names of all metrics, those of single contexts first.
-METRICS = (*CONTEXT_METRICS, *WHOLE_METRICS)
+__all__ = ["evaluate"]
 
 
 def evaluate(
-    model: ContextualDecoder | DecoderAdapter,
+    model: Subject | ContextualDecoder | DecoderAdapter,
     data: ContextData,
     *,
     samples: int = 1000,
@@ -40,18 +48,20 @@ def evaluate(
     cache_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Score a model on images it was never trained on.
+    """Score whatever generates in contexts on images, or texts, that it was never trained on.
 
     In every context, generated images are compared with as many real ones, beside samples of the bare base, which
     knows no contexts, and beside other real images of the context: the floor. A base without a context module can be
-    scored too: samples of its prior are its answer in every context.
+    scored too: samples of its prior are its answer in every context. Of texts the factors are compared that the data's
+    parser reads from them.
 
     Args:
-        model: a wrapped base, or a base.
+        model: a wrapped base, a base, or a `Subject`: a system of your own.
         data: `held_out` has the real images of compositions, `test` those of training contexts: at least
             2 * `samples` a context. Classifiers and regressors that metrics need learn from `train`.
         samples: images compared per context, real and generated alike.
-        metrics: some of `METRICS`; by default all that apply, and `Evaluation.skipped` says why others do not.
+        metrics: some of `available_metrics`; by default all that apply, and `Evaluation.skipped` says why others do
+            not.
         contexts: the contexts to score; by default every training context and composition.
         pooled: the model was trained without being told of contexts, so that it generates and explains every image as
             observational.
@@ -64,94 +74,113 @@ def evaluate(
     Raises:
         ValueError: for an unknown metric, or fewer than one sample.
         ConceptError: if the data's concepts are not the model's, or for an unknown context.
-        DataError: for too few images, or a metric asked for that does not apply.
+        DataError: for too few images, texts without a parser, or a metric asked for that does not apply.
     """
-    asked = _checked(metrics)
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
-    wrapped = model if isinstance(model, ContextualDecoder) else None
-    base = model.base if isinstance(model, ContextualDecoder) else model
-    if wrapped and set(wrapped.concepts) != set(data.concepts):
+    subject = subject_of(model, pooled=pooled)
+    asked = _asked(metrics, subject)
+    case = Case(subject, data, samples, seed, batch_size, projections, cache_dir, progress)
+    _check_concepts(case)
+    compared = Compared(case)
+    parts = real_parts(data, contexts, samples)
+    skipped = _skipped(asked, case, strict=metrics is not None)
+    by_context = [metric for metric in asked if isinstance(metric, ContextMetric) and metric.name not in skipped]
+    whole = [metric for metric in asked if isinstance(metric, WholeMetric) and metric.name not in skipped]
+
+    scored = parts if by_context else {}
+    total = len(scored) + len(whole)
+    with (
+        nullcontext() if subject.network is None else evaluating(subject.network),
+        tqdm(total=total, desc="evaluating", unit="part", disable=not progress) as bar,
+    ):
+        found = _contexts(by_context, compared, scored, bar)
+        wholes: dict[str, Any] = {}
+        for metric in whole:
+            bar.set_postfix_str(metric.name)
+            try:
+                wholes[metric.name] = metric.score(case)
+            except DataError as error:  # what only shows on trying: too few images for it, no ELBO, ...
+                _skip(skipped, metric, str(error), strict=metrics is not None)
+            bar.update()
+    return Evaluation(samples, seed, found, wholes, skipped)
+
+
+def _contexts(
+    metrics: list[ContextMetric], compared: Compared, parts: Mapping[str, ContextDataset], bar: Any
+) -> dict[str, ContextScores]:
+    """The scores of every context: its samples are drawn once, for all metrics."""
+    if not parts:
+        return {}
+    case = compared.case
+    generator = torch.Generator().manual_seed(case.seed)
+    base = compared.base(generator)
+    found = {}
+    for context, part in parts.items():
+        bar.set_postfix_str(context)
+        # what knows no contexts answers the same in all of them
+        generated = base if case.subject.concepts is None else compared.generated(context, generator)
+        real, other = compared.real(part, context)
+        columns = {"model": generated, "base": base, "floor": other, "real": real}
+        scores: Scores = {}
+        for metric in metrics:
+            scores |= _columns(metric, columns, context, case)
+        found[context] = ContextScores(part is case.data.held_out, scores)
+        bar.update()
+    return found
+
+
+def _columns(metric: ContextMetric, columns: Mapping[str, Tensor], context: str, case: Case) -> Scores:
+    """What a metric finds of each column it scores; a base without a context module is scored once."""
+    found: dict[str, Estimate | dict[str, Estimate]] = {}
+    for column in metric.columns:
+        same = column == "base" and "model" in found and columns["base"] is columns["model"]
+        found[column] = found["model"] if same else metric.score(columns[column], columns["real"], context, case)
+    scores: Scores = {}
+    for column, figures in found.items():
+        named = {metric.name: figures} if isinstance(figures, Estimate) else figures
+        for name, figure in named.items():
+            scores.setdefault(name, {})[column] = figure
+    return scores
+
+
+def _asked(names: Iterable[str] | None, subject: Subject) -> list[Metric]:
+    """The metrics of these names, in the order of the registry; by default all of what the subject makes."""
+    known = available_metrics()
+    if names is None:
+        return [metric for metric in map(get_metric, known) if metric.kind == subject.kind]
+    asked = set(names)
+    if unknown := sorted(asked - set(known)):
+        raise ValueError(f"unknown metric {', '.join(map(repr, unknown))}: expected some of {', '.join(known)}")
+    return [get_metric(name) for name in known if name in asked]
+
+
+def _check_concepts(case: Case) -> None:
+    known, concepts = case.subject.concepts, case.data.concepts
+    if known is not None and set(known) != set(concepts):
         raise ConceptError(
-            f"the model has the concepts {', '.join(wrapped.concepts)}, the data {', '.join(data.concepts)}: "
+            f"the model has the concepts {', '.join(known)}, the data {', '.join(concepts)}: "
             "evaluate it on data of the concepts it was trained on"
         )
-    parts = real_parts(data, contexts, samples)
-    skipped = {metric: reason for metric in asked if (reason := inapplicable(metric, model, data, pooled))}
-    _refuse(skipped, metrics)
-    classifier = None
-    if {"precision_recall", "concept_accuracy"} & set(asked):
-        try:
-            classifier = train_concept_classifier(
-                data.train, seed=seed, device=base.device, cache_dir=cache_dir, progress=progress
-            )
-        except DataError as error:
-            skipped |= {metric: str(error) for metric in ("precision_recall", "concept_accuracy") if metric in asked}
-            _refuse(skipped, metrics)
-    by_context, whole = (
-        [metric for metric in asked if metric in group and metric not in skipped]
-        for group in (CONTEXT_METRICS, WHOLE_METRICS)
-    )
 
-    scores: dict[str, ContextScores] = {}
-    wholes: dict[str, Any] = {}
-    scored = parts if by_context else {}
-    with (
-        evaluating(model),
-        tqdm(total=len(scored) + len(whole), desc="evaluating", unit="part", disable=not progress) as bar,
-    ):
-        generator = torch.Generator().manual_seed(seed)
-        of_base = base_images(base, samples if scored else 0, generator, batch_size)
-        for context, part in scored.items():
-            bar.set_postfix_str(context)
-            generated = of_base
-            if wrapped:
-                generated = model_images(wrapped, samples, context, generator, batch_size, pooled=pooled)
-            real, other = part.select(context, 2 * samples).split(samples)
-            found = context_scores(
-                context,
-                generated,
-                of_base,
-                real,
-                other,
-                metrics=by_context,
-                classifier=classifier,
-                projections=projections,
-                seed=seed,
-            )
-            scores[context] = ContextScores(part is data.held_out, found)
-            bar.update()
-        for metric in whole:
-            bar.set_postfix_str(metric)
+
+def _skipped(asked: list[Metric], case: Case, *, strict: bool) -> dict[str, str]:
+    """Metric -> why it does not apply; the slow reasons, of what has to be trained, last."""
+    skipped: dict[str, str] = {}
+    for metric in asked:
+        if reason := inapplicable(metric, case):
+            _skip(skipped, metric, reason, strict=strict)
+    for metric in asked:
+        if isinstance(metric, ContextMetric) and metric.name not in skipped:
             try:
-                wholes[metric] = whole_scores(
-                    metric,
-                    model,
-                    data,
-                    samples=samples,
-                    pooled=pooled,
-                    seed=seed,
-                    cache_dir=cache_dir,
-                    progress=progress,
-                )
-            except DataError as error:  # what only shows on trying: too few images for it, no ELBO, ...
-                skipped[metric] = str(error)
-                _refuse(skipped, metrics)
-            bar.update()
-    graph, true_edges = wholes.get("graph"), None
-    if graph is not None and data.graph is not None:  # what concept packs add has no edges
-        true_edges = tuple(edge for edge in data.graph if set(graph.concepts).issuperset(edge))
-    return Evaluation(samples, seed, scores, **wholes, true_edges=true_edges, skipped=skipped)
+                metric.prepare(case)
+            except DataError as error:
+                _skip(skipped, metric, str(error), strict=strict)
+    return skipped
 
 
-def _checked(metrics: Iterable[str] | None) -> list[str]:
-    asked = set(METRICS if metrics is None else metrics)
-    if unknown := sorted(asked - set(METRICS)):
-        raise ValueError(f"unknown metric {', '.join(map(repr, unknown))}: expected some of {', '.join(METRICS)}")
-    return [metric for metric in METRICS if metric in asked]
-
-
-def _refuse(skipped: dict[str, str], metrics: Iterable[str] | None) -> None:
+def _skip(skipped: dict[str, str], metric: Metric, reason: str, *, strict: bool) -> None:
     """What was asked for by name is not passed over."""
-    if metrics is not None and skipped:
-        raise DataError("; ".join(f"{metric} cannot be measured: {reason}" for metric, reason in skipped.items()))
+    if strict:
+        raise DataError(f"{metric.name} cannot be measured: {reason}")
+    skipped[metric.name] = reason

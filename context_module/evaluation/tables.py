@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from context_module.evaluation.result import Evaluation
-from context_module.metrics import Estimate
+from context_module.metrics import Estimate, WholeMetric, get_metric
 
 __all__ = ["composition_table", "summary_table"]
 
@@ -12,7 +12,8 @@ def composition_table(evaluation: Evaluation) -> str:
     """Distances of the held-out compositions to real samples, with their mean in the last row.
 
     The distance is the sliced Wasserstein one, of texts the total variation distance. "Closer by" is 1 - model / base:
-    the share of the base's distance that is gone. For texts, two more columns: see `evaluate_texts`.
+    the share of the base's distance that is gone. For texts, two more columns: the shares of
+    concepts as intended, and of texts that parse.
 
     Raises:
         KeyError: for an evaluation without compositions or without that metric.
@@ -39,8 +40,10 @@ def summary_table(evaluation: Evaluation) -> str:
             cells = [_cell(columns.get(column)) for column in ("model", "base")]
             cells.append(_cell(columns.get("floor") or columns.get("real")))
             lines.append(f"| {part} | {metric.replace('_', ' ')} | {' | '.join(cells)} |")
-    for name, bits in (evaluation.reconstruction or {}).items():
-        lines.append(f"| reconstruction | {name.replace('_', ' ')} | {bits} | | |")
+    for metric, found in evaluation.whole.items():
+        described = get_metric(metric)
+        if isinstance(described, WholeMetric) and described.in_summary:
+            lines += [f"| {metric} | {name.replace('_', ' ')} | {figure} | | |" for name, figure in found.items()]
     return "\n".join(lines)
 
 

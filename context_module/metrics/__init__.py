@@ -1,5 +1,6 @@
 """How good is a model, and how sure is that? One file per family of metrics; every figure comes with its interval."""
 
+from context_module.metrics.case import Case
 from context_module.metrics.concept_accuracy import (
     ConceptAccuracy,
     ConceptClassifier,
@@ -22,35 +23,59 @@ from context_module.metrics.estimate import (
     mean_estimate,
     share_estimate,
 )
+from context_module.metrics.graph import GraphScores
 from context_module.metrics.kernel import energy_distance, mmd
+from context_module.metrics.metric import ContextMetric, Figure, Metric, Table, WholeMetric, inapplicable
 from context_module.metrics.precision_recall import PrecisionRecall, precision_recall
 from context_module.metrics.reconstruction import Reconstruction, reconstruction_bits
+from context_module.metrics.registry import (
+    available_metrics,
+    built_in_metrics,
+    figure_of,
+    get_metric,
+    register_metric,
+)
 from context_module.metrics.sliced_wasserstein import sliced_wasserstein
+from context_module.metrics.subject import Subject
 from context_module.metrics.texts import UNREADABLE, intended_share, read_factors, total_variation
 
 __all__ = [
     "MIN_SAMPLES",
     "UNREADABLE",
+    "Case",
     "ConceptAccuracy",
     "ConceptClassifier",
+    "ContextMetric",
     "CounterfactualConsistency",
     "Estimate",
+    "Figure",
+    "GraphScores",
+    "Metric",
     "PrecisionRecall",
     "Reconstruction",
+    "Subject",
+    "Table",
+    "WholeMetric",
     "accuracy_under_shift",
+    "available_metrics",
     "average",
     "bootstrap",
     "bootstrap_indices",
+    "built_in_metrics",
     "concept_accuracy",
     "counterfactual_consistency",
     "disentanglement",
     "energy_distance",
+    "figure_of",
+    "get_metric",
+    "inapplicable",
     "intended_share",
     "mean_estimate",
     "mmd",
     "precision_recall",
     "read_factors",
     "reconstruction_bits",
+    "register_metric",
     "sample_efficiency",
     "share_estimate",
     "sliced_wasserstein",

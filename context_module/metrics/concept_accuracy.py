@@ -14,10 +14,19 @@ from torch.nn import functional as F
 from context_module.contexts import Concepts
 from context_module.data import ContextDataset
 from context_module.errors import DataError
+from context_module.metrics.case import Case
 from context_module.metrics.estimate import Estimate, check_samples, share_estimate
+from context_module.metrics.metric import ContextMetric, Figure
 from context_module.metrics.networks import ConvNet, train_network
 
-__all__ = ["ConceptAccuracy", "ConceptClassifier", "concept_accuracy", "train_concept_classifier"]
+__all__ = [
+    "METRIC",
+    "ConceptAccuracy",
+    "ConceptClassifier",
+    "classifier_of",
+    "concept_accuracy",
+    "train_concept_classifier",
+]
 
 _YES_OR_NO = 0.1  # weight of the loss that asks for each concept by itself
 
@@ -134,6 +143,16 @@ def concept_accuracy(classifier: ConceptClassifier, images: Tensor, context: str
     return ConceptAccuracy(name, share_estimate((found == concepts.mask(name)).all(1)), detected)
 
 
+def classifier_of(case: Case) -> ConceptClassifier:
+    """The classifier of a case's concepts, trained on its data once; errors as for `train_concept_classifier`."""
+    classifier: ConceptClassifier = case.trained(train_concept_classifier)
+    return classifier
+
+
+def _score(samples: Tensor, real: Tensor, context: str, case: Case) -> Estimate:
+    return concept_accuracy(classifier_of(case), samples, context).exact
+
+
 def _loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Of logits and float masks (B, K) with at most one intervention each."""
     ratios = F.pad(logits, (1, 0))  # that of obs to itself is zero
@@ -152,3 +171,17 @@ def _check_contexts(data: ContextDataset) -> None:
             f"a concept classifier learns from single interventions, got {', '.join(joint)} too: "
             "use data.only(data.concepts.training_contexts)"
         )
+
+
+METRIC = ContextMetric(
+    name="concept_accuracy",
+    figure=Figure(
+        "Concept accuracy",
+        "higher",
+        "A classifier trained on real images of the training contexts tells which concepts were intervened on: the "
+        "share of images where it names exactly those asked for. Read it beside its accuracy on real images.",
+    ),
+    score=_score,
+    columns=("model", "real"),
+    prepare=classifier_of,
+)

@@ -14,11 +14,15 @@ from torch.nn import functional as F
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextDataset, Simulator
 from context_module.errors import ConceptError, DataError
-from context_module.metrics.estimate import Estimate, check_samples, mean_estimate
+from context_module.metrics.case import Case
+from context_module.metrics.estimate import Estimate, average, check_samples, mean_estimate
+from context_module.metrics.metric import Figure, Table, WholeMetric
 from context_module.metrics.networks import ConvNet, train_network
-from context_module.model import ContextualDecoder
+
+_MOST = 500  # images of an evaluation
 
 __all__ = [
+    "METRIC",
     "CounterfactualConsistency",
     "CounterfactualScores",
     "FactorRegressor",
@@ -154,7 +158,7 @@ def train_factor_regressor(
 
 @torch.no_grad()
 def counterfactual_consistency(
-    model: ContextualDecoder,
+    subject: Any,
     test: ContextDataset,
     simulator: Simulator,
     regressor: FactorRegressor,
@@ -171,29 +175,29 @@ def counterfactual_consistency(
     both show in the floor.
 
     Args:
-        model: the wrapped base.
+        subject: a `Subject` with ``counterfactuals``; of a wrapped base, ``subject_of(model)``.
         test: images that were not trained on, with their factors; the observational ones are used.
         simulator: that made them.
         regressor: of the factors.
         samples: number of images.
-        seed: of what the model draws, and of the simulator's interventions in `expected_effect`.
+        seed: of what the subject draws, and of the simulator's interventions in `expected_effect`.
         batch_size: images generated at a time.
 
     Raises:
-        ConceptError: for a concept of the model that is no factor of the simulator.
+        ConceptError: for a concept of the subject that is no factor of the simulator.
         DataError: for data without factors or with others than the regressor or the simulator knows; for too few
             observational images, or fewer than `MIN_SAMPLES` asked for.
         ShapeError: for images of another shape than the regressor was trained on.
     """
     check_samples(samples)
-    _check_names(model, test, simulator, regressor)
+    _check_names(subject, test, simulator, regressor)
     images = test.select(OBSERVATIONAL, samples)
     rows = (test.labels == test.context_names.index(OBSERVATIONAL)).nonzero().flatten()[:samples]
     factors = _factors(test)[rows]
     truth = regressor.standardise(factors)
     real = _by_name(regressor.read(images) - truth, regressor.factor_names)
 
-    generated = _generate(model, images, seed, batch_size)
+    generated = _generate(subject, images, seed, batch_size)
     reconstructions = generated.pop(OBSERVATIONAL)
     reconstructed = regressor.read(reconstructions)
     concepts = {}
@@ -221,14 +225,14 @@ def _moments(factors: Tensor) -> tuple[Tensor, Tensor]:
     return factors.mean(0), torch.where(std > 0, std, 1.0)
 
 
-def _generate(model: ContextualDecoder, images: Tensor, seed: int, batch_size: int) -> dict[str, Tensor]:
-    """Per context, obs among them, the images generated from the noise behind the given ones."""
+def _generate(subject: Any, images: Tensor, seed: int, batch_size: int) -> dict[str, Tensor]:
+    """Per context, obs among them, what becomes of the given images."""
     generator = torch.Generator().manual_seed(seed)
-    generated: dict[str, list[Tensor]] = {context: [] for context in model.concepts.training_contexts}
+    generated: dict[str, list[Tensor]] = {context: [] for context in subject.concepts.training_contexts}
     for batch in images.split(batch_size):
-        noise = model.abduct(batch.to(model.base.device), OBSERVATIONAL)
+        found = subject.counterfactuals(batch.to(subject.device), list(generated), generator)
         for context, parts in generated.items():
-            parts.append(model.generate(noise=noise, do=context, generator=generator).cpu())
+            parts.append(found[context].cpu())
     return {context: torch.cat(parts).clamp(0, 1) for context, parts in generated.items()}
 
 
@@ -258,9 +262,7 @@ def _factors(data: ContextDataset) -> Tensor:
     return data.factors
 
 
-def _check_names(
-    model: ContextualDecoder, test: ContextDataset, simulator: Simulator, regressor: FactorRegressor
-) -> None:
+def _check_names(subject: Any, test: ContextDataset, simulator: Simulator, regressor: FactorRegressor) -> None:
     _factors(test)
     known: Mapping[str, tuple[str, ...]] = {"simulator": simulator.factor_names, "regressor": regressor.factor_names}
     for owner, names in known.items():
@@ -269,7 +271,79 @@ def _check_names(
                 f"the data has the factors {', '.join(test.factor_names)}, the {owner} {', '.join(names)}: "
                 "all three must belong to one data set"
             )
-    if unknown := [concept for concept in model.concepts if concept not in simulator.concepts]:
+    if unknown := [concept for concept in subject.concepts if concept not in simulator.concepts]:
         raise ConceptError(
             f"the simulator does not intervene on {', '.join(unknown)}; its concepts: {', '.join(simulator.concepts)}"
         )
+
+
+def _score(case: Case) -> CounterfactualConsistency:
+    test, simulator = case.data.test, case.data.simulator
+    assert test is not None
+    assert simulator is not None
+    regressor = case.trained(train_factor_regressor)
+    samples = min(case.samples, _MOST)
+    return counterfactual_consistency(case.subject, test, simulator, regressor, samples=samples, seed=case.seed)
+
+
+def _reason(case: Case) -> str | None:
+    if case.data.test is None:
+        return "the data has no images of the training contexts that were not trained on"
+    if case.subject.concepts is None:
+        return "the model knows no interventions"
+    if case.data.simulator is None:
+        return "it is not known how the images came about"
+    return "the true factors of the images are not known" if case.data.test.factors is None else None
+
+
+def _tables(found: CounterfactualConsistency) -> list[Table]:
+    """What each intervention does, and how well factors are read; the errors of each factor are in the JSON alone."""
+    acts = [
+        (
+            concept,
+            {
+                "effect": scores.effect,
+                "expected": scores.expected_effect,
+                "errors": average(list(scores.errors.values())),
+                "floor": average(list(scores.floor.values())),
+                "pixels": scores.pixel_error,
+            },
+        )
+        for concept, scores in found.concepts.items()
+    ]
+    reads = [(name, {"real": real, "model": found.reconstruction[name]}) for name, real in found.real.items()]
+    return [
+        Table(
+            acts,
+            [
+                ("effect", "moves it by"),
+                ("expected", "in the simulator by"),
+                ("errors", "other factors off by"),
+                ("floor", "at best, off by"),
+                ("pixels", "pixels off by"),
+            ],
+            "concept",
+            "An intervention on one concept, in standard deviations of the factors",
+        ),
+        Table(
+            reads,
+            [("real", "real images"), ("model", "reconstructions")],
+            "factor",
+            "How far off factors are when read from real images and from their reconstructions",
+        ),
+    ]
+
+
+METRIC = WholeMetric(
+    name="counterfactual",
+    figure=Figure(
+        "Counterfactual consistency",
+        "closer to the simulator is better",
+        "Real images are abducted and generated again under an intervention, and a regressor reads their true factors "
+        "off: what the intervention does not reach should stay, the rest should follow the simulator.",
+    ),
+    asks=("counterfactuals",),
+    reason=_reason,
+    score=_score,
+    tables=_tables,
+)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from context_module.contexts import OBSERVATIONAL
 from context_module.errors import DataError, ShapeError
+from context_module.metrics.case import Case
 from context_module.metrics.disentanglement_scores import (
     BINS,
     FactorTable,
@@ -19,8 +21,10 @@ from context_module.metrics.disentanglement_scores import (
     weak_mean_correlation,
 )
 from context_module.metrics.estimate import MIN_SAMPLES, Estimate
+from context_module.metrics.metric import Figure, WholeMetric
+from context_module.metrics.representation import codes_of, leading_codes
 
-__all__ = ["MIN_ITEMS", "SCORES", "disentanglement", "factor_table"]
+__all__ = ["METRIC", "MIN_ITEMS", "SCORES", "disentanglement", "factor_table"]
 
 MIN_ITEMS = 10 * BINS  # so that a bin of a continuous factor has ten items to share its value
 SCORES = ("factor_vae", "mig", "sap", "dci", "mcc", "mcc_spearman", "weak_mcc")
@@ -153,3 +157,31 @@ def _check_installed() -> None:
         raise ImportError(
             "scores of disentanglement need scikit-learn and scipy: pip install context-module[evaluate]"
         ) from error
+
+
+def _score(case: Case) -> dict[str, Estimate]:
+    assert case.data.test is not None
+    images = case.data.test.only([OBSERVATIONAL])
+    assert images.factors is not None
+    codes = leading_codes(codes_of(case.subject, images), case.subject.code_width)
+    return dict(disentanglement(codes, images.factors, images.factor_names, seed=case.seed))
+
+
+def _reason(case: Case) -> str | None:
+    if case.data.test is None:
+        return "the data has no images of the training contexts that were not trained on"
+    return "the true factors of the images are not known" if case.data.test.factors is None else None
+
+
+METRIC = WholeMetric(
+    name="disentanglement",
+    figure=Figure(
+        "Disentanglement",
+        "higher",
+        "How well single codes stand for single true factors, on observational images. A code is the leading "
+        "direction of a noise block's posterior means; of a base alone, an entry of its encoding that varies most.",
+    ),
+    asks=("codes",),
+    reason=_reason,
+    score=_score,
+)

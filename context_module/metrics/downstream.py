@@ -11,11 +11,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from context_module.contexts import OBSERVATIONAL
 from context_module.errors import DataError, ShapeError
+from context_module.metrics.case import Case
 from context_module.metrics.estimate import Estimate, bootstrap, check_samples, share_estimate
+from context_module.metrics.metric import Figure, WholeMetric
+from context_module.metrics.representation import codes_of
 
 __all__ = ["Head", "SampleEfficiency", "ShiftAccuracy", "accuracy_under_shift", "resample", "sample_efficiency"]
 
+_LABELLED = 5_000  # at most so many images that heads learn from
 Head = Literal["mlp", "linear"]
 
 _MIN_TRAINING = 20  # fewer items train nothing
@@ -316,3 +321,49 @@ def _groups(part: str, target: Tensor, spurious: Tensor) -> dict[tuple[int, int]
 
 def _named(group: tuple[int, int]) -> str:
     return f"(target={group[0]}, spurious={group[1]})"
+
+
+def _score(case: Case) -> dict[str, Any]:
+    """What heads on the frozen codes achieve: with few labels, and where a correlation is gone."""
+    simulator, test = case.data.simulator, case.data.test
+    assert simulator is not None
+    assert simulator.target is not None
+    assert test is not None
+    train, test = case.data.train.only([OBSERVATIONAL]), test.only([OBSERVATIONAL])
+    train, test = simulator.shifted(min(len(train), _LABELLED), len(test), seed=case.seed) or (train, test)
+    columns = {}
+    for part, images in (("train", train), ("test", test)):
+        assert images.factors is not None
+        columns[part] = [codes_of(case.subject, images)]
+        for name in (simulator.target, simulator.spurious or simulator.target):
+            columns[part].append(images.factors[:, images.factor_names.index(name)].long())
+    efficiency = sample_efficiency(*columns["train"][:2], *columns["test"][:2], seed=case.seed)
+    found: dict[str, Any] = {
+        "sample_efficiency": {"few": efficiency.few, "full": efficiency.full, "efficiency": efficiency.efficiency}
+    }
+    if simulator.spurious:
+        shift = accuracy_under_shift(*columns["train"], *columns["test"], seed=case.seed)
+        found["under_shift"] = {"average": shift.average, "worst_group": shift.worst}
+    return found
+
+
+def _reason(case: Case) -> str | None:
+    if case.data.test is None:
+        return "the data has no images of the training contexts that were not trained on"
+    if case.data.simulator is None or not case.data.simulator.target:
+        return "the data has no factor to predict"
+    return None
+
+
+METRIC = WholeMetric(
+    name="downstream",
+    figure=Figure(
+        "Downstream prediction",
+        "higher",
+        "What a small classifier on the frozen posterior means achieves: with few labels relative to many, and where "
+        "a correlation of the training images is gone.",
+    ),
+    asks=("codes",),
+    reason=_reason,
+    score=_score,
+)

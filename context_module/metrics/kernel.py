@@ -7,9 +7,10 @@ from torch import Tensor
 
 from context_module.errors import DataError
 from context_module.metrics.estimate import Estimate, bootstrap_indices
+from context_module.metrics.metric import ContextMetric, Figure
 from context_module.metrics.pairs import distances, flat_pair
 
-__all__ = ["energy_distance", "mmd"]
+__all__ = ["ENERGY_DISTANCE", "MMD", "energy_distance", "mmd"]
 
 
 def mmd(a: Tensor, b: Tensor, *, bandwidth: float | None = None, seed: int = 0, resamples: int = 100) -> Estimate:
@@ -79,3 +80,25 @@ def _within(kernel: Tensor, weights: Tensor) -> Tensor:
 
 def _form(left: Tensor, kernel: Tensor, right: Tensor) -> Tensor:
     return left.double() @ (kernel @ right).double()
+
+
+MMD = ContextMetric(
+    name="mmd",
+    figure=Figure(
+        "Squared MMD",
+        "lower",
+        "Maximum mean discrepancy with a Gaussian kernel as wide as the median distance between images. Unbiased: for "
+        "two samples of one distribution it is about zero, possibly below.",
+    ),
+    score=lambda samples, real, context, case: mmd(samples, real, seed=case.seed),
+)
+ENERGY_DISTANCE = ContextMetric(
+    name="energy_distance",
+    figure=Figure(
+        "Energy distance",
+        "lower",
+        "How much farther images of different sets are from each other than images of one set. Unbiased: about zero, "
+        "possibly below, for two samples of one distribution.",
+    ),
+    score=lambda samples, real, context, case: energy_distance(samples, real, seed=case.seed),
+)

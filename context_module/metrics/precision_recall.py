@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from context_module.errors import DataError
+from context_module.metrics.case import Case
+from context_module.metrics.concept_accuracy import classifier_of
 from context_module.metrics.estimate import Estimate, mean_estimate, share_estimate
+from context_module.metrics.metric import ContextMetric, Figure
 from context_module.metrics.pairs import distances, flat_pair
 
-__all__ = ["PrecisionRecall", "precision_recall"]
+__all__ = ["METRIC", "PrecisionRecall", "precision_recall"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +73,39 @@ def precision_recall(real: Tensor, generated: Tensor, *, neighbours: int = 3) ->
 def _radii(items: Tensor, neighbours: int) -> Tensor:
     """Distance (n,) of every item to its k-th nearest other one."""
     return distances(items, items).fill_diagonal_(float("inf")).kthvalue(neighbours).values
+
+
+def _score(samples: Tensor, real: Tensor, context: str, case: Case) -> dict[str, Estimate]:
+    """In the space of the features of a classifier of concepts."""
+    classifier = classifier_of(case)
+    return dict(vars(precision_recall(classifier.features(real), classifier.features(samples))))
+
+
+METRIC = ContextMetric(
+    name="precision_recall",
+    figure=Figure("Precision, recall, density and coverage"),
+    figures={
+        "precision": Figure(
+            "Precision",
+            "higher",
+            "Share of the generated images that lie among the real ones: within reach of a real image's third-nearest "
+            "neighbour, by the features of a classifier of concepts. Fidelity.",
+        ),
+        "recall": Figure(
+            "Recall", "higher", "Share of the real images that lie among the generated ones, likewise. Diversity."
+        ),
+        "density": Figure(
+            "Density",
+            "about 1 is best",
+            "Number of real neighbourhoods that a generated image lies in, relative to what is expected: precision "
+            "that a few outliers among the real images do not raise.",
+        ),
+        "coverage": Figure(
+            "Coverage",
+            "higher",
+            "Share of the real images with a generated one in their neighbourhood: diversity, robust to outliers.",
+        ),
+    },
+    score=_score,
+    prepare=classifier_of,
+)

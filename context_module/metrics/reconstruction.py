@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from context_module.adapters import DecoderAdapter, adapt
-from context_module.base import base_output
-from context_module.contexts import OBSERVATIONAL, ContextsLike
-from context_module.data import ContextDataset, evaluation_loader
-from context_module.errors import DataError
+from context_module.contexts import OBSERVATIONAL, Concepts, ContextsLike
+from context_module.data import ContextDataset
+from context_module.metrics.case import Case, batches
 from context_module.metrics.estimate import Estimate, check_samples, mean_estimate
-from context_module.model import ContextualDecoder
+from context_module.metrics.metric import Figure, WholeMetric
 from context_module.nn import evaluating
 
-__all__ = ["Reconstruction", "reconstruction_bits"]
+__all__ = ["METRIC", "Reconstruction", "reconstruction_bits"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Reconstruction:
 
 @torch.no_grad()
 def reconstruction_bits(
-    model: ContextualDecoder | object,
+    subject: Any,
     images: ContextDataset | Tensor,
     contexts: ContextsLike | None = None,
     *,
@@ -50,63 +49,65 @@ def reconstruction_bits(
     For the base alone it is the base's own, with the prior N(0, I) on its decoder input.
 
     Args:
-        model: a `ContextualDecoder`, or a base: a `DecoderAdapter` or anything `adapt` takes.
+        subject: a `Subject` with ``nats``; of a model or a base, ``subject_of(model)``.
         images: a data set, or a tensor (n, C, H, W) in [0, 1].
         contexts: of the images: one name, one per image, or a bool mask (n, K). By default the data set's own, and
-            ``obs`` for a tensor. A base alone knows no contexts and ignores them.
+            ``obs`` for a tensor. A subject that knows no contexts ignores them.
         batch_size: images at a time.
         seed: of all draws.
 
     Raises:
         DataError: for a base with a deterministic encoder, which has no ELBO; for fewer than `MIN_SAMPLES` images.
-        ShapeError: for images the base does not take, or a mask that does not fit.
+        ShapeError: for images the subject does not take, or a mask that does not fit.
         ConceptError: for contexts of unknown concepts.
-        TypeError: for a base that no adapter knows.
     """
     check_samples(len(images))
     generator = torch.Generator().manual_seed(seed)
-    if isinstance(model, ContextualDecoder):
-        base, masks = model.base, _masks(model, images, contexts)
-    else:
-        model = base = adapt(model)
-        masks = torch.zeros(len(images), 0)
+    masks = _masks(subject.concepts, images, contexts)
     nats = []
-    with evaluating(model):
-        for x, mask in zip(_batches(images, batch_size), masks.split(batch_size), strict=True):
-            base.check_inputs(x)
-            x = x.to(base.device)
-            if isinstance(model, ContextualDecoder):
-                nats.append(model(x, mask, generator=generator).loss)
-            else:
-                nats.append(_base_loss(base, x, generator))
+    with nullcontext() if subject.network is None else evaluating(subject.network):
+        for x, mask in zip(batches(images, batch_size), masks.split(batch_size), strict=True):
+            nats.append(subject.nats(x.to(subject.device), mask, generator))
     bits = torch.cat(nats).cpu().double() / math.log(2)
-    channels, height, width = base.image_shape
+    channels, height, width = subject.image_shape
     return Reconstruction(
         per_pixel=mean_estimate(bits / (height * width)),
         per_dimension=mean_estimate(bits / (channels * height * width)),
     )
 
 
-def _masks(model: ContextualDecoder, images: ContextDataset | Tensor, contexts: ContextsLike | None) -> Tensor:
-    """Intervention masks (n, K), by name: a data set may have the model's concepts in another order."""
-    if contexts is None and isinstance(images, ContextDataset):
-        return model.concepts.mask(images.context_names)[images.labels]
-    return model.concepts.mask(OBSERVATIONAL if contexts is None else contexts, len(images))
+def _masks(concepts: Concepts | None, images: ContextDataset | Tensor, contexts: ContextsLike | None) -> Tensor:
+    """Intervention masks (n, K), by name: a data set may have the subject's concepts in another order."""
+    if concepts is None:
+        return torch.zeros(len(images), 0, dtype=torch.bool)
+    if contexts is None and not isinstance(images, Tensor):
+        return concepts.mask(images.context_names)[images.labels]
+    return concepts.mask(OBSERVATIONAL if contexts is None else contexts, len(images))
 
 
-def _batches(images: ContextDataset | Tensor, batch_size: int) -> Iterator[Tensor]:
-    if isinstance(images, Tensor):
-        yield from images.split(batch_size)
-    else:
-        for batch in evaluation_loader(images, batch_size):
-            yield batch["x"]
+def _score(case: Case) -> dict[str, Estimate]:
+    """Of the first images of each context."""
+    test = case.data.test
+    assert test is not None
+    rows = [(test.labels == label).nonzero().flatten()[: case.samples] for label in range(len(test.context_names))]
+    found = reconstruction_bits(case.subject, test.subset(torch.cat(rows)), seed=case.seed)
+    return {"bits_per_pixel": found.per_pixel, "bits_per_dimension": found.per_dimension}
 
 
-def _base_loss(base: DecoderAdapter, x: Tensor, generator: torch.Generator) -> Tensor:
-    """The negative ELBO (B,) of a base alone, in nats."""
-    encoding = base.encode(x.to(base.dtype))
-    if encoding.log_var is None:
-        raise DataError(
-            f"the {base.name!r} base encodes deterministically, so it has no ELBO: score it with a context module"
-        )
-    return base_output(base, x, encoding, generator).loss
+def _reason(case: Case) -> str | None:
+    return None if case.data.test else "the data has no images of the training contexts that were not trained on"
+
+
+METRIC = WholeMetric(
+    name="reconstruction",
+    figure=Figure(
+        "Reconstruction",
+        "lower",
+        "The negative evidence lower bound of real images that were never trained on, in bits: per pixel (over height "
+        "times width, as in the paper) and per dimension (over the channels too).",
+    ),
+    asks=("nats",),
+    reason=_reason,
+    score=_score,
+    in_summary=True,
+)

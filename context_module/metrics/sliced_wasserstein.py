@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from context_module.metrics.case import Case
 from context_module.metrics.estimate import Estimate, bootstrap_indices
+from context_module.metrics.metric import ContextMetric, Figure
 from context_module.metrics.pairs import flat_pair
 
-__all__ = ["sliced_wasserstein"]
+__all__ = ["METRIC", "sliced_wasserstein"]
 
 INTERVAL_PROJECTIONS = 50  # directions of the resamples: their spread hardly depends on the number
 
@@ -69,3 +71,19 @@ def _common_steps(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
     ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()  # in units of 1 / (n m)
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])
     return starts // m, starts // n, (ends - starts).float() / (n * m)
+
+
+def _score(samples: Tensor, real: Tensor, context: str, case: Case) -> Estimate:
+    return sliced_wasserstein(samples, real, projections=case.projections, seed=case.seed)
+
+
+METRIC = ContextMetric(
+    name="sliced_wasserstein",
+    figure=Figure(
+        "Sliced Wasserstein distance",
+        "lower",
+        "Both sets of images are projected onto random directions in pixel space; the distance is the root mean "
+        "square gap between their sorted projections. It is the paper's measure.",
+    ),
+    score=_score,
+)

@@ -7,10 +7,22 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from context_module.contexts import OBSERVATIONAL
 from context_module.errors import ShapeError
-from context_module.metrics.estimate import Estimate, bootstrap, check_samples
+from context_module.metrics.case import Case
+from context_module.metrics.estimate import Estimate, bootstrap, check_samples, share_estimate
+from context_module.metrics.metric import ContextMetric, Figure
 
-__all__ = ["UNREADABLE", "intended_share", "read_factors", "total_variation"]
+__all__ = [
+    "CONCEPT_VARIATION",
+    "INTENDED",
+    "PARSES",
+    "TOTAL_VARIATION",
+    "UNREADABLE",
+    "intended_share",
+    "read_factors",
+    "total_variation",
+]
 
 UNREADABLE = -1.0  # every factor of a text that does not parse: a value of its own
 
@@ -95,3 +107,55 @@ def _mean_distance(a: Tensor, b: Tensor) -> float:
 
 def _shares(codes: Tensor, size: int) -> Tensor:
     return codes.bincount(minlength=size) / len(codes)
+
+
+def _intended(samples: Tensor, real: Tensor, context: str, case: Case) -> Estimate:
+    """Against the contexts that differ in one intervention: without it where it was, with it where it was not."""
+    train, concepts = case.data.train, case.data.concepts
+    assert train.factors is not None
+    columns = [train.factor_names.index(name) for name in concepts]
+    intervened = concepts.parse(context)
+    others = [OBSERVATIONAL if name in intervened else name for name in concepts]
+    known = [train.factors[train.labels == train.context_names.index(other)][:, columns] for other in others]
+    return intended_share(samples, real, known, seed=case.seed)
+
+
+def _without_contexts(case: Case) -> str | None:
+    missing = [name for name in case.data.concepts.training_contexts if name not in case.data.train.context_names]
+    return f"the data has no texts of {', '.join(missing)} to tell them from" if missing else None
+
+
+TOTAL_VARIATION = ContextMetric(
+    name="total_variation",
+    kind="texts",
+    figure=Figure("Total variation", "lower", "Between the joint distributions of the concepts, read by a parser."),
+    score=lambda samples, real, context, case: total_variation(samples, real, seed=case.seed),
+)
+CONCEPT_VARIATION = ContextMetric(
+    name="concept_variation",
+    kind="texts",
+    figure=Figure(
+        "Variation of single concepts",
+        "lower",
+        "Total variation distance between the distributions of each concept by itself, averaged.",
+    ),
+    score=lambda samples, real, context, case: total_variation(samples, real, joint=False, seed=case.seed),
+)
+PARSES = ContextMetric(
+    name="parses",
+    kind="texts",
+    figure=Figure("Parses", "higher", "The share of texts that the parser reads."),
+    score=lambda samples, real, context, case: share_estimate((samples[:, 0] != UNREADABLE).float()),
+)
+INTENDED = ContextMetric(
+    name="intended",
+    kind="texts",
+    figure=Figure(
+        "Intended",
+        "higher",
+        "The share of concepts distributed as in the context, and not as they would be if that one concept was "
+        "intervened on and should not have been, or the other way round.",
+    ),
+    score=_intended,
+    reason=_without_contexts,
+)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 import math
 
@@ -16,19 +17,18 @@ from context_module.contexts import OBSERVATIONAL
 from context_module.data import ArrayContextDataset, ContextData, grammar, load_data
 from context_module.errors import ConceptError, DataError
 from context_module.evaluation import (
-    METRICS,
     Evaluation,
     composition_table,
     evaluate,
-    evaluate_texts,
+    subject_of,
     summary_table,
 )
-from context_module.evaluation.representation import leading_codes, posterior_means
 from context_module.evaluation.result import ContextScores
-from context_module.metrics import sliced_wasserstein
+from context_module.metrics import built_in_metrics, sliced_wasserstein
 from context_module.metrics.concept_accuracy import train_concept_classifier
 from context_module.metrics.counterfactual import train_factor_regressor
 from context_module.metrics.estimate import Estimate
+from context_module.metrics.representation import codes_of, leading_codes
 from helpers.models import randomise_lora
 
 DISTANCES = ("sliced_wasserstein", "mmd", "energy_distance")
@@ -98,9 +98,12 @@ def known_data(n=40):
 @pytest.fixture
 def short_trainings(monkeypatch):
     """Classifiers and regressors learn for a few steps only."""
-    for module, function in (("scoring", train_concept_classifier), ("whole", train_factor_regressor)):
+    for module, function in (
+        ("concept_accuracy", train_concept_classifier),
+        ("counterfactual", train_factor_regressor),
+    ):
         quick = functools.partial(function, steps=3, batch_size=14)
-        monkeypatch.setattr(f"context_module.evaluation.{module}.{function.__name__}", quick)
+        monkeypatch.setattr(importlib.import_module(f"context_module.metrics.{module}"), function.__name__, quick)
 
 
 def tiny_base(size):
@@ -174,7 +177,7 @@ def test_the_base_beside_a_language_model_with_lora_is_bare():
     def texts_of_the_base():
         texts = []
         parser = lambda text: texts.append(text) or data.parser(text)  # noqa: E731
-        evaluate_texts(
+        evaluate(
             model, dataclasses.replace(data, parser=parser), samples=10, contexts=["number+tense"], progress=False
         )
         return texts[:10]
@@ -281,9 +284,11 @@ def test_disentanglement_of_a_model_and_of_its_base(monkeypatch):
             seen["codes"], seen["factors"] = found.shape, factors.shape
             return {"mig": Estimate(0.5, 0.4, 0.6, len(found))}
 
-        monkeypatch.setattr("context_module.evaluation.whole.disentanglement", score)
+        monkeypatch.setattr(
+            importlib.import_module("context_module.metrics.disentanglement"), "disentanglement", score
+        )
         found = quietly(one, data, samples=10, metrics=["disentanglement"])
-        assert found.disentanglement["mig"].value == 0.5
+        assert found.whole["disentanglement"]["mig"].value == 0.5
         assert found.contexts == {}
         assert seen == {"codes": (200, codes), "factors": (200, 8)}  # the observational images
 
@@ -291,9 +296,12 @@ def test_disentanglement_of_a_model_and_of_its_base(monkeypatch):
 def test_downstream_of_the_pendulum():
     data = load_data("pendulum", resolution=16, samples_per_context=300, held_out_samples=0, test_samples=100)
     found = quietly(tiny_base(16), data, samples=10, metrics=["downstream"])
-    assert set(found.downstream) == {"sample_efficiency", "under_shift"}
-    assert 0.5 < found.downstream["sample_efficiency"]["full"].value <= 1
-    assert found.downstream["under_shift"]["worst_group"].value <= found.downstream["under_shift"]["average"].value
+    assert set(found.whole["downstream"]) == {"sample_efficiency", "under_shift"}
+    assert 0.5 < found.whole["downstream"]["sample_efficiency"]["full"].value <= 1
+    assert (
+        found.whole["downstream"]["under_shift"]["worst_group"].value
+        <= found.whole["downstream"]["under_shift"]["average"].value
+    )
 
 
 def test_codes_are_the_leading_directions_of_the_noise_blocks():
@@ -301,7 +309,7 @@ def test_codes_are_the_leading_directions_of_the_noise_blocks():
     amounts = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
     directions = torch.tensor([[0.6, 0.8], [1.0, 0.0], [0.0, -1.0]])
     means = (amounts[..., None] * directions + torch.tensor([0.3, -2.0])).flatten(1)
-    codes = leading_codes(model, means)
+    codes = leading_codes(means, subject_of(model).code_width)
     assert codes.shape == (500, 3)
     torch.testing.assert_close(codes.abs(), (amounts - amounts.mean(0)).abs(), atol=1e-4, rtol=1e-4)
 
@@ -309,8 +317,8 @@ def test_codes_are_the_leading_directions_of_the_noise_blocks():
 def test_posterior_means_are_those_of_the_model_and_of_its_base():
     model = wrap_decoder(tiny_base(8), ["a", "b"], noise_width=2, concept_width=2).eval()
     x = torch.rand(5, 3, 8, 8)
-    torch.testing.assert_close(posterior_means(model, x, batch_size=2), model.posterior(x).mean.detach())
-    torch.testing.assert_close(posterior_means(model.base, x, batch_size=2), model.base.encode(x).mean.detach())
+    torch.testing.assert_close(codes_of(subject_of(model), x, batch_size=2), model.posterior(x).mean.detach())
+    torch.testing.assert_close(codes_of(subject_of(model.base), x, batch_size=2), model.base.encode(x).mean.detach())
 
 
 # --- what it refuses
@@ -358,7 +366,9 @@ def test_metrics_that_are_asked_for_and_do_not_apply():
 def test_by_default_they_are_skipped_with_their_reasons(short_trainings):
     no_classifier = dataclasses.replace(known_data(), train=images_of({"obs": 0.1, "a": 0.2}, 40))
     found = quietly(known_model(SINGLE | PAIRS).base, no_classifier, samples=20)
-    assert set(found.skipped) == set(METRICS) - set(DISTANCES)
+    assert set(found.skipped) == {metric.name for metric in built_in_metrics() if metric.kind == "images"} - set(
+        DISTANCES
+    )
     assert set(found.contexts["a"].scores) == set(DISTANCES)
     assert "encodes deterministically" in found.skipped["reconstruction"]
 
@@ -404,7 +414,7 @@ def test_summary_has_means_and_intervals():
         "obs": ContextScores(False, made_up(0.9, 0.8, 0.7)),
     }
     bits = {"bits_per_pixel": Estimate(1.5, 1.4, 1.6, 10)}
-    evaluation = Evaluation(100, 0, contexts, reconstruction=bits)
+    evaluation = Evaluation(100, 0, contexts, {"reconstruction": bits})
     assert summary_table(evaluation).splitlines()[2:] == [
         "| concept | sliced wasserstein | 0.800 [0.790, 0.820] | 0.900 [0.890, 0.920] | 0.700 [0.690, 0.720] |",
         "| composition | sliced wasserstein | 0.250 [0.240, 0.270] | 0.500 [0.490, 0.520] | 0.100 [0.090, 0.120] |",

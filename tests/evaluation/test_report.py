@@ -12,8 +12,9 @@ from PIL import Image
 from context_module.drawing.figures import edge_map, mosaic, png, training_curves
 from context_module.errors import ShapeError
 from context_module.evaluation import Evaluation
-from context_module.evaluation.report import METRIC_TEXTS, render_report
+from context_module.evaluation.report import render_report
 from context_module.evaluation.result import ContextScores
+from context_module.metrics import GraphScores, figure_of
 from context_module.metrics.counterfactual import CounterfactualConsistency, CounterfactualScores
 from context_module.metrics.estimate import Estimate
 from context_module.nn.graph import CausalGraph
@@ -61,8 +62,8 @@ def test_figures_come_with_intervals_and_directions():
     assert html.count("0.250 <small>[0.240, 0.270]</small>") == 6  # two contexts, their means, and the summary's
     assert "with context module" in html
     for name in ("sliced_wasserstein", "concept_accuracy"):
-        assert escape(METRIC_TEXTS[name].text).replace("&#x27;", "&#39;") in html
-    assert METRIC_TEXTS["mmd"].text not in html  # not measured
+        assert escape(figure_of(name).text).replace("&#x27;", "&#39;") in html
+    assert figure_of("mmd").text not in html  # not measured
     rows = re.findall(r'<tr[^>]*><th scope="row">([^<]+)</th>', html)
     table = rows[rows.index("obs") :]
     assert table[:4] == ["obs", "mean (concept)", "a+b", "mean (composition)"]
@@ -72,7 +73,7 @@ def test_everything_is_inside_the_file():
     images = torch.rand(8, 3, 8, 8)
     html = render_report(
         "x",
-        Evaluation(100, 0, CONTEXTS, graph=GRAPH),
+        Evaluation(100, 0, CONTEXTS, {"graph": GraphScores(GRAPH)}),
         pictures={"obs": (images, images[:3]), "a+b": (images, images)},
         counterfactuals={"real": images, "size": images},
         curves=training_curves([{"step": 1, "loss": 2.0}]),
@@ -88,7 +89,7 @@ def test_everything_is_inside_the_file():
 
 
 def test_parts_without_content_are_left_out():
-    html = render_report("x", Evaluation(100, 0, {}, reconstruction={"bits_per_pixel": estimate(1.5)}))
+    html = render_report("x", Evaluation(100, 0, {}, {"reconstruction": {"bits_per_pixel": estimate(1.5)}}))
     assert re.findall(r'href="#([^"]+)"', html) == ["summary", "reconstruction"]
     assert "bits per pixel" in html
     assert "1.500 <small>[1.490, 1.520]</small>" in html
@@ -117,7 +118,7 @@ def test_a_base_alone_has_one_column_of_its_own():
 
 
 def test_counterfactuals_are_summed_up():
-    html = render_report("x", Evaluation(100, 0, {}, counterfactual=COUNTERFACTUAL))
+    html = render_report("x", Evaluation(100, 0, {}, {"counterfactual": COUNTERFACTUAL}))
     (row,) = re.findall(r'<tr><th scope="row">size</th>(.*)</tr>', html)
     assert re.findall(r"<td>([\d.]+) ", row) == ["1.100", "1.200", "0.400", "0.100", "0.050"]
     assert "0.220" in html
@@ -125,7 +126,7 @@ def test_counterfactuals_are_summed_up():
 
 def test_nested_figures_are_listed_by_their_path():
     found = {"under_shift": {"worst_group": estimate(0.4)}}
-    assert "under shift / worst group" in render_report("x", Evaluation(100, 0, {}, downstream=found))
+    assert "under shift / worst group" in render_report("x", Evaluation(100, 0, {}, {"downstream": found}))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_nested_figures_are_listed_by_their_path():
     ],
 )
 def test_says_what_is_known_of_the_true_graph(truth, said, distance, listed):
-    html = render_report("x", Evaluation(100, 0, {}, graph=GRAPH, true_edges=truth))
+    html = render_report("x", Evaluation(100, 0, {}, {"graph": GraphScores(GRAPH, truth)}))
     for sentence in ("are outlined", "none of these concepts acts"):
         assert (sentence in html) == (sentence == said)
     assert re.findall(r"<strong>(\d+)</strong>", html) == ([] if distance is None else [str(distance)])

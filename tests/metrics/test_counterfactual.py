@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from context_module import adapt, wrap_decoder
 from context_module.contexts import Concepts
 from context_module.data import ArrayContextDataset, Simulator, quad, simulate
 from context_module.errors import ConceptError, DataError, ShapeError
+from context_module.evaluation import Subject, subject_of
 from context_module.metrics.counterfactual import counterfactual_consistency, train_factor_regressor
 
 BANDS = 4  # pixels high each
@@ -46,17 +46,22 @@ class Bands(Simulator):
 
 
 @dataclass
-class Model:
+class Model(Subject):
     """Knows the factors of an image, and what becomes of them under an intervention."""
 
     moves: bool = True  # the concept
     follows: bool = True  # what descends from it
     spills: float = 0.0  # onto c
     concepts = Concepts(["a", "b"])
-    base = SimpleNamespace(device=torch.device("cpu"))
 
-    def abduct(self, x, contexts):
-        assert contexts == "obs"
+    def sample(self, n, context, generator):
+        raise AssertionError("its counterfactuals are asked for, no samples")
+
+    def counterfactuals(self, images, contexts, generator):
+        noise = self.abduct(images)
+        return {context: self.generate(noise, context, generator) for context in contexts}
+
+    def abduct(self, x):
         return x[:, 0, BANDS // 2 :: BANDS, 0]
 
     def generate(self, noise, do, generator):
@@ -85,7 +90,9 @@ def regressor(data):
 @pytest.fixture
 def score(data, regressor):
     def consistency(model, **options):
-        return counterfactual_consistency(model, data.test, SIMULATOR, regressor, **{"samples": 200, **options})
+        return counterfactual_consistency(
+            subject_of(model), data.test, SIMULATOR, regressor, **{"samples": 200, **options}
+        )
 
     return consistency
 
@@ -160,9 +167,13 @@ def test_of_a_wrapped_base_on_quad_pictures(make_base):
     model = wrap_decoder(adapt(tiny_base(channels, size)), list(data.concepts), noise_width=2, concept_width=2)
     model.train()
     before = torch.get_rng_state()
-    found = counterfactual_consistency(model, data.test, data.simulator, regressor, samples=12, batch_size=5)
+    found = counterfactual_consistency(
+        subject_of(model), data.test, data.simulator, regressor, samples=12, batch_size=5
+    )
     assert torch.equal(torch.get_rng_state(), before)
-    assert found == counterfactual_consistency(model, data.test, data.simulator, regressor, samples=12, batch_size=5)
+    assert found == counterfactual_consistency(
+        subject_of(model), data.test, data.simulator, regressor, samples=12, batch_size=5
+    )
     assert model.training
     assert set(found.concepts) == set(data.concepts)
     read_back = json.loads(json.dumps(found.to_dict()))
@@ -203,14 +214,16 @@ def test_refuses_what_does_not_fit_together(data, regressor, score):
     with pytest.raises(DataError, match="has no factors to compare with"):
         train_factor_regressor(without, progress=False)
     with pytest.raises(DataError, match="has no factors to compare with"):
-        counterfactual_consistency(Model(), without, SIMULATOR, regressor)
+        counterfactual_consistency(subject_of(Model()), without, SIMULATOR, regressor)
     with pytest.raises(DataError, match="factors must be finite"):
         train_factor_regressor(with_factors(test.factors / 0), progress=False)
     with pytest.raises(DataError, match="the data has the factors a, b, d, the simulator a, b, c"):
-        counterfactual_consistency(Model(), with_factors(test.factors, ("a", "b", "d")), SIMULATOR, regressor)
+        counterfactual_consistency(
+            subject_of(Model()), with_factors(test.factors, ("a", "b", "d")), SIMULATOR, regressor
+        )
     smaller = with_factors(test.factors, images=images[..., :4])
     with pytest.raises(ShapeError, match=r"expected float images of shape \(n, 1, 12, 8\).*\(200, 1, 12, 4\)"):
-        counterfactual_consistency(Model(), smaller, SIMULATOR, regressor, samples=200)
+        counterfactual_consistency(subject_of(Model()), smaller, SIMULATOR, regressor, samples=200)
     with pytest.raises(DataError, match="cannot select 500 images of context 'obs': expected 1 to 200"):
         score(Model(), samples=500)
     with pytest.raises(DataError, match="at least 10 items, got 9"):

@@ -11,6 +11,7 @@ from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding,
 from context_module.adapters.likelihoods import BernoulliLikelihood
 from context_module.data import ArrayContextDataset
 from context_module.errors import ConceptError, DataError, ShapeError
+from context_module.evaluation import subject_of
 from context_module.metrics import reconstruction_bits
 from helpers.draws import seeded
 
@@ -46,7 +47,7 @@ def binary(n, shape=SHAPE, seed=0):
 
 
 def test_a_fair_coin_is_a_bit_per_dimension_and_three_per_pixel():
-    result = reconstruction_bits(StubBase(), binary(12))
+    result = reconstruction_bits(subject_of(StubBase()), binary(12))
     assert result.per_dimension.value == pytest.approx(1)
     assert result.per_pixel.value == pytest.approx(3)
     assert result.per_pixel.high - result.per_pixel.low == pytest.approx(0, abs=1e-6)
@@ -57,7 +58,7 @@ def test_a_known_coin_has_its_cross_entropy():
     probability, x = 0.8, binary(40)
     share = x.mean().item()
     expected = -share * math.log2(probability) - (1 - share) * math.log2(1 - probability)
-    result = reconstruction_bits(StubBase(logit=math.log(4)), x, batch_size=7)
+    result = reconstruction_bits(subject_of(StubBase(logit=math.log(4))), x, batch_size=7)
     assert result.per_dimension.value == pytest.approx(expected, rel=1e-5)
     of_images = -torch.where(x == 1, math.log2(0.8), math.log2(0.2)).mean((1, 2, 3))
     half_width = 1.96 * of_images.std().item() / math.sqrt(40)
@@ -68,7 +69,7 @@ def test_a_known_coin_has_its_cross_entropy():
 def test_kl_terms_of_a_base_count_in_its_raw_latents(latent):
     base = StubBase(mean=1.5, log_var=math.log(0.25), kl=2.0, latent=latent)
     nats = 5 * 0.5 * (1.5**2 + 0.25 - math.log(0.25) - 1) + 2.0
-    result = reconstruction_bits(base, binary(1000), batch_size=1000)
+    result = reconstruction_bits(subject_of(base), binary(1000), batch_size=1000)
     assert result.per_pixel.value == pytest.approx(3 + nats / math.log(2) / 16, rel=1e-5)
     assert base.latents.mean().item() == pytest.approx(1.5, abs=0.03)  # drawn, not the mean
     assert base.latents.std().item() == pytest.approx(0.5, abs=0.02)
@@ -80,7 +81,7 @@ def test_a_wrapped_base_counts_the_noise_instead_of_the_embedding():
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
     nn.init.ones_(model.posterior_heads.mean.bias)  # N(1, 1) over 4 values
-    result = reconstruction_bits(model, binary(12), "a")
+    result = reconstruction_bits(subject_of(model), binary(12), "a")
     assert result.per_pixel.value == pytest.approx(3 + (4 * 0.5 + 2.0) / math.log(2) / 16, rel=1e-5)
 
 
@@ -94,21 +95,21 @@ def test_contexts_are_the_data_sets_own_whatever_its_order_of_concepts():
     torch.manual_seed(0)
     model = wrap_decoder(StubBase(), ["a", "b"], noise_width=2, concept_width=2)
     x, names = data_set().read(torch.arange(18)), ["obs"] * 6 + ["a"] * 6 + ["b"] * 6
-    own = reconstruction_bits(model, data_set(), batch_size=4)
-    assert own == reconstruction_bits(model, data_set(concepts=("b", "a")), batch_size=4)
-    assert own == reconstruction_bits(model, x, names, batch_size=4)
-    assert own == reconstruction_bits(model, x, model.concepts.mask(names), batch_size=4)
-    observational = reconstruction_bits(model, x, batch_size=4)
+    own = reconstruction_bits(subject_of(model), data_set(), batch_size=4)
+    assert own == reconstruction_bits(subject_of(model), data_set(concepts=("b", "a")), batch_size=4)
+    assert own == reconstruction_bits(subject_of(model), x, names, batch_size=4)
+    assert own == reconstruction_bits(subject_of(model), x, model.concepts.mask(names), batch_size=4)
+    observational = reconstruction_bits(subject_of(model), x, batch_size=4)
     assert own != observational
-    assert observational == reconstruction_bits(model, data_set(), "obs", batch_size=4)
-    assert observational == reconstruction_bits(model, data_set().pooled(), batch_size=4)
+    assert observational == reconstruction_bits(subject_of(model), data_set(), "obs", batch_size=4)
+    assert observational == reconstruction_bits(subject_of(model), data_set().pooled(), batch_size=4)
 
 
 @pytest.mark.parametrize("latent_noise", [False, True])
 def test_every_family_scores_as_its_forward_pass_says(base, latent_noise):
     model = wrap_decoder(base, ["a", "b"], noise_width=2, concept_width=2, latent_noise=latent_noise).train()
     x, state = binary(10, model.base.image_shape), torch.get_rng_state()
-    result = reconstruction_bits(model, x, "a+b")
+    result = reconstruction_bits(subject_of(model), x, "a+b")
     assert model.training
     assert model.module.training
     assert not any(part.training for part in model.base.modules())
@@ -117,8 +118,8 @@ def test_every_family_scores_as_its_forward_pass_says(base, latent_noise):
     channels, height, width = model.base.image_shape
     assert result.per_pixel.value == pytest.approx(loss.mean().item() / math.log(2) / (height * width), rel=1e-5)
     assert result.per_dimension.value == pytest.approx(result.per_pixel.value / channels)
-    assert result == reconstruction_bits(model, x, "a+b")
-    assert result != reconstruction_bits(model, x, "a+b", seed=1)
+    assert result == reconstruction_bits(subject_of(model), x, "a+b")
+    assert result != reconstruction_bits(subject_of(model), x, "a+b", seed=1)
 
 
 @pytest.mark.parametrize("family", ["lightweight", "nvae"])
@@ -128,14 +129,14 @@ def test_a_base_alone_is_reproducible_and_keeps_its_modes(make_base, family):
     x, state = binary(10, base.image_shape), torch.get_rng_state()
     assert base.training
     assert not net.training
-    result = reconstruction_bits(net, x)
-    assert result == reconstruction_bits(base, x)
-    assert result != reconstruction_bits(base, x, seed=1)
+    result = reconstruction_bits(subject_of(net), x)
+    assert result == reconstruction_bits(subject_of(base), x)
+    assert result != reconstruction_bits(subject_of(base), x, seed=1)
     assert base.training
     assert not any(part.training for part in net.modules())
     assert torch.equal(torch.get_rng_state(), state)
     base.train()
-    assert reconstruction_bits(base, x) == result
+    assert reconstruction_bits(subject_of(base), x) == result
     assert all(part.training for part in base.modules())
 
 
@@ -152,21 +153,24 @@ def test_the_bound_lies_above_the_exact_likelihood():
     exact = -math.log2(sum(2.0**each / 2 for each in likelihoods)) / 16
     good, bad = Signed(mean=3.0, log_var=math.log(0.1)), Signed(mean=0.0)
     for base in (good, bad):
-        assert reconstruction_bits(base, x).per_pixel.low > exact
-    assert reconstruction_bits(good, x).per_pixel.value < reconstruction_bits(bad, x).per_pixel.value
+        assert reconstruction_bits(subject_of(base), x).per_pixel.low > exact
+    assert (
+        reconstruction_bits(subject_of(good), x).per_pixel.value
+        < reconstruction_bits(subject_of(bad), x).per_pixel.value
+    )
 
 
 def test_refuses_what_has_no_bound(make_base):
     with pytest.raises(DataError, match="the 'modules' base encodes deterministically, so it has no ELBO"):
-        reconstruction_bits(make_base("modules"), binary(10, (1, 8, 8)))
+        reconstruction_bits(subject_of(make_base("modules")), binary(10, (1, 8, 8)))
     with pytest.raises(DataError, match="at least 10 items, got 9"):
-        reconstruction_bits(StubBase(), binary(9))
+        reconstruction_bits(subject_of(StubBase()), binary(9))
     with pytest.raises(ShapeError, match=r"takes images of shape \(batch, 3, 4, 4\)"):
-        reconstruction_bits(StubBase(), binary(10, (3, 4, 5)))
+        reconstruction_bits(subject_of(StubBase()), binary(10, (3, 4, 5)))
     with pytest.raises(ShapeError, match=r"must be finite and in \[0, 1\]"):
-        reconstruction_bits(StubBase(), binary(10) * 255)
+        reconstruction_bits(subject_of(StubBase()), binary(10) * 255)
     with pytest.raises(TypeError, match="no adapter for a base of type Linear"):
-        reconstruction_bits(nn.Linear(2, 2), binary(10))
+        reconstruction_bits(subject_of(nn.Linear(2, 2)), binary(10))
     model = wrap_decoder(StubBase(), ["a", "c"], noise_width=2, concept_width=2)
     with pytest.raises(ConceptError, match="unknown concept 'b'"):
-        reconstruction_bits(model, data_set())
+        reconstruction_bits(subject_of(model), data_set())

@@ -14,9 +14,9 @@ from context_module import ContextualDecoder, adapt
 from context_module.base.fingerprint import fingerprint
 from context_module.data import ArrayContextDataset, ContextData
 from context_module.errors import CheckpointError, ConceptError, ShapeError
-from context_module.evaluation import evaluate
-from context_module.evaluation.whole import inapplicable
+from context_module.evaluation import evaluate, subject_of
 from context_module.interventions import Value
+from context_module.metrics import Case, get_metric, inapplicable
 from context_module.nn.pack import ConceptPack, ConceptPackConfig
 from context_module.training.encodings import EncodedDataset, EncodingLayout
 from context_module.training.objectives.pack import PackObjective, new_pack
@@ -442,5 +442,5 @@ def test_scores_data_of_all_concepts_in_any_order(make_base):
     data = ContextData(part(training), part(["a+smile"]), part(training))
     scored = evaluate(model, data, samples=20, metrics=["sliced_wasserstein"], progress=False)
     assert list(scored.contexts) == ["smile+a", *training]
-    reason = inapplicable("reconstruction", model, data, pooled=False)
+    reason = inapplicable(get_metric("reconstruction"), Case(subject_of(model), data))
     assert reason == "the module does not explain images that take a concept pack"

@@ -177,11 +177,12 @@ def test_an_error_in_the_block_leaves_the_module_on(make_base):
 
 
 def test_the_bare_base_has_its_own_elbo(make_base):
+    from context_module.evaluation import subject_of
     from context_module.metrics import reconstruction_bits
 
     model = wrapped(make_base("lightweight"))
     x = torch.rand(12, *model.base.image_shape)
     with model.disable_adapter():
         loss = model(x, "obs", generator=seeded(0)).loss
-    bits = reconstruction_bits(model.base, x).per_dimension.value
+    bits = reconstruction_bits(subject_of(model.base), x).per_dimension.value
     assert loss.mean().item() / (x[0].numel() * 0.6931471805599453) == pytest.approx(bits, rel=1e-5)

@@ -13,8 +13,9 @@ SMOKE = ["--budget", "smoke", "--output_dir", "out", "--jobs", "2"]
 # read at the start of every Python process: classifiers that evaluations need learn for a few steps only
 SHORT_TRAININGS = """
 import functools
-from context_module.evaluation import scoring
-scoring.train_concept_classifier = functools.partial(scoring.train_concept_classifier, steps=3, batch_size=14)
+import importlib
+module = importlib.import_module("context_module.metrics.concept_accuracy")
+module.train_concept_classifier = functools.partial(module.train_concept_classifier, steps=3, batch_size=14)
 """
 
 

@@ -1,6 +1,7 @@
 """recipes/evaluate.py as a user runs it."""
 
 import functools
+import importlib
 import json
 import re
 import shutil
@@ -43,9 +44,12 @@ def photos(tmp_path_factory):
 @pytest.fixture
 def short_trainings(monkeypatch):
     """Classifiers and regressors learn for a few steps only."""
-    for module, function in (("scoring", train_concept_classifier), ("whole", train_factor_regressor)):
+    for module, function in (
+        ("concept_accuracy", train_concept_classifier),
+        ("counterfactual", train_factor_regressor),
+    ):
         quick = functools.partial(function, steps=3, batch_size=14)
-        monkeypatch.setattr(f"context_module.evaluation.{module}.{function.__name__}", quick)
+        monkeypatch.setattr(importlib.import_module(f"context_module.metrics.{module}"), function.__name__, quick)
 
 
 def read(folder):

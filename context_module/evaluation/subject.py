@@ -1,0 +1,128 @@
+"""Our own systems as subjects: a base with a context module, and a base alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from context_module.adapters import DecoderAdapter, adapt
+from context_module.base import base_output, base_samples
+from context_module.contexts import OBSERVATIONAL
+from context_module.errors import DataError
+from context_module.metrics import Subject
+from context_module.model import ContextualDecoder
+from context_module.nn import CausalGraph
+
+__all__ = ["BaseSubject", "ModuleSubject", "subject_of"]
+
+
+class BaseSubject(Subject):
+    """A base alone: samples of its prior are its answer in every context.
+
+    Its codes are its encodings.
+
+    Args:
+        base: the base.
+    """
+
+    def __init__(self, base: DecoderAdapter) -> None:
+        self.base = self.network = base
+        self.kind, self.device = base.kind, base.device
+        if base.kind == "images":
+            self.image_shape = base.image_shape
+
+    def sample(self, n: int, context: str, generator: torch.Generator) -> Any:
+        return base_samples(self.base, n, sample=self.kind == "texts", generator=generator)
+
+    def codes(self, images: Tensor) -> Tensor:
+        return self.base.encode(images.to(self.base.dtype)).mean.flatten(1)
+
+    def nats(self, images: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+        self.base.check_inputs(images)
+        encoding = self.base.encode(images.to(self.base.dtype))
+        if encoding.log_var is None:
+            raise DataError(
+                f"the {self.base.name!r} base encodes deterministically, so it has no ELBO: score it with a context "
+                "module"
+            )
+        return base_output(self.base, images, encoding, generator).loss
+
+    def unable(self, method: str) -> str | None:
+        interventional = method in ("graph", "counterfactuals")
+        return "the model knows no interventions" if interventional else super().unable(method)
+
+
+class ModuleSubject(Subject):
+    """A base with a context module, beside samples of that base.
+
+    Its codes are the posterior means of its noise, block by block.
+
+    Args:
+        model: the wrapped base.
+        pooled: it was trained without being told of contexts, so that it generates and explains every image as
+            observational.
+    """
+
+    def __init__(self, model: ContextualDecoder, *, pooled: bool = False) -> None:
+        self.model = self.network = model
+        self.pooled, self.concepts = pooled, model.concepts
+        base = model.base
+        self.kind, self.device = base.kind, base.device
+        if base.kind == "images":
+            self.image_shape = base.image_shape
+        self.code_width = model.config.noise_width
+
+    def sample(self, n: int, context: str, generator: torch.Generator) -> Any:
+        texts = {"sample": True} if self.kind == "texts" else {}
+        return self.model.generate(n, do=OBSERVATIONAL if self.pooled else context, generator=generator, **texts)
+
+    def baseline(self, n: int, generator: torch.Generator) -> Any:
+        return base_samples(self.model.base, n, sample=self.kind == "texts", generator=generator)
+
+    def codes(self, images: Tensor) -> Tensor:
+        return self.model.posterior(images).mean
+
+    def nats(self, images: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+        self.model.base.check_inputs(images)
+        return self.model(images, torch.zeros_like(mask) if self.pooled else mask, generator=generator).loss
+
+    def counterfactuals(
+        self, images: Tensor, contexts: Sequence[str], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        noise = self.model.abduct(images, OBSERVATIONAL)
+        return {context: self.model.generate(noise=noise, do=context, generator=generator) for context in contexts}
+
+    def graph(self, seed: int = 0) -> CausalGraph:
+        return self.model.graph(seed=seed)
+
+    def unable(self, method: str) -> str | None:
+        if method in ("graph", "counterfactuals") and self.pooled:
+            return "the model knows no interventions"
+        if method == "graph" and len(self.model.config.concepts) < 2:
+            return "it takes two concepts to have an edge"
+        if method == "nats" and len(self.model.packs):
+            return "the module does not explain images that take a concept pack"
+        return super().unable(method)
+
+
+def subject_of(model: Subject | ContextualDecoder | DecoderAdapter | object, *, pooled: bool = False) -> Subject:
+    """What `evaluate` scores: a `Subject` as it is, a wrapped base, or a base as `adapt` takes it.
+
+    Args:
+        model: any of these.
+        pooled: of a wrapped base, see `ModuleSubject`.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if isinstance(model, Subject):
+        return model
+    if isinstance(model, ContextualDecoder):
+        return ModuleSubject(model, pooled=pooled)
+    try:
+        return BaseSubject(adapt(model))
+    except TypeError as error:
+        raise TypeError(f"{error} To score a system of your own, subclass context_module.metrics.Subject.") from None

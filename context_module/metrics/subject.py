@@ -1,0 +1,57 @@
+"""What can be scored: whatever can generate under an intervention."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from context_module.contexts import OBSERVATIONAL, Concepts
+
+__all__ = ["Subject"]
+
+
+class Subject(ABC):
+    """A system that draws samples in a context, as metrics see it: they ask for its methods, never for its class.
+
+    A subclass sets the attributes and writes `sample`. Where the system can do more, it defines what metrics ask for:
+
+    - ``codes(images)``: its representation of images (B, C, H, W) in [0, 1] on `device`, float (B, d); it is not told
+      of contexts.
+    - ``nats(images, mask, generator)``: the negative ELBO (B,) of images (B, C, H, W) in [0, 1], likewise on the
+      `device`, under the interventions of a bool mask (B, K) over `concepts`.
+    - ``counterfactuals(images, contexts, generator)``: by context, what observational images (B, C, H, W) on the
+      `device` become in it, each (B, C, H, W); ``obs`` is their reconstruction.
+    - ``graph(seed)``: a `CausalGraph`, what it has learned of how concepts act on each other.
+
+    Attributes:
+        concepts: the K concepts it knows; None for one that knows none: its samples are its answer in every context.
+        image_shape: (C, H, W), of one that makes images.
+        kind: whether samples are images or texts.
+        device: where images are to be put for its methods.
+        network: is in eval mode while it is scored, where there is one.
+        code_width: of codes made of equal blocks, how many numbers a block has; None where every code is one part.
+    """
+
+    concepts: Concepts | None = None
+    image_shape: tuple[int, int, int]
+    kind: Literal["images", "texts"] = "images"
+    device: str | torch.device = "cpu"
+    network: nn.Module | None = None
+    code_width: int | None = None
+
+    @abstractmethod
+    def sample(self, n: int, context: str, generator: torch.Generator) -> Any:
+        """n images, float (n, C, H, W) in [0, 1], or a list of n texts, in the context of that name."""
+
+    def baseline(self, n: int, generator: torch.Generator) -> Any:
+        """What its samples are compared with: as `sample`, told of no context. Here: in the observational one."""
+        return self.sample(n, OBSERVATIONAL, generator)
+
+    def unable(self, method: str) -> str | None:
+        """Why it cannot do what a metric asks for, or None if it can. Here: it must have such a method."""
+        if callable(getattr(self, method, None)):
+            return None
+        return f"{type(self).__name__} has no method {method!r}"
