@@ -159,7 +159,7 @@ def test_a_signal_leaves_a_checkpoint_to_resume(signum, exit_code, interrupted, 
     (checkpoint,) = folder.glob("checkpoint-*")
     step = int(checkpoint.name.partition("-")[2])
     assert f"interrupted at step {step}; " in err
-    assert f"{checkpoint.name} is kept: go on with --resume_from_checkpoint latest" in err
+    assert f"{checkpoint.name} is kept: go on with resume_from_checkpoint=latest" in err
     assert not (folder / "result.json").exists()
     options = [*QUAD, "--output_dir", folder, "--max_train_steps", str(step + 2), "--score_samples", "0"]
     assert "unfinished run" in check.failed(here("finetune.py", *options))
@@ -171,7 +171,7 @@ def test_a_signal_leaves_a_checkpoint_to_resume(signum, exit_code, interrupted, 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "out holds a finished run: give another --output_dir, or --overwrite to replace it"),
+        ([], "out holds a finished run: give another output_dir, or overwrite to replace it"),
         (["--overwrite", "--data", "nowhere"], "unknown data 'nowhere'"),
         (["--overwrite", "--base_checkpoint", "nowhere"], "nowhere"),
         (["--overwrite", "--base", "nonsense"], "unknown base 'nonsense'; known bases: "),
@@ -188,8 +188,8 @@ def test_a_signal_leaves_a_checkpoint_to_resume(signum, exit_code, interrupted, 
         (["--overwrite", "--noise_width", "0"], "noise_width must be an integer of at least 1"),
         (["--overwrite", "--val_fraction", "2"], "val_fraction must lie between 0 and 1"),
         (["--resume_from_checkpoint", "nowhere"], "nowhere is no checkpoint; checkpoints in "),
-        (["--resume_from_checkpoint", "latest", "--seed", "1"], "checkpoint-4 was made with --seed 0, not 1"),
-        (["--resume_from_checkpoint", "latest", "--train_batch_size", "14"], "was made with --train_batch_size 28"),
+        (["--resume_from_checkpoint", "latest", "--seed", "1"], "checkpoint-4 was made with seed 0, not 1"),
+        (["--resume_from_checkpoint", "latest", "--train_batch_size", "14"], "was made with train_batch_size 28"),
         (["--resume_from_checkpoint", "latest", "--max_train_steps", "4"], "at step 4 already: raise"),
         (["--resume_from_checkpoint", "latest", "--noise_width", "8"], "does not fit the model"),
     ],
@@ -305,7 +305,7 @@ def test_contexts_smaller_than_their_share_of_a_batch(here, check, photos):
     message = check.failed(here("finetune.py", "--data", photos, "--output_dir", "out", "--max_train_steps", "1"))
     assert message == (
         "error: context 'obs' has 7 images to train on, fewer than its 150 of every batch: add images, or lower "
-        "--train_batch_size to 21"
+        "train_batch_size to 21"
     )
 
 
@@ -360,7 +360,7 @@ def test_lora_in_bf16_on_two_processes(run, check, lora, tmp_path):
     saved = load_tensors(tmp_path / "out" / "adapter_model.safetensors")
     assert any(".lora_B." in name and tensor.any() for name, tensor in saved.items())
     kept = load_tensors(tmp_path / "out" / "checkpoint-2" / "weights.safetensors")
-    assert {name for name in kept if ".lora_" in name} == {f"model.{name}" for name in saved if ".lora_" in name}
+    assert {name for name in kept if ".lora_" in name} == {f"model.held.{name}" for name in saved if ".lora_" in name}
     assert not any("base_layer" in name for name in kept)
 
 
