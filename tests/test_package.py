@@ -42,6 +42,16 @@ def test_installs_every_package():
     assert mapped.items() <= settings["package-dir"].items() <= folders.items()
 
 
+def test_the_oldest_versions_are_those_that_are_promised():
+    """Each ``name>=version`` of pyproject.toml is ``name==version`` in .ci/oldest.txt."""
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    lowest = {line.replace(">=", "==") for group in groups for line in group if not line.startswith("context-module[")}
+    pinned = (ROOT / ".ci" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    assert pinned == [pinned[0], *sorted(lowest)]
+
+
 def test_modules_without_a_package_around_them():
     stray = [
         str(f.parent) for room in ROOMS.values() for f in room.rglob("*.py") if not (f.parent / "__init__.py").exists()
