@@ -8,7 +8,7 @@ TORCH = torch
 endif
 BIN = .venv/bin
 
-.PHONY: demo test quality docs tests
+.PHONY: demo test quality docs tests oldest
 
 demo: .venv/ready
 	$(BIN)/accelerate launch recipes/finetune.py --base nvae --output_dir outputs/demo --overwrite
@@ -32,6 +32,10 @@ docs: .venv/ready
 # a process per core, each with one thread of torch's: the tests are many and small
 tests: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+# the same on Python 3.10 and the lowest versions that pyproject.toml promises
+oldest:
+	.ci/oldest
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv

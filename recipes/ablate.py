@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from context_module.cli import argument, parse_arguments, run_recipe
+from context_module.cli import argument, parse_arguments, recipe_file, run_recipe
 from context_module.errors import CheckpointError
 from context_module.io import read_json
 from context_module.study import (
@@ -33,7 +33,6 @@ from context_module.study import (
     training,
 )
 
-RECIPES = Path(__file__).resolve().parent
 BASE = "base pooled"
 END_TO_END = "paper's training"
 ROWS: dict[str, dict[str, Any]] = {
@@ -125,7 +124,9 @@ def runs_of_seed(args: AblateArguments, folder: Path, seed: int) -> dict[str, Ru
     else:
         base = folder / folder_name(BASE) / f"seed-{seed}"
         options = {**common, **budget["training"], **budget["pooled"]}
-        runs[BASE] = Run(f"{BASE}, seed {seed}", base, (training(RECIPES / "pretrain.py", base, **options),))
+        runs[BASE] = Run(
+            f"{BASE}, seed {seed}", base, (training(recipe_file(__file__, "pretrain.py"), base, **options),)
+        )
     for row, changed in ROWS.items():
         path = folder / folder_name(row) / f"seed-{seed}"
         # evaluate.py scores; no concept is set to a value
@@ -135,8 +136,8 @@ def runs_of_seed(args: AblateArguments, folder: Path, seed: int) -> dict[str, Ru
             options["base_checkpoint"] = base
             needs = tuple(run.name for run in runs.values() if run.folder == base)
         commands = (
-            training(RECIPES / "finetune.py", path, **options),
-            evaluation(RECIPES / "evaluate.py", path, metrics=METRICS, **EVALUATION[args.budget]),
+            training(recipe_file(__file__, "finetune.py"), path, **options),
+            evaluation(recipe_file(__file__, "evaluate.py"), path, metrics=METRICS, **EVALUATION[args.budget]),
         )
         runs[row] = Run(f"{row}, seed {seed}", path, commands, needs)
     return runs

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from context_module import ContextualDecoder, wrap_decoder
@@ -25,6 +24,7 @@ from context_module.cli import (
     TrainingArguments,
     argument,
     parse_arguments,
+    recipe_file,
     run_recipe,
     terms_of,
 )
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DEFAULT = "nvae"
-SHIPPED = {DEFAULT: Path(__file__).resolve().parent / "pretrained" / "nvae-quad32"}
+SHIPPED = {DEFAULT: recipe_file(__file__, "pretrained/nvae-quad32")}
 
 
 @dataclass(kw_only=True)

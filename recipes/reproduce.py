@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from context_module.cli import argument, parse_arguments, run_recipe
+from context_module.cli import argument, parse_arguments, recipe_file, run_recipe
 from context_module.io import read_json
 from context_module.study import BUDGETS, Command, Run, StudyArguments, evaluation, folder_name, run_study, training
 
-RECIPES = Path(__file__).resolve().parent
 METHODS = ("base", "base pooled", "CM pooled", "CM (frozen)", "CM (fine-tune)", "CM (end-to-end)")
 COLUMNS = {"concept": "concept", "composition": "composition", "reconstruction": "reconstruction (bits)"}
 
@@ -87,12 +86,12 @@ def runs_of_seed(args: ReproduceArguments, folder: Path, seed: int) -> dict[str,
         options = {**common, **budget["data"], **budget["training"], **budget[kind], **options}
         if recipe == "finetune.py":
             options |= {"score_samples": 0, "value_draws": 0}  # evaluate.py scores; no concept is set to a value
-        return training(RECIPES / recipe, path, **options)
+        return training(recipe_file(__file__, recipe), path, **options)
 
     def run(method: str, *trainings: Command, needs: tuple[str, ...] = ()) -> Run:
         path = paths[method]
         options = {"metrics": ["sliced_wasserstein", "reconstruction"], **budget["evaluation"]}
-        commands = (*trainings, evaluation(RECIPES / "evaluate.py", path, **options))
+        commands = (*trainings, evaluation(recipe_file(__file__, "evaluate.py"), path, **options))
         return Run(f"{method}, seed {seed}", path, commands, tuple(f"{need}, seed {seed}" for need in needs))
 
     def with_base(method: str, kind: str, needs: tuple[str, ...] = (), **options: Any) -> Run:

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,6 +44,23 @@ def no_network():
         for name in ("connect", "connect_ex"):
             patch.setattr(socket.socket, name, guarded(getattr(socket.socket, name)))
         yield
+
+
+@pytest.fixture(scope="session")
+def pip():
+    """Runs pip without a network: it fetches nothing, and builds with the setuptools of this environment."""
+    setuptools = pytest.importorskip("setuptools")
+    pytest.importorskip("pip")
+    if int(setuptools.__version__.partition(".")[0]) < 77:
+        pytest.skip(f"builds with setuptools>=77 (pip install -e '.[dev]'), here is {setuptools.__version__}")
+
+    def run(*argv):
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *map(str, argv)]
+        command += ["--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+
+    return run
 
 
 @pytest.fixture

@@ -36,9 +36,20 @@ def test_installs_every_package():
         for init in folder.rglob("__init__.py"):
             inside = init.parent.relative_to(folder).parts
             folders[".".join([package, *inside])] = init.parent.relative_to(ROOT).as_posix()
+    folders["context_module.recipes"] = "recipes"  # scripts, which ship as data
     assert sorted(settings["packages"]) == sorted(folders)
     mapped = {name: folder for name, folder in folders.items() if name.replace(".", "/") != folder}
     assert mapped.items() <= settings["package-dir"].items() <= folders.items()
+
+
+def test_the_oldest_versions_are_those_that_are_promised():
+    """Each ``name>=version`` of pyproject.toml is ``name==version`` in .ci/oldest.txt."""
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    lowest = {line.replace(">=", "==") for group in groups for line in group if not line.startswith("context-module[")}
+    pinned = (ROOT / ".ci" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    assert pinned == [pinned[0], *sorted(lowest)]
 
 
 def test_modules_without_a_package_around_them():

@@ -1,8 +1,10 @@
-"""Flags, once for all recipes."""
+"""Command lines: flags once for all recipes, and the command that lists, runs and copies these."""
 
 from context_module.cli.arguments import argument, flag_options, given, parse_arguments, run_recipe
 from context_module.cli.base import BaseArguments
+from context_module.cli.commands import run_command
 from context_module.cli.data import DataArguments
+from context_module.cli.recipes import recipe_file
 from context_module.cli.terms import TermArguments, terms_of
 from context_module.cli.training import TrainingArguments
 
@@ -15,6 +17,8 @@ __all__ = [
     "flag_options",
     "given",
     "parse_arguments",
+    "recipe_file",
+    "run_command",
     "run_recipe",
     "terms_of",
 ]

@@ -178,7 +178,8 @@ def _device(device_map: str | int | torch.device | Mapping[str, Any] | None) -> 
     if isinstance(device_map, Mapping) and set(device_map) == {""}:
         device_map = device_map[""]
     if device_map == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
     if device_map is None:
         return None
     try:

@@ -1,5 +1,6 @@
 """Diffusers' autoencoders: recognising them, and their files."""
 
+import importlib
 import json
 import math
 import shutil
@@ -54,7 +55,7 @@ def test_names_the_classes_it_takes(diffusers):
     with pytest.raises(TypeError, match=f"no adapter for diffusers' AutoencoderOobleck; supported: {supported}"):
         wrap_decoder(net, ["a"])
     with pytest.raises(TypeError, match="no adapter for a base of type VaeImageProcessor; known families"):
-        adapt(diffusers.image_processor.VaeImageProcessor())
+        adapt(importlib.import_module("diffusers.image_processor").VaeImageProcessor())
 
 
 def test_without_diffusers(monkeypatch, tmp_path):

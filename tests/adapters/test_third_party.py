@@ -18,7 +18,7 @@ EXAMPLE = ROOT / "docs" / "examples" / "third_party_adapter"
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
+def installed(pip, tmp_path_factory):
     """A folder that holds the installed package, for PYTHONPATH."""
     folder = tmp_path_factory.mktemp("site")
     source = folder / "source"  # a build leaves files beside the sources
@@ -26,10 +26,7 @@ def installed(tmp_path_factory):
     for file in EXAMPLE.iterdir():
         if file.is_file():
             (source / file.name).write_bytes(file.read_bytes())
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    command = [*pip, "--disable-pip-version-check", "--target", str(folder / "packages"), str(source)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    pip("install", "--target", folder / "packages", source)
     return folder / "packages"
 
 

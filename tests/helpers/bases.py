@@ -202,12 +202,19 @@ def tiny_dit_adapter():
 
 def tiny_encoder(seed=0, kind="BertModel"):
     """An encoder of transformers that reads letters, and its tokenizer."""
+    import tokenizers
     import transformers
 
     torch.manual_seed(seed)
     letters = "abcdefghijklmnopqrstuvwxyz."
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    tokenizer = transformers.BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+    reader = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]")
+    )
+    reader.normalizer = tokenizers.normalizers.BertNormalizer()
+    reader.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    reader.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=reader, pad_token="[PAD]", unk_token="[UNK]")
     sizes = {"hidden_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     config = transformers.BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes)
     return getattr(transformers, kind)(config).eval(), tokenizer

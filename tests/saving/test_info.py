@@ -138,6 +138,7 @@ def test_nothing_of_ours(tmp_path):
 def test_the_command(folder, tmp_path, monkeypatch, capsys):
     def run(*argv):
         monkeypatch.setattr(sys, "argv", ["context_module", *map(str, argv)])
+        monkeypatch.delitem(sys.modules, "context_module.__main__", raising=False)  # as nobody has imported it
         runpy.run_module("context_module", run_name="__main__")
 
     run("info", folder)
