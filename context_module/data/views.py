@@ -179,7 +179,7 @@ def _in_groups(shared: np.ndarray, changed: np.ndarray, rng: np.random.Generator
             differ = (values[rows, None] != values[None]).all(-1)
             counts = differ.sum(1)
             # the partner of each row: the one at a random place among those that differ
-            place = rng.integers(np.maximum(counts, 1))
+            place: np.ndarray = rng.integers(np.maximum(counts, 1))
             chosen = (np.cumsum(differ, axis=1) > place[:, None]).argmax(1)
             found[members[rows]] = np.where(counts > 0, members[chosen], -1)
     return found
