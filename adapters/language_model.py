@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from context_module.adapters.contract import DecoderAdapter
 from context_module.adapters.pretraining import Pretraining
 from context_module.adapters.transformers import TransformersAdapter
+from context_module.data import ContextDataset, TextContextDataset
 from context_module.errors import DataError
 from context_module.objective import Objective
 from context_module.options import argument
-
-if TYPE_CHECKING:
-    from context_module.data import ContextDataset
 
 __all__ = ["LanguageModelObjective", "LanguageModelPretraining"]
 
@@ -42,7 +39,7 @@ class LanguageModelPretraining(Pretraining):
     num_layers: int = argument(3, help="layers of the language model")
 
     def build(self, data: ContextDataset) -> tuple[DecoderAdapter, LanguageModelObjective]:
-        if data.kind != "texts":
+        if not isinstance(data, TextContextDataset):
             raise DataError("the data holds images, a language model takes texts: such as --data grammar")
         sizes = {"hidden_size": self.hidden_size, "num_layers": self.num_layers, "max_tokens": self.max_tokens}
         base = TransformersAdapter.from_texts(data.texts(), **sizes)

@@ -9,7 +9,7 @@ from typing import Any
 from context_module.adapters.contract import DecoderAdapter
 from context_module.adapters.registry import get_adapter
 from context_module.errors import CheckpointError
-from context_module.io import load_tensors, read_json
+from context_module.io import load_tensors, misfits, read_json
 
 __all__ = ["load_base"]
 
@@ -78,14 +78,6 @@ def _add_peft(base: DecoderAdapter, folder: Path, where: str) -> None:
         model = peft.get_peft_model(network, config)
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{folder} does not fit the {base.name!r} base at {where}: {error}") from error
-    expected = peft.get_peft_model_state_dict(model)
-    problems = [f"missing: {name}" for name in expected if name not in tensors]
-    problems += [f"unexpected: {name}" for name in tensors if name not in expected]
-    problems += [
-        f"{name}: shape {tuple(tensors[name].shape)} in the file, {tuple(tensor.shape)} in the model"
-        for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    if problems:
+    if problems := misfits(tensors, peft.get_peft_model_state_dict(model)):
         raise CheckpointError(f"{folder} does not fit the {base.name!r} base at {where}: {'; '.join(problems[:4])}")
     peft.set_peft_model_state_dict(model, tensors)

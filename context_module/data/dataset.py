@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 
 from context_module.contexts import OBSERVATIONAL, Concepts
 from context_module.data.simulator import Simulator
-from context_module.errors import DataError, ShapeError
+from context_module.errors import CheckpointError, DataError, ShapeError
+from context_module.io import MappedArray
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
@@ -303,35 +304,23 @@ class ArrayContextDataset(ContextDataset):
         return self._images[rows].float().div_(255)
 
 
-class MappedImages:
+class MappedImages(MappedArray):
     """Images in an NPY file, uint8 (N, C, H, W), of which only those asked for are read into memory.
 
-    It pickles as its path, so that worker processes map the file themselves.
+    Raises:
+        DataError: for a file that is missing or truncated.
+        ShapeError: for values of another type.
     """
 
     dtype = torch.uint8
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
         try:
-            self._array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
+            super().__init__(path)
+        except CheckpointError as error:
             raise DataError(f"{path} is no whole NPY file of images ({error}): remove it") from None
         if self._array.dtype != np.uint8:
             raise ShapeError(f"{path} holds {self._array.dtype}: expected uint8 images of shape (N, C, H, W)")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._array.shape
-
-    def __len__(self) -> int:
-        return len(self._array)
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        return torch.from_numpy(self._array[rows.numpy()])  # indexing by an array copies
-
-    def __reduce__(self) -> tuple[type[MappedImages], tuple[Path]]:
-        return MappedImages, (self.path,)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from context_module.io.files import (
     load_pickled,
     load_strictly,
     load_tensors,
+    misfits,
     read_json,
     read_metadata,
     save_network,
@@ -24,7 +25,7 @@ from context_module.io.hub import (
     upload,
 )
 from context_module.io.interruption import Interruption, TrainingInterrupted
-from context_module.io.table import MappedTable, cached_table
+from context_module.io.table import MappedArray, MappedTable, cached_table
 
 __all__ = [
     "CONFIG_FILE",
@@ -32,6 +33,7 @@ __all__ = [
     "PLACE_OPTIONS",
     "WEIGHTS_FILE",
     "Interruption",
+    "MappedArray",
     "MappedTable",
     "TrainingInterrupted",
     "cached_table",
@@ -42,6 +44,7 @@ __all__ = [
     "load_tensors",
     "local_folder",
     "make_repository",
+    "misfits",
     "read_json",
     "read_metadata",
     "recorded",

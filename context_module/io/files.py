@@ -23,6 +23,7 @@ __all__ = [
     "load_pickled",
     "load_strictly",
     "load_tensors",
+    "misfits",
     "read_json",
     "read_metadata",
     "save_network",
@@ -115,6 +116,18 @@ def load_pickled(path: str | Path, what: str, allowed: Sequence[type] = ()) -> A
         ) from None  # torch advises to trust the file
 
 
+def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """In words, what is missing in the tensors of a file, what is unexpected, and what has another shape."""
+    problems = [f"missing: {name}" for name in expected if name not in tensors]
+    problems += [f"unexpected: {name}" for name in tensors if name not in expected]
+    problems += [
+        f"{name}: shape {tuple(tensors[name].shape)} in the file, {tuple(tensor.shape)} in the model"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    return problems
+
+
 def load_strictly(
     module: nn.Module,
     tensors: Mapping[str, Tensor],
@@ -131,14 +144,7 @@ def load_strictly(
             then.
     """
     expected = module.state_dict() if expected is None else expected
-    problems = [f"missing: {name}" for name in expected if name not in tensors]
-    problems += [f"unexpected: {name}" for name in tensors if name not in expected]
-    problems += [
-        f"{name}: shape {tuple(tensors[name].shape)} in the file, {tuple(tensor.shape)} in the model"
-        for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    if problems:
+    if problems := misfits(tensors, expected):
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise CheckpointError(f"{source} does not fit the model it is loaded into: {shown}")
     module.load_state_dict(inside(tensors), strict=False)  # strict above: entries beyond `expected` stay as they are

@@ -22,20 +22,20 @@ from tqdm.auto import tqdm
 from context_module.errors import CheckpointError, DataError
 from context_module.io.files import read_json, write_json
 
-__all__ = ["MappedTable", "cached_table"]
+__all__ = ["MappedArray", "MappedTable", "cached_table"]
 
 _TABLE, _INDEX, _LOCK = "encodings.npy", "index.json", "lock"
 _TOLERANCE = 0.05  # relative: devices and batch sizes differ in the last digits, another encoder by more
 _SECONDS = 2.0  # between two records of what is on the disk, for which the disk has to be waited for
 
 
-class MappedTable:
-    """Rows of an NPY file, float32 (N, D), of which only those asked for are read into memory.
+class MappedArray:
+    """An array in an NPY file, of which only the rows that are asked for are read into memory.
 
     It pickles as its path, so that worker processes map the file themselves.
 
     Raises:
-        CheckpointError: for a file that is missing, truncated, or holds anything else.
+        CheckpointError: for a file that is missing or truncated.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -44,8 +44,6 @@ class MappedTable:
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError, FileNotFoundError) as error:
             raise CheckpointError(f"{self.path.name} is missing or truncated ({error})") from None
-        if array.dtype != np.float32 or array.ndim != 2:
-            raise CheckpointError(f"{self.path.name} holds {array.dtype} {array.shape}, expected float32 rows (N, D)")
         self.offset: int = array.offset  # bytes before the first row
         self._array = np.asarray(array)  # a plain view of the map: quicker to index
 
@@ -59,8 +57,22 @@ class MappedTable:
     def __getitem__(self, rows: Tensor) -> Tensor:
         return torch.from_numpy(self._array[rows.numpy()])  # indexing by an array copies
 
-    def __reduce__(self) -> tuple[type[MappedTable], tuple[Path]]:
-        return MappedTable, (self.path,)
+    def __reduce__(self) -> tuple[type[MappedArray], tuple[Path]]:
+        return type(self), (self.path,)
+
+
+class MappedTable(MappedArray):
+    """Rows of an NPY file, float32 (N, D).
+
+    Raises:
+        CheckpointError: for a file that is missing, truncated, or holds anything else.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        array = self._array
+        if array.dtype != np.float32 or array.ndim != 2:
+            raise CheckpointError(f"{self.path.name} holds {array.dtype} {array.shape}, expected float32 rows (N, D)")
 
 
 def cached_table(

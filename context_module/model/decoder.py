@@ -334,7 +334,7 @@ class ContextualDecoder(nn.Module):
         name = f"the concept pack {pack.config.concept!r}" if isinstance(pack, ConceptPack) else str(pack)
         pack = pack if isinstance(pack, ConceptPack) else ConceptPack.load(pack, **hub)
         self.packs.add(pack, self.config.latent_shape, (fingerprint(self.base), fingerprint(self.module)), name)
-        pack.to(self.module.inversion.linear.weight)
+        pack.to(self.module.device, self.module.dtype)
 
     @property
     def adapters(self) -> tuple[str, ...]:

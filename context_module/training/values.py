@@ -92,7 +92,7 @@ def _explain(model: ContextualDecoder, dataset: ContextDataset, batch_size: int)
             mask = batch["mask"].to(model.base.device)
             features.append(_features(model, batch["x"].to(model.base.device)))
             noise = model.posterior_heads(features[-1].to(mask.device), mask).mean
-            blocks.append(model.module.concepts(noise.to(_dtype(model)), mask).float().cpu())
+            blocks.append(model.module.concepts(noise.to(model.module.dtype), mask).float().cpu())
     return torch.cat(features), torch.cat(blocks)
 
 
@@ -106,10 +106,6 @@ def _draw_blocks(model: ContextualDecoder, n: int, generator: torch.Generator) -
 
 def _features(model: ContextualDecoder, x: Tensor) -> Tensor:
     return model.base.encode(x.to(model.base.dtype)).features.float().cpu()
-
-
-def _dtype(model: ContextualDecoder) -> torch.dtype:
-    return model.module.inversion.linear.weight.dtype
 
 
 def _curve(numbers: Tensor, blocks: Tensor) -> ValueMap:

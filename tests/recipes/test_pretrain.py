@@ -1,14 +1,22 @@
 """recipes/pretrain.py as a user runs it, and its base in recipes/finetune.py."""
 
 import json
+import math
 import shutil
+from dataclasses import dataclass
 
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from context_module import ContextualDecoder
+from context_module.adapters import Pretraining, registry
+from context_module.adapters.modules import ModulesAdapter
 from context_module.adapters.registry import get_adapter
+from context_module.io import load_tensors, save_tensors
+from context_module.objective import Objective
+from context_module.options import argument
 
 QUICK = ["--max_train_steps", "3", "--train_batch_size", "14", "--validation_steps", "2", "--logging_steps", "1"]
 TINY_NVAE = ["--channels", "4", "--latent_channels", "2", "--num_blocks", "1", "--ops", "res_bnelu"]
@@ -140,6 +148,70 @@ def test_images_that_are_not_square(here, check, tmp_path):
             Image.new("RGB", (16, 8)).save(tmp_path / "data" / context / f"{number}.png")
     message = check.failed(here("pretrain.py", "--output_dir", "new", "--data", "data"))
     assert message == "error: an NVAE takes square images, got 8x16: set --resolution"
+
+
+@dataclass(kw_only=True)
+class ToyPretraining(Pretraining):
+    """Of somebody else's family: a module of two layers and what it is trained for."""
+
+    files = ("toy.safetensors",)
+    width: int = argument(8, help="of the latent")
+
+    def build(self, data):
+        size = math.prod(data.image_shape)
+        encoder = nn.Sequential(nn.Flatten(), nn.Linear(size, self.width))
+        decoder = nn.Sequential(nn.Linear(self.width, size), nn.Unflatten(1, data.image_shape))
+        base = Toy(encoder, decoder, (self.width,), data.image_shape)
+        return base, ToyObjective(base)
+
+    def settle(self, base, train_data, val_data):
+        base.settled = (len(train_data), len(val_data))
+
+
+class ToyObjective(Objective):
+    optimizer = torch.optim.SGD
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def forward(self, batch, progress=1.0):
+        encoding = self.base.encode(batch["x"])
+        return {"loss": -self.base.decode(encoding.mean).log_prob(batch["x"])}
+
+
+class Toy(ModulesAdapter):
+    name = "toy"
+
+    @classmethod
+    def pretraining(cls):
+        return ToyPretraining
+
+    def save(self, directory):
+        save_tensors(directory / "toy.safetensors", {"settled": torch.tensor(self.settled), **self.state_dict()})
+
+
+def test_a_family_of_somebody_else(here, check, tmp_path, monkeypatch):
+    """Its adapter says how, with flags of its own: the recipe does not know it."""
+    monkeypatch.setitem(registry._registered, "toy", Toy)
+    argv = ["--base", "toy", "--output_dir", "base", "--resolution", "8", "--samples_per_context", "20", *QUICK]
+    out = check.succeeded(here("pretrain.py", *argv, "--width", "5", "--learning_rate", "1e-4"))
+    assert "base: toy with" in out
+    tensors = load_tensors(tmp_path / "base" / "toy.safetensors")
+    assert tensors["encoder.1.weight"].shape == (5, 192)
+    assert tensors["settled"].tolist() == [133, 7]
+    assert json.loads((tmp_path / "base" / "arguments.json").read_text())["width"] == 5
+    # its flags are of no other family, and the arguments of a run repeat it
+    argv[1] = "nvae"
+    assert here("pretrain.py", *argv, "--width", "5")[0] == 2
+    again = ["--config", "base/arguments.json", "--output_dir", "again"]
+    assert "again: toy with" in check.succeeded(here("pretrain.py", *again))
+
+
+def test_a_family_that_is_not_pretrained(here, check):
+    message = check.failed(here("pretrain.py", "--base", "modules", "--output_dir", "base"))
+    assert message == "error: a 'modules' base is not pretrained here: give a pretrained one"
+    assert "unknown base 'vae'; known bases: " in check.failed(here("pretrain.py", "--base", "vae"))
 
 
 def test_help(here, capsys):

@@ -42,7 +42,7 @@ def prior_gap(
     """
     generator = torch.Generator().manual_seed(seed)
     mixed = directions.random(PROJECTIONS, generator)
-    device, concepts = model.module.inversion.linear.weight.device, Concepts(model.config.concepts)
+    device, concepts = model.module.device, Concepts(model.config.concepts)
 
     def seen(noise: Tensor, context: str) -> Tensor:
         mask = concepts.mask(context, len(noise)).to(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +127,7 @@ class LatentObjective(EmbeddingObjective):
         step = LatentStep(module, self.directions, self.spread, target, generated, mask, self.training)
         loss = neg_log_likelihood + self.beta * self.warm(progress) * kl_noise
         logged = {"neg_log_likelihood": neg_log_likelihood, "kl_noise": kl_noise}
-        for term in self.terms:
+        for term in cast("Iterable[Term]", self.terms):
             for name, weight, value in term.values(step):
                 loss = loss + weight * value
                 logged[name] = value.expand_as(loss)

@@ -45,7 +45,7 @@ def new_pack(model: ContextualDecoder, concept: str, **widths: int) -> ConceptPa
     spread, center = torch.std_mean(torch.cat(made).float(), dim=0)
     pack.center.copy_(center)
     pack.spread.copy_(spread.clamp_min(1e-4))
-    return pack.to(model.module.inversion.linear.weight)
+    return pack.to(model.module.device, model.module.dtype)
 
 
 class PackObjective(EmbeddingObjective):
