@@ -159,7 +159,7 @@ def _partners(factors: np.ndarray, change: int, seed: int) -> np.ndarray:
     for changed in combinations(range(columns), change):
         shared = np.delete(factors, changed, axis=1)
         found = _in_groups(shared, factors[:, changed], rng)
-        priority = rng.random(n)
+        priority = rng.random((n,))
         wins = (found >= 0) & (priority > best)
         partners[wins], best[wins] = found[wins], priority[wins]
     return partners
@@ -179,7 +179,7 @@ def _in_groups(shared: np.ndarray, changed: np.ndarray, rng: np.random.Generator
             differ = (values[rows, None] != values[None]).all(-1)
             counts = differ.sum(1)
             # the partner of each row: the one at a random place among those that differ
-            place: np.ndarray = rng.integers(np.maximum(counts, 1))
+            place = rng.integers(np.maximum(counts, 1))
             chosen = (np.cumsum(differ, axis=1) > place[:, None]).argmax(1)
             found[members[rows]] = np.where(counts > 0, members[chosen], -1)
     return found
