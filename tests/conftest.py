@@ -12,6 +12,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is import
 import pytest
 import torch
 
+from context_module.data.registry import _DATA
+from context_module.metrics.registry import _METRICS
 from helpers.bases import (
     FAMILIES,
     TINY_BASES,
@@ -25,6 +27,12 @@ from helpers.bases import (
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@pytest.fixture(autouse=True)
+def what_a_test_registers_is_forgotten(monkeypatch):
+    for registry in (_DATA, _METRICS):
+        monkeypatch.setattr(registry, "_registered", dict(registry._registered))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -134,7 +134,7 @@ def load_data(
     if channels is not None and "channels" not in known:
         del asked["channels"]  # checked below: such data has the channels it has
     general = {option: value for option, value in general.items() if option in known and value is not None}
-    taken = {**general, **asked}
+    taken: dict[str, Any] = {**general, **asked}
     _check_options(name, known, asked, preset)
     data = function(**taken)
     if not isinstance(data, ContextData):

@@ -159,7 +159,7 @@ def _partners(factors: np.ndarray, change: int, seed: int) -> np.ndarray:
     for changed in combinations(range(columns), change):
         shared = np.delete(factors, changed, axis=1)
         found = _in_groups(shared, factors[:, changed], rng)
-        priority = rng.random(n)
+        priority = rng.random((n,))
         wins = (found >= 0) & (priority > best)
         partners[wins], best[wins] = found[wins], priority[wins]
     return partners

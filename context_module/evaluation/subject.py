@@ -76,7 +76,7 @@ class ModuleSubject(Subject):
         self.code_width = model.config.noise_width
 
     def sample(self, n: int, context: str, generator: torch.Generator) -> Any:
-        texts = {"sample": True} if self.kind == "texts" else {}
+        texts: dict[str, Any] = {"sample": True} if self.kind == "texts" else {}
         return self.model.generate(n, do=OBSERVATIONAL if self.pooled else context, generator=generator, **texts)
 
     def baseline(self, n: int, generator: torch.Generator) -> Any:

@@ -86,9 +86,13 @@ def test_grammar(here, check, tmp_path):
         "parses",
     }
     assert scores["contexts"]["obs"]["parses"]["floor"]["value"] == 1
-    assert "of texts all metrics are measured" in check.failed(
-        here("evaluate.py", "--model", "base", "--samples", "10")
-    )
+    argv = ["--model", "base", "--output_dir", "alone", "--samples", "10"]
+    check.succeeded(here("evaluate.py", *argv, "--metrics", "parses"))
+    report = json.loads((tmp_path / "alone" / "report.json").read_text())
+    columns = report["summary"]["composition"]["parses"]
+    assert columns["model"] == columns["base"]
+    message = check.failed(here("evaluate.py", *argv, "--metrics", "mmd"))
+    assert "mmd cannot be measured: it is of images, the model makes texts" in message
 
 
 def test_lora_on_folders_of_texts_goes_on_after_a_stop(here, check, base, corpora, tmp_path):
