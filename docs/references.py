@@ -40,6 +40,9 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def _without_words(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
     """Leaves out what torch calls and explains, unless we say something of it."""
+    callable_ = inspect.isfunction(obj) or inspect.isclass(obj)
+    if what == "class" and callable_ and obj.__name__ != name.rpartition(".")[2]:
+        return True  # the default of an attribute, which its class's docstring explains
     return True if name in ("extra_repr", "forward", "train") and not obj.__doc__ else None
 
 

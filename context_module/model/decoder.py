@@ -324,7 +324,7 @@ class ContextualDecoder(nn.Module):
         Args:
             pack: a file, or one on the Hugging Face Hub, ``user/repository/concept.safetensors``; a folder or
                 repository with one concept pack; or what `ConceptPack.load` read from it.
-            hub: `revision`, `token` and `local_files_only`, as everywhere in huggingface_hub.
+            hub: ``revision``, ``token`` and ``local_files_only``, as everywhere in huggingface_hub.
 
         Raises:
             CheckpointError: for a file that is missing, damaged or foreign, or that was trained on another base or

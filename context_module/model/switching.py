@@ -73,7 +73,7 @@ def load_adapter(self: ContextualDecoder, path: str | Path, adapter_name: str, *
     Args:
         path: as for `from_pretrained`.
         adapter_name: what to call it.
-        options: `subfolder`, `revision`, `token` and `local_files_only` of `from_pretrained`.
+        options: ``subfolder``, ``revision``, ``token`` and ``local_files_only`` of `from_pretrained`.
 
     Raises:
         AdapterError: for a name that is taken or cannot be that of a folder, or a base that trains.

@@ -197,7 +197,7 @@ def test_a_frozen_base_stays_as_it_is_bit_for_bit(objective, base, x):
     model = wrapped(base, free_blocks=1, latent_noise=objective == "latent").train()
     assert not any(module.training for module in base.modules())
     assert not any(parameter.requires_grad for parameter in base.parameters())
-    before, base_before = state(model), state(base)
+    before, base_before = {name: tensor.clone() for name, tensor in model.adapter_state_dict().items()}, state(base)
     batch = {"x": x, "mask": model.concepts.mask(CONTEXTS)}
     if objective == "pixel":
         losses = PixelObjective(model, warmup_share=0.0)
