@@ -24,6 +24,7 @@ from helpers.bases import (
     tiny_image_encoder,
     tiny_image_variation,
 )
+from helpers.shapes import shapes_checked
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -33,6 +34,13 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 def what_a_test_registers_is_forgotten(monkeypatch):
     for registry in (_DATA, _METRICS):
         monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def all_shapes_are_checked():
+    """Of the layers, in every forward pass of every test."""
+    with shapes_checked():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

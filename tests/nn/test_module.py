@@ -197,6 +197,7 @@ def test_sample_noise():
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.filterwarnings("ignore:Using `torch.compile")  # shapes are checked by a hook (helpers/shapes.py)
 def test_compiles_as_one_graph(form, backend):
     module = build(form, free_blocks=1)
     noise, mask = inputs(module)

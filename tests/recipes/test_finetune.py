@@ -244,7 +244,7 @@ def test_compose_strengths_and_values(here, check, trained):
 
 
 def test_compose_on_an_image(here, check, trained, photos, tmp_path):
-    image = ["--image", photos / "obs" / "0.png", "--output", "new.png"]
+    image = ["--image", photos / "obs" / "00.png", "--output", "new.png"]
     out = check.succeeded(here("compose.py", "--model", trained[0], "--do", "quad1+size", *image))
     assert out == "new.png: image, obs, quad1, size, quad1+size\n"
     with Image.open(tmp_path / "new.png") as picture:

@@ -52,5 +52,5 @@ def test_a_file_of_flags_with_a_typo(recipe, here, tmp_path):
 def test_a_tracker_that_is_not_installed_ends_it_before_anything_is_read(here, check, monkeypatch, tmp_path):
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
     error = check.failed(here("finetune.py", "--report_to", "wandb", "--data", "nowhere", "--output_dir", "out"))
-    assert error == "error: --report_to wandb needs a package that is not installed: pip install wandb"
+    assert error == "error: report_to='wandb' needs a package that is not installed: pip install wandb"
     assert not (tmp_path / "out").exists()

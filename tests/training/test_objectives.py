@@ -1,5 +1,6 @@
 """The losses, in pixels and in embeddings."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from context_module import adapt, wrap_decoder
 from context_module.training.encodings import encode_dataset
 from context_module.training.objectives.critic import Adversarial
-from context_module.training.objectives.latent import LatentObjective, latent_terms
+from context_module.training.objectives.latent import LATENT_TERMS, LatentObjective, latent_terms
 from context_module.training.objectives.matching import Matching
 from context_module.training.objectives.pixel import PixelObjective
 from context_module.training.objectives.terms import LatentStep
@@ -243,3 +244,23 @@ def test_directions_are_those_of_pictures_where_a_sketch_explains_them(make_base
             lambda *_, e=explained, **__: (torch.ones(8, 3), e),
         )
         assert make_latent(make_base("modules"))[0].directions.matrix.shape == shape
+
+
+def test_terms_by_name():
+    terms = {term.name: term.weight for term in latent_terms(sparsity=2.0, matching=0.0)}
+    assert set(terms) == set(TERMS)
+    assert (terms["sparsity"], terms["matching"], terms["overlap"]) == (2.0, 0.0, 0.2)
+    with pytest.raises(TypeError, match="unknown term 'sparse' of the latent objective; its terms: matching, "):
+        latent_terms(sparse=1.0)
+
+
+def test_every_term_has_a_flag(load_recipe):
+    """Made from the term itself: name, weight and help."""
+    kind = load_recipe("finetune").FinetuneArguments
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for term in LATENT_TERMS:
+        assert fields[term.name].default == term.weight
+        assert term.help in fields[term.name].metadata["help"]
+    args = parse_arguments(kind, description="", argv=["--sparsity", "2", "--adversarial", "0"])
+    weights = {term.name: term.weight for term in terms_of(args)}
+    assert (weights["sparsity"], weights["adversarial"], weights["matching"]) == (2.0, 0.0, 300.0)

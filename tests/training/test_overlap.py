@@ -71,7 +71,7 @@ def test_a_concept_that_never_varies_and_none_at_all():
     torch.nn.init.zeros_(module.embedding.observational.weight)
     torch.nn.init.zeros_(module.intervention.effects)
     assert measured(module).isfinite()
-    assert measured(make_module((), free_blocks=1)) == 0
+    assert measured(small_module((), free_blocks=1)) == 0
 
 
 def test_it_trains_both_mechanisms_and_stays_in_single_precision():
