@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from context_module import adapt, wrap_decoder
+from context_module.cli import parse_arguments, terms_of
 from context_module.training.encodings import encode_dataset
 from context_module.training.objectives.critic import Adversarial
 from context_module.training.objectives.latent import LATENT_TERMS, LatentObjective, latent_terms
