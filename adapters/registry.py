@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from context_module.adapters.contract import DecoderAdapter
-from context_module.errors import ContextModuleError
+from context_module.registry import Registry
 
 __all__ = ["adapt", "available_adapters", "get_adapter", "register_adapter"]
 
-# Built-in families, imported on demand; outside packages add theirs through the entry-point group.
-_BUILT_IN = {
-    "nvae": "context_module.adapters.nvae.adapter:NVAEAdapter",
-    "lightweight": "context_module.adapters.lightweight:LightweightAdapter",
-    "modules": "context_module.adapters.modules:ModulesAdapter",
-    "decoder_only": "context_module.adapters.decoder_only:DecoderOnlyAdapter",
-    "diffusers": "context_module.adapters.diffusers.adapter:DiffusersAdapter",
-    "denoiser": "context_module.adapters.denoiser.adapter:DenoiserAdapter",
-    "transformers": "context_module.adapters.transformers:TransformersAdapter",
-}
+
+def _wrong(name: str, thing: Any) -> str | None:
+    if isinstance(thing, type) and issubclass(thing, DecoderAdapter) and thing.name == name:
+        return None
+    called = getattr(thing, "name", "no name")
+    return f"must be a subclass of DecoderAdapter whose name is {name!r}, got {thing!r} ({called!r})"
 
 
-_GROUP = "context_module.adapters"
-
-
-_registered: dict[str, type[DecoderAdapter]] = {}
+# built-in families are imported on demand; outside packages add theirs through the entry-point group
+_ADAPTERS: Registry[type[DecoderAdapter]] = Registry(
+    "base",
+    "context_module.adapters",
+    {
+        "nvae": "context_module.adapters.nvae.adapter:NVAEAdapter",
+        "lightweight": "context_module.adapters.lightweight:LightweightAdapter",
+        "modules": "context_module.adapters.modules:ModulesAdapter",
+        "decoder_only": "context_module.adapters.decoder_only:DecoderOnlyAdapter",
+        "diffusers": "context_module.adapters.diffusers.adapter:DiffusersAdapter",
+        "denoiser": "context_module.adapters.denoiser.adapter:DenoiserAdapter",
+        "transformers": "context_module.adapters.transformers:TransformersAdapter",
+    },
+    _wrong,
+)
 
 
 def register_adapter(cls: type[DecoderAdapter]) -> type[DecoderAdapter]:
-    """Class decorator that makes an adapter known in this process under its `name`."""
-    if cls.name in available_adapters() and _registered.get(cls.name) is not cls:
-        raise ContextModuleError(f"an adapter named {cls.name!r} exists already: choose another name")
-    _registered[cls.name] = cls
+    """Class decorator that makes an adapter known in this process under its `name`.
+
+    Raises:
+        ContextModuleError: for a name that is taken.
+        TypeError: for what is no adapter.
+    """
+    _ADAPTERS.register(cls.name, cls)
     return cls
 
 
 def available_adapters() -> list[str]:
     """Names of the adapters that are built in, registered, or installed as entry points."""
-    return sorted({*_BUILT_IN, *_registered, *(point.name for point in entry_points(group=_GROUP))})
+    return sorted(_ADAPTERS.names())
 
 
 def get_adapter(name: str) -> type[DecoderAdapter]:
@@ -51,15 +59,7 @@ def get_adapter(name: str) -> type[DecoderAdapter]:
         ImportError: for an installed one that cannot be imported; names its package.
         TypeError: for an installed one that is no adapter, or of another name.
     """
-    if name in _registered:
-        return _registered[name]
-    if name in _BUILT_IN:
-        module, _, attribute = _BUILT_IN[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
-    for point in entry_points(group=_GROUP):
-        if point.name == name:
-            return _loaded(point)
-    raise ValueError(f"unknown base {name!r}; known bases: {', '.join(available_adapters())}")
+    return _ADAPTERS.get(name)
 
 
 def adapt(base: object, **options: Any) -> DecoderAdapter:
@@ -80,7 +80,7 @@ def adapt(base: object, **options: Any) -> DecoderAdapter:
         return base
     base = _network(base)
     # installed ones last: what our own families know takes no import of other packages
-    for name in dict.fromkeys([*_registered, *_BUILT_IN, *available_adapters()]):
+    for name in dict.fromkeys([*_ADAPTERS.known(), *available_adapters()]):
         adapter = get_adapter(name)
         if adapter.matches(base):
             wrap: Callable[..., DecoderAdapter] = adapter.wrap
@@ -89,23 +89,6 @@ def adapt(base: object, **options: Any) -> DecoderAdapter:
         f"no adapter for a base of type {type(base).__name__}; known families: {', '.join(available_adapters())}. "
         "Pass an (encoder, decoder, latent_shape) base through ModulesAdapter, or subclass DecoderAdapter."
     )
-
-
-def _loaded(point: EntryPoint) -> type[DecoderAdapter]:
-    """The adapter of an installed package."""
-    package = f" of {point.dist.name}" if point.dist is not None else ""
-    try:
-        adapter = point.load()
-    except Exception as error:  # whatever another package does on import
-        raise ImportError(
-            f"the adapter {point.name!r}{package} cannot be imported ({point.value}: {error}): mend or uninstall it"
-        ) from error
-    if not (isinstance(adapter, type) and issubclass(adapter, DecoderAdapter) and adapter.name == point.name):
-        raise TypeError(
-            f"the entry point {point.name!r}{package} must be a subclass of DecoderAdapter whose name is "
-            f"{point.name!r}, got {adapter!r} ({getattr(adapter, 'name', 'no name')!r})"
-        )
-    return adapter
 
 
 def _network(base: Any) -> Any:

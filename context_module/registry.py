@@ -49,8 +49,8 @@ class Registry(Generic[T]):
         return [*self.built_in, *sorted(others - set(self.built_in))]
 
     def known(self) -> list[str]:
-        """The names whose things are here already, or built in: those that no other package need be imported for."""
-        return [*self.built_in, *self._registered]
+        """The names of things that are registered, then built in: those that no other package need be imported for."""
+        return [*self._registered, *self.built_in]
 
     def get(self, name: str) -> T:
         """What a name stands for.

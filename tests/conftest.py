@@ -12,6 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is import
 import pytest
 import torch
 
+from context_module.adapters.registry import _ADAPTERS
 from context_module.data.registry import _DATA
 from context_module.metrics.registry import _METRICS
 from helpers.bases import (
@@ -32,7 +33,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @pytest.fixture(autouse=True)
 def what_a_test_registers_is_forgotten(monkeypatch):
-    for registry in (_DATA, _METRICS):
+    for registry in (_ADAPTERS, _DATA, _METRICS):
         monkeypatch.setattr(registry, "_registered", dict(registry._registered))
 
 

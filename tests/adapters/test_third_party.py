@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from context_module import adapt, wrap_decoder
-from context_module.adapters import get_adapter, registry
+from context_module.adapters import get_adapter
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "third_party_adapter"
@@ -75,12 +75,12 @@ def point(monkeypatch, value, name="odd", package="context-module-odd"):
     """An entry point of a package."""
     found = importlib.metadata.EntryPoint(name, value, "context_module.adapters")
     vars(found).update(dist=SimpleNamespace(name=package))
-    monkeypatch.setattr(registry, "entry_points", lambda **_: [found])
+    monkeypatch.setattr("context_module.registry.entry_points", lambda **_: [found])
 
 
 def test_a_package_that_does_not_import_is_named_and_stands_in_nobodys_way(monkeypatch, make_base):
     point(monkeypatch, "no_such_module_anywhere:Adapter")
-    message = "the adapter 'odd' of context-module-odd cannot be imported .*no_such_module_anywhere"
+    message = "the base 'odd' of context-module-odd cannot be imported .*no_such_module_anywhere"
     with pytest.raises(ImportError, match=message):
         get_adapter("odd")
     assert wrap_decoder(make_base("lightweight"), ["a"]).base.name == "lightweight"
@@ -97,5 +97,7 @@ def test_a_package_that_does_not_import_is_named_and_stands_in_nobodys_way(monke
 )
 def test_what_is_no_adapter_of_that_name(value, found, monkeypatch):
     point(monkeypatch, value)
-    with pytest.raises(TypeError, match=f"'odd' of context-module-odd must be a subclass of DecoderAdapter.*{found}"):
+    with pytest.raises(
+        TypeError, match=f"of context-module-odd of a base must be a subclass of DecoderAdapter.*{found}"
+    ):
         get_adapter("odd")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 
 from context_module import adapt, wrap_decoder
 from context_module.data import ArrayContextDataset
 from context_module.training import encode_dataset
 from context_module.training.objectives import LatentObjective
+from helpers.loop import forget_accelerate
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
 CODE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -25,8 +25,7 @@ def names(tmp_path, monkeypatch):
     found = {}
     for block in CODE.findall(PAGE.read_text(encoding="utf-8")):
         exec(compile(block, PAGE.name, "exec"), found)  # noqa: S102 (our own document)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    forget_accelerate()
     return found
 
 

@@ -20,7 +20,6 @@ from context_module.adapters import (
     available_adapters,
     get_adapter,
     register_adapter,
-    registry,
 )
 from context_module.adapters.lightweight import LightweightVAE
 from context_module.adapters.likelihoods import BernoulliLikelihood
@@ -439,7 +438,7 @@ def test_a_base_that_cannot_be_found(saved):
     ):
         ContextualDecoder.from_pretrained(saved)
     edit_json(saved / CONFIG, base_adapter="pixie")
-    with pytest.raises(ValueError, match="unknown base 'pixie'; known bases: .*modules, nvae"):
+    with pytest.raises(ValueError, match="unknown base 'pixie': expected some of .*modules, "):
         ContextualDecoder.from_pretrained(saved)
 
 
@@ -491,22 +490,23 @@ def check_toy():
 
 
 def test_a_registered_adapter(monkeypatch):
-    monkeypatch.setattr(registry, "_registered", {})
     assert register_adapter(ToyAdapter) is ToyAdapter
     assert register_adapter(ToyAdapter) is ToyAdapter
     check_toy()
-    with pytest.raises(ContextModuleError, match="an adapter named 'toy' exists already"):
+    with pytest.raises(ContextModuleError, match="a base named 'toy' exists already"):
         register_adapter(type("Other", (ToyAdapter,), {}))
-    with pytest.raises(ContextModuleError, match="an adapter named 'nvae' exists already"):
+    with pytest.raises(ContextModuleError, match="a base named 'nvae' exists already"):
         register_adapter(type("Other", (ToyAdapter,), {"name": "nvae"}))
 
 
 def test_an_installed_adapter(monkeypatch):
     group = "context_module.adapters"
     point = importlib.metadata.EntryPoint("toy", f"{__name__}:ToyAdapter", group)
-    monkeypatch.setattr(registry, "entry_points", lambda **query: [point] if query == {"group": group} else [])
+    monkeypatch.setattr(
+        "context_module.registry.entry_points", lambda **query: [point] if query == {"group": group} else []
+    )
     check_toy()
-    with pytest.raises(ContextModuleError, match="an adapter named 'toy' exists already"):
+    with pytest.raises(ContextModuleError, match="a base named 'toy' exists already"):
         register_adapter(type("Other", (ToyAdapter,), {}))
 
 
@@ -516,7 +516,7 @@ def test_a_base_nobody_knows():
         adapt(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="no adapter for a base of type str"):
         wrap_decoder("some/path", ["a"])
-    with pytest.raises(ValueError, match="unknown base 'toy'; known bases: .*modules, nvae"):
+    with pytest.raises(ValueError, match="unknown base 'toy': expected some of .*modules, "):
         get_adapter("toy")
 
 

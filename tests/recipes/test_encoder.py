@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from context_module import ContextualDecoder
-from context_module.adapters import register_adapter, registry
+from context_module.adapters import register_adapter
 from context_module.adapters.decoder_only import DecoderOnlyAdapter
 
 
@@ -23,7 +23,6 @@ class Generators(DecoderOnlyAdapter):
 
 
 def test_in_a_recipe(monkeypatch, here, check, tmp_path):
-    monkeypatch.setattr(registry, "_registered", {})
     register_adapter(Generators)
     flags = ["--base", "generators", "--base_checkpoint", "3", "--samples_per_context", "6", "--output_dir", "out"]
     flags += ["--train_batch_size", "7", "--val_fraction", "0.2", "--score_samples", "0", "--value_draws", "0"]

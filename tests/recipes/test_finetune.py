@@ -174,7 +174,7 @@ def test_a_signal_leaves_a_checkpoint_to_resume(signum, exit_code, interrupted, 
         ([], "out holds a finished run: give another output_dir, or overwrite to replace it"),
         (["--overwrite", "--data", "nowhere"], "unknown data 'nowhere'"),
         (["--overwrite", "--base_checkpoint", "nowhere"], "nowhere"),
-        (["--overwrite", "--base", "nonsense"], "unknown base 'nonsense'; known bases: "),
+        (["--overwrite", "--base", "nonsense"], "unknown base 'nonsense': expected some of "),
         (["--overwrite", "--base", "lightweight"], "no base ships for --base lightweight: give --base_checkpoint"),
         (
             ["--overwrite", "--subfolder", "vae"],

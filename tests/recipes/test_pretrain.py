@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from context_module import ContextualDecoder
-from context_module.adapters import Pretraining, registry
+from context_module.adapters import Pretraining, register_adapter
 from context_module.adapters.modules import ModulesAdapter
 from context_module.adapters.registry import get_adapter
 from context_module.io import load_tensors, save_tensors
@@ -193,7 +193,7 @@ class Toy(ModulesAdapter):
 
 def test_a_family_of_somebody_else(here, check, tmp_path, monkeypatch):
     """Its adapter says how, with flags of its own: the recipe does not know it."""
-    monkeypatch.setitem(registry._registered, "toy", Toy)
+    register_adapter(Toy)
     argv = ["--base", "toy", "--output_dir", "base", "--resolution", "8", "--samples_per_context", "20", *QUICK]
     out = check.succeeded(here("pretrain.py", *argv, "--width", "5", "--learning_rate", "1e-4"))
     assert "base: toy with" in out
@@ -211,7 +211,7 @@ def test_a_family_of_somebody_else(here, check, tmp_path, monkeypatch):
 def test_a_family_that_is_not_pretrained(here, check):
     message = check.failed(here("pretrain.py", "--base", "modules", "--output_dir", "base"))
     assert message == "error: a 'modules' base is not pretrained here: give a pretrained one"
-    assert "unknown base 'vae'; known bases: " in check.failed(here("pretrain.py", "--base", "vae"))
+    assert "unknown base 'vae': expected some of " in check.failed(here("pretrain.py", "--base", "vae"))
 
 
 def test_help(here, capsys):

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from torch.nn import functional as F
 
@@ -12,18 +11,15 @@ from context_module.data import ArrayContextDataset
 from context_module.normal import standard_normal_kl
 from context_module.objective import Objective, ParameterGroup
 from context_module.training import RunDirectory, Trainer, TrainingSettings, make_accelerator
+from helpers.loop import a_process_of_its_own, forget_accelerate
 
 LATENTS = 4
 
 
 @pytest.fixture(autouse=True)
 def one_thread_and_fresh_accelerate():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    with a_process_of_its_own():
+        yield
 
 
 # --- two systems that others wrote about, as somebody would write them here
@@ -215,8 +211,7 @@ def test_groups_go_on_after_a_resume(tmp_path):
     with pytest.raises(RuntimeError, match="power cut"):
         trainer.train()
     again = FactorVAE()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    forget_accelerate()
     args = trainer.args
     run = RunDirectory(tmp_path / "part", resume="latest")
     Trainer(make_accelerator(args), args, run, again, trainer.train_data, trainer.val_data).train()

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 
 from context_module import wrap_decoder
@@ -25,16 +24,13 @@ from context_module.training.objectives.latent import LatentObjective, latent_te
 from context_module.training.objectives.pixel import PixelObjective
 from context_module.training.run_directory import RunDirectory
 from context_module.training.weights import trainable_state_dict
+from helpers.loop import a_process_of_its_own
 
 
 @pytest.fixture(autouse=True)
 def one_thread_and_fresh_accelerate():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    with a_process_of_its_own():
+        yield
 
 
 def make_data(shape=(1, 8, 8), per_context=20):

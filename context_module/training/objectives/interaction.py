@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from context_module.nn import ContextModule
-from context_module.training.encodings import EncodedDataset
 from context_module.training.objectives.directions import Directions
 from context_module.training.objectives.terms import LatentStep, Term
-
-if TYPE_CHECKING:
-    from context_module.training.objectives.embedding import EmbeddingObjective
 
 __all__ = ["Interaction", "interaction"]
 
@@ -22,12 +18,10 @@ __all__ = ["Interaction", "interaction"]
 class Interaction(Term):
     """How far the decoder input is from additive in its blocks: see `interaction`."""
 
+    of_interventions = True
     name = "interaction"
     weight = 300.0
     help: ClassVar[str] = "keeping decoder inputs additive in the concepts, which is what composes"
-
-    def prepare(self, objective: EmbeddingObjective, encodings: EncodedDataset) -> bool:
-        return encodings.intervened  # else nothing is known of interventional values
 
     def forward(self, step: LatentStep) -> Tensor:
         return interaction(step.module, step.samples, step.directions)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from context_module.nn import ContextModule
-from context_module.training.encodings import EncodedDataset
 from context_module.training.objectives.terms import LatentStep, Term
-
-if TYPE_CHECKING:
-    from context_module.training.objectives.embedding import EmbeddingObjective
 
 __all__ = ["Overlap", "overlap"]
 
@@ -26,12 +22,10 @@ class Overlap(Term):
     It keeps effects of concepts where interventions on these effects can cut them.
     """
 
+    of_interventions = True
     name = "overlap"
     weight = 0.2
     help: ClassVar[str] = "keeping concepts' values under interventions near those they take without"
-
-    def prepare(self, objective: EmbeddingObjective, encodings: EncodedDataset) -> bool:
-        return encodings.intervened  # else nothing is known of interventional values
 
     def forward(self, step: LatentStep) -> Tensor:
         return overlap(step.module)

@@ -68,11 +68,13 @@ class Term(nn.Module):
         name: of its value in the log, and of the flag of its weight.
         weight: the default.
         help: what it asks for, for the flag.
+        of_interventions: whether it is of interventional values, of which observational data alone say nothing.
     """
 
     name: ClassVar[str]
     weight: float
     help: ClassVar[str]
+    of_interventions: ClassVar[bool] = False
 
     def __init__(self, weight: float | None = None) -> None:
         super().__init__()
@@ -81,7 +83,7 @@ class Term(nn.Module):
 
     def prepare(self, objective: EmbeddingObjective, encodings: EncodedDataset) -> bool:
         """Make what the term trains, if anything; false if there is nothing for it to do, so that it is left out."""
-        return True
+        return encodings.intervened or not self.of_interventions
 
     def forward(self, step: LatentStep) -> Tensor:
         """Its value for a batch, a scalar or (B,), float32, differentiable."""
