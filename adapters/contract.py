@@ -32,6 +32,10 @@ class LatentSpec:
 
     Raises:
         ShapeError: for a scale or shift with another number of entries than there are channels.
+
+    >>> spec = LatentSpec((2, 1, 1), scale=0.5, shift=(1.0, 3.0))
+    >>> spec.normalise(torch.tensor([5.0, 5.0]).view(1, 2, 1, 1)).flatten().tolist()
+    [2.0, 1.0]
     """
 
     shape: tuple[int, ...]

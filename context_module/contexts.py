@@ -25,6 +25,14 @@ class Concepts(Sequence[str]):
     Raises:
         ConceptError: for an empty or repeated name, or a name that could not be told from a context (``obs``, or one
             that holds ``+``, a slash or white space).
+
+    >>> concepts = Concepts(["quad1", "size"])
+    >>> concepts.training_contexts
+    ('obs', 'quad1', 'size')
+    >>> concepts.name(["size", "quad1"])
+    'quad1+size'
+    >>> concepts.mask(["obs", "quad1+size"]).tolist()
+    [[False, False], [True, True]]
     """
 
     def __init__(self, names: Iterable[str]) -> None:

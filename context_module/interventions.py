@@ -73,6 +73,10 @@ def parse_interventions(do: Do, concepts: Concepts, n: int) -> Interventions:
     Raises:
         ConceptError: for an unknown concept; for a strength or value that is not a number, or out of range.
         ShapeError: for a mask, or strengths or values per image, that do not fit.
+
+    >>> found = parse_interventions({"quad1": 0.5, "size": Value([0.2, 0.7])}, Concepts(["quad1", "size"]), n=2)
+    >>> found.strengths.tolist(), found.values["size"].shape
+    ([[0.5, 1.0], [0.5, 1.0]], torch.Size([2]))
     """
     if isinstance(do, Mapping):
         return _parse_mapping(do, concepts, n)
@@ -96,6 +100,9 @@ def read_interventions(words: Iterable[str], concepts: Concepts) -> dict[str, fl
 
     Raises:
         ConceptError: for an unknown or repeated concept, or what is no number after ``:`` or ``=``.
+
+    >>> read_interventions(["size=0.7", "quad1:0.5"], Concepts(["quad1", "size"]))
+    {'quad1': 0.5, 'size': Value(value=0.7)}
     """
     given: list[tuple[str, float | Value]] = []
     for word in words:
@@ -117,7 +124,11 @@ def read_interventions(words: Iterable[str], concepts: Concepts) -> dict[str, fl
 
 
 def spell_interventions(do: Mapping[str, float | Value]) -> str:
-    """The words that `read_interventions` reads, joined: ``quad1+size=0.7``; ``obs`` for none."""
+    """The words that `read_interventions` reads, joined: ``quad1+size=0.7``; ``obs`` for none.
+
+    >>> spell_interventions({"quad1": 0.5, "size": Value(0.7)})
+    'quad1:0.5+size=0.7'
+    """
     words = [
         f"{name}={given.value:g}" if isinstance(given, Value) else name if given == 1 else f"{name}:{given:g}"
         for name, given in do.items()

@@ -22,6 +22,11 @@ class Registry(Generic[T]):
         group: of the entry points by which installed packages add theirs.
         built_in: name -> ``module:attribute`` of our own, in the order they are listed in.
         check: says what is wrong with a thing of that name from elsewhere, or None.
+
+    >>> registry = Registry("fruit", "orchard.fruit", {}, lambda name, thing: None if thing else "must be ripe")
+    >>> registry.register("apple", "red")
+    >>> registry.get("apple"), registry.names()
+    ('red', ['apple'])
     """
 
     def __init__(

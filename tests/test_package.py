@@ -88,6 +88,27 @@ def test_every_module(name):
     assert doctest.testmod(module).failed == 0
 
 
+def test_docstrings_have_examples():
+    """They run with `test_every_module`; here they are counted, so that they do not go unseen."""
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    documented = {
+        found.name
+        for name in modules()
+        if name.partition(".")[0] == "context_module" and importable(name)
+        for found in finder.find(importlib.import_module(name))
+        if found.examples
+    }
+    assert len(documented) >= 14
+
+
+def importable(name):
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
 def test_files_are_data_only():
     """Nothing in the library unpickles: torch.load is always with weights_only=True."""
     for room in ROOMS.values():

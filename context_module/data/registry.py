@@ -155,6 +155,9 @@ def parse_options(words: Iterable[str]) -> dict[str, Any]:
 
     Raises:
         DataError: for a word without ``=``, or an option given twice.
+
+    >>> parse_options(["strength=0.5", "fracture=true", "root=mnist"])
+    {'strength': 0.5, 'fracture': True, 'root': 'mnist'}
     """
     options: dict[str, Any] = {}
     for word in words:

@@ -63,7 +63,14 @@ def labelled_grid(rows: Mapping[str, Tensor], min_size: int = 64) -> Image:
 
 
 def labelled_texts(rows: Mapping[str, Sequence[str]]) -> str:
-    """A Markdown table: a row per label, its texts below each other."""
+    """A Markdown table: a row per label, its texts below each other.
+
+    >>> print(labelled_texts({"obs": ["a cat .", "a dog ."], "number": ["cats ."]}))
+    | context | texts |
+    |---|---|
+    | obs | a cat .<br>a dog . |
+    | number | cats . |
+    """
     cells = {
         label: "<br>".join(text.replace("|", "\\|").replace("\n", " ") for text in texts)
         for label, texts in rows.items()

@@ -50,6 +50,10 @@ def total_variation(a: Tensor, b: Tensor, *, joint: bool = True, seed: int = 0) 
     Raises:
         ShapeError: for tables of different widths.
         DataError: for fewer than `MIN_SAMPLES` rows.
+
+    >>> ours, real = torch.tensor([[0.0]] * 30 + [[1.0]] * 10), torch.tensor([[0.0]] * 20 + [[1.0]] * 20)
+    >>> total_variation(ours, real).value
+    0.25
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ShapeError(f"factors must be two tables of one width, got shapes {tuple(a.shape)} and {tuple(b.shape)}")

@@ -175,6 +175,9 @@ def auto_widths(latent_shape: tuple[int, ...], num_concepts: int) -> dict[str, i
     Args:
         latent_shape: of the decoder input, without the batch.
         num_concepts: K.
+
+    >>> auto_widths((128,), num_concepts=6)
+    {'noise_width': 16, 'concept_width': 16, 'depth': 2, 'free_blocks': 2, 'inversion_width': 512}
     """
     size, free_blocks = math.prod(latent_shape), 2
     width = min(32, max(8, 8 * math.ceil(size / (8 * (num_concepts + free_blocks)))))

@@ -38,6 +38,15 @@ class CausalGraph:
 
     Raises:
         ShapeError: for strengths of another shape.
+
+    >>> strengths = torch.tensor([[0.0, 0.9, 0.0], [0.3, 0.0, 0.0], [0.5, 0.0, 0.0]])  # effects in rows
+    >>> graph = CausalGraph(("a", "b", "c"), strengths)
+    >>> graph.edges()
+    (('b', 'a'), ('a', 'c'), ('a', 'b'))
+    >>> graph.acyclic_edges()  # without a -> b, the weaker of the two between a and b
+    (('b', 'a'), ('a', 'c'))
+    >>> graph.structural_hamming_distance([("b", "a"), ("c", "a")])  # a -> b is too many, c -> a the wrong way round
+    2
     """
 
     concepts: tuple[str, ...]

@@ -14,8 +14,9 @@ from context_module.data import ArrayContextDataset
 from context_module.errors import ConceptError, ShapeError
 from context_module.nn.graph import CausalGraph, learned_graph
 from context_module.training.encodings import encode_dataset
-from context_module.training.objectives.edges import acyclicity, relative_norms
+from context_module.training.objectives.edges import acyclicity
 from context_module.training.objectives.latent import LATENT_TERMS, LatentObjective, latent_terms
+from context_module.training.objectives.norms import relative_norms
 from helpers.draws import seeded
 
 NEEDED = {"concepts": ("a", "b", "c"), "latent_shape": (6,), "num_features": 4}

@@ -3,12 +3,13 @@
 from context_module.objective import Objective, ParameterGroup
 from context_module.training.objectives.critic import Adversarial, Critic
 from context_module.training.objectives.directions import Directions, decoder_sketch
-from context_module.training.objectives.edges import Acyclicity, Sparsity, acyclicity, relative_norms
+from context_module.training.objectives.edges import Acyclicity, Sparsity, acyclicity
 from context_module.training.objectives.embedding import EmbeddingObjective
 from context_module.training.objectives.gap import prior_gap
 from context_module.training.objectives.interaction import Interaction
 from context_module.training.objectives.latent import LATENT_TERMS, LatentObjective, latent_terms
 from context_module.training.objectives.matching import Matching, matching_distance
+from context_module.training.objectives.norms import relative_norms
 from context_module.training.objectives.overlap import Overlap
 from context_module.training.objectives.pack import PackObjective, new_pack
 from context_module.training.objectives.pixel import PixelObjective

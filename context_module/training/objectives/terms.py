@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from context_module.nn import ContextModule
 from context_module.training.encodings import EncodedDataset
 from context_module.training.objectives.directions import Directions
+from context_module.training.objectives.norms import relative_norms
 
 if TYPE_CHECKING:
     from context_module.training.objectives.embedding import EmbeddingObjective
@@ -49,8 +50,6 @@ class LatentStep:
     @cached_property
     def edge_norms(self) -> Tensor:
         """The relative norms of the module's edges, (K+F, K+F), on one draw for all terms."""
-        from context_module.training.objectives.edges import relative_norms
-
         return relative_norms(self.module, self.samples)
 
     def along(self, standardised: Tensor) -> Tensor:
