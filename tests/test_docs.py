@@ -137,7 +137,7 @@ def picture(path):
 
 
 @pytest.fixture
-def workplace(tmp_path, monkeypatch):
+def folder_of_a_reader(tmp_path, monkeypatch):
     """A folder with what the pages speak of: a trained module, photos, texts."""
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)
@@ -157,7 +157,7 @@ def workplace(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if CODE.search((DOCS / page).read_text(encoding="utf-8"))])
-def test_the_code_of_a_page_runs(page, workplace):
+def test_the_code_of_a_page_runs(page, folder_of_a_reader):
     """Block after block, as a reader would."""
     torch.manual_seed(0)
     names = {}
@@ -165,7 +165,7 @@ def test_the_code_of_a_page_runs(page, workplace):
         exec(compile(block, page, "exec"), names)  # noqa: S102 (our own document)
     if page == "quickstart.md":
         assert names["edited"].shape == names["x"].shape == (4, 3, 32, 32)
-        assert (workplace / "composition.png").is_file()
+        assert (folder_of_a_reader / "composition.png").is_file()
         ContextualDecoder.from_pretrained("my-module", base=names["base"])
 
 
