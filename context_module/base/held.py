@@ -129,7 +129,7 @@ class HeldBase(nn.Module):
         self.base.train(self.training and self.trains)  # new layers are in training mode
 
     def merge_lora(self) -> None:
-        """Fold LoRA into the base's own weights, which is owned from now on; see `ContextualDecoder.merge_lora`."""
+        """Fold LoRA into the base's own weights; the base is owned from now on, see `ContextualDecoder.merge_lora`."""
         if self.lora is None:
             raise LoraError("no LoRA to merge: add_lora() adds it")
         self._check_saves("LoRA cannot be merged into it: keep it beside")

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.loop import forget_accelerate
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
@@ -58,8 +60,6 @@ def run(command):
 @pytest.fixture
 def here(monkeypatch, tmp_path, capsys):
     """The same in this process, which saves the imports: (exit code, stdout, stderr)."""
-    from accelerate.state import AcceleratorState, GradientState
-
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -75,8 +75,7 @@ def here(monkeypatch, tmp_path, capsys):
                 print(code, file=sys.stderr)
                 code = 1
         finally:
-            AcceleratorState._reset_state(reset_partial_state=True)
-            GradientState._reset_state()
+            forget_accelerate()
         return code, *capsys.readouterr()
 
     yield run
