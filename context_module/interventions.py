@@ -22,6 +22,9 @@ __all__ = [
 ]
 
 
+FULL = (0.0, 1.0)  # from no intervention to a full one
+
+
 @dataclass(frozen=True)
 class Value:
     """The value to set a concept to, in the units of the training data: ``do={"size": Value(0.7)}``.
@@ -52,7 +55,7 @@ class Interventions:
     """What is to be done to each of n images.
 
     Attributes:
-        strengths: (n, K), bool or float in [0, 1]; 1 where a concept is set to a value.
+        strengths: (n, K), bool or float; 1 where a concept is set to a value.
         values: the values (n,), float32, that concepts are set to, by name.
     """
 
@@ -60,15 +63,17 @@ class Interventions:
     values: dict[str, Tensor] = field(default_factory=dict)
 
 
-def parse_interventions(do: Do, concepts: Concepts, n: int) -> Interventions:
+def parse_interventions(
+    do: Do, concepts: Concepts, n: int, strengths: tuple[float, float] = FULL
+) -> Interventions:
     """The interventions on n images that a user asks for.
 
     Args:
         do: the concepts to intervene on, jointly: ``"size"``, ``"quad1+size"``, ``("quad1", "size")``; or by name a
-            strength in [0, 1] or a `Value`, one for all images or one each; or a mask, (n, K) or (K,), bool or float
-            in [0, 1]; None or ``"obs"`` for no intervention.
+            strength or a `Value`, one for all images or one each; or a mask, (n, K) or (K,), bool or float; None or ``"obs"`` for no intervention.
         concepts: the K concepts that can be intervened on.
         n: number of images.
+        strengths: the range of those that are accepted.
 
     Raises:
         ConceptError: for an unknown concept; for a strength or value that is not a number, or out of range.
@@ -79,15 +84,15 @@ def parse_interventions(do: Do, concepts: Concepts, n: int) -> Interventions:
     ([[0.5, 1.0], [0.5, 1.0]], torch.Size([2]))
     """
     if isinstance(do, Mapping):
-        return _parse_mapping(do, concepts, n)
+        return _parse_mapping(do, concepts, n, strengths)
     if not isinstance(do, Tensor):
         return Interventions(concepts.mask(concepts.name(OBSERVATIONAL if do is None else do), n))
     if not do.is_floating_point():
         return Interventions(concepts.mask(do, n))
     concepts.mask(do.bool(), n)  # the shape's errors
-    strengths = do.expand(n, -1)
-    check_strengths(strengths, concepts)
-    return Interventions(strengths)
+    given = do.expand(n, -1)
+    check_strengths(given, concepts, strengths)
+    return Interventions(given)
 
 
 def read_interventions(words: Iterable[str], concepts: Concepts) -> dict[str, float | Value]:
@@ -136,18 +141,21 @@ def spell_interventions(do: Mapping[str, float | Value]) -> str:
     return SEPARATOR.join(words) or OBSERVATIONAL
 
 
-def check_strengths(strengths: Tensor, concepts: Sequence[str]) -> None:
-    """ConceptError for strengths (n, K) outside [0, 1], NaN among them; names the concept and the value."""
-    wrong = ~((strengths >= 0) & (strengths <= 1))
+def check_strengths(strengths: Tensor, concepts: Sequence[str], accepted: tuple[float, float] = FULL) -> None:
+    """ConceptError for strengths (n, K) out of range, NaN among them; names the concept and the value."""
+    low, high = accepted
+    wrong = ~((strengths >= low) & (strengths <= high))
     if wrong.any():
         row, column = wrong.nonzero()[0].tolist()
         raise ConceptError(
-            f"the strength of an intervention on {concepts[column]!r} must be in [0, 1], from 0 for none to 1 for a "
+            f"the strength of an intervention on {concepts[column]!r} must be in [{low:g}, {high:g}], from 0 for none to 1 for a "
             f"full one, got {strengths[row, column].item():g}"
         )
 
 
-def _parse_mapping(do: Mapping[str, object], concepts: Concepts, n: int) -> Interventions:
+def _parse_mapping(
+    do: Mapping[str, object], concepts: Concepts, n: int, accepted: tuple[float, float]
+) -> Interventions:
     strengths, values = torch.zeros(n, len(concepts)), {}
     for name, given in do.items():
         concepts.parse([name])
@@ -159,11 +167,11 @@ def _parse_mapping(do: Mapping[str, object], concepts: Concepts, n: int) -> Inte
         strength = _numbers(given)
         if strength is None:
             raise ConceptError(
-                f"the strength of an intervention on {name!r} must be a number in [0, 1], got {given!r}; to set the "
+                f"the strength of an intervention on {name!r} must be a number, got {given!r}; to set the "
                 "concept to a value, write Value(...)"
             )
         strengths[:, column] = _per_image(strength, name, n)
-    check_strengths(strengths, concepts)
+    check_strengths(strengths, concepts, accepted)
     return Interventions(strengths, values)
 
 

@@ -58,7 +58,7 @@ class BaseSubject(Subject):
 class ModuleSubject(Subject):
     """A base with a context module, beside samples of that base.
 
-    Its codes are the posterior means of its noise, block by block.
+    Its codes are the posterior means of its noise, block by block; of edits the values of its concepts.
 
     Args:
         model: the wrapped base.
@@ -73,7 +73,8 @@ class ModuleSubject(Subject):
         self.kind, self.device = base.kind, base.device
         if base.kind == "images":
             self.image_shape = base.image_shape
-        self.code_width = model.config.noise_width
+        edits = model.config.form == "edits"
+        self.code_width = model.config.concept_width if edits else model.config.noise_width
 
     def sample(self, n: int, context: str, generator: torch.Generator) -> Any:
         texts: dict[str, Any] = {"sample": True} if self.kind == "texts" else {}
@@ -83,7 +84,11 @@ class ModuleSubject(Subject):
         return base_samples(self.model.base, n, sample=self.kind == "texts", generator=generator)
 
     def codes(self, images: Tensor) -> Tensor:
-        return self.model.posterior(images).mean
+        model = self.model
+        if model.config.form != "edits":
+            return model.posterior(images).mean
+        mask = torch.zeros(len(images), len(model.config.concepts), dtype=torch.bool, device=model.slot.device)
+        return model.slot.concept_values(model.held.encode(model.base.check_inputs(images)), mask).flatten(1)
 
     def nats(self, images: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
         self.model.base.check_inputs(images)

@@ -34,6 +34,7 @@ from context_module.nn import (
     ContextModule,
     ContextModuleConfig,
     Edge,
+    EditModule,
     PosteriorHeads,
     ValueMaps,
     evaluating,
@@ -94,13 +95,13 @@ class ContextualDecoder(nn.Module):
         return self.slot.config
 
     @property
-    def module(self) -> ContextModule:
-        """The active `ContextModule`."""
+    def module(self) -> ContextModule | EditModule:
+        """The active `ContextModule`, or `EditModule`."""
         return self.slot.module
 
     @property
-    def posterior_heads(self) -> PosteriorHeads:
-        """q(z | x, context) on the base's encoder features."""
+    def posterior_heads(self) -> PosteriorHeads | None:
+        """q(z | x, context) on the base's encoder features; None with edits."""
         return self.slot.posterior_heads
 
     @property
@@ -162,7 +163,7 @@ class ContextualDecoder(nn.Module):
         encoding = self.held.encode(x)
         if self.disabled:
             return base_output(self.base, x, encoding, generator)
-        posterior = self.posterior_heads(encoding.features, mask)
+        posterior = self.slot.posterior(encoding, mask)
         noise = posterior.mean + posterior.stddev * draw_normal(posterior.mean, generator)
         latent, kl_latent = self.slot.explain_latent(self.slot.latent_mean(noise, mask), encoding, generator)
         decoding = self.held.decode(latent, encoding, generator=generator)
@@ -179,7 +180,7 @@ class ContextualDecoder(nn.Module):
         self.check_enabled("posterior")
         x = self.base.check_inputs(x)
         mask = self._mask(OBSERVATIONAL if contexts is None else contexts, len(x))
-        return self.posterior_heads(self.held.encode(x).features, mask)
+        return self.slot.posterior(self.held.encode(x), mask)
 
     @torch.no_grad()
     def generate(
@@ -199,7 +200,7 @@ class ContextualDecoder(nn.Module):
             noise: the noise itself (n, (K+F) w_z), or what `abduct` returned: the same images under another `do`.
             do: the concepts to intervene on, jointly: ``"size"``, ``"quad1+size"``, ``("quad1", "size")``; None for
                 the observational context. Or, by name, ``{"quad1": 0.5, "size": Value(0.7)}``: a strength from 0, the
-                concept's observational mechanism, to 1, its interventional one; or the value to set the concept to,
+                concept's observational mechanism, to 1, its interventional one (of edits from -2 to 3); or the value to set the concept to,
                 for models whose training data carried its values (`fit_values`). Either may be a sequence, one per
                 image. Or a mask with a row per image, (n, K) or (n, K+P), bool or of strengths.
             temperature: standard deviation of fresh noise, and factor on that of the base's deeper latents; of the
@@ -213,7 +214,7 @@ class ContextualDecoder(nn.Module):
 
         Raises:
             ValueError: unless exactly one of `n` and `noise` is given; for a negative temperature.
-            ConceptError, ShapeError: for unknown concepts; for a strength outside [0, 1]; for a value outside the
+            ConceptError, ShapeError: for unknown concepts; for a strength out of range; for a value outside the
                 range of the training data, or of a concept without values; for noise or a mask that does not fit.
         """
         if (n is None) == (noise is None):
@@ -229,7 +230,7 @@ class ContextualDecoder(nn.Module):
                 return base_samples(self.base, n or 0, temperature=temperature, sample=sample, generator=generator)
         abduction = noise if isinstance(noise, Abduction) else Abduction(noise) if noise is not None else None
         n = len(abduction.noise) if abduction else n or 0
-        interventions = parse_interventions(self.packs.widen(do), self.concepts, n)
+        interventions = parse_interventions(self.packs.widen(do), self.concepts, n, self.module.strengths)
         fixed, pack_noise = self.value_maps(interventions.values), self.packs.sample_noise(n, temperature, generator)
         with evaluating(self):
             if abduction is None:
@@ -266,7 +267,7 @@ class ContextualDecoder(nn.Module):
         mask = self._mask(contexts, len(x))
         with evaluating(self):
             encoding = self.held.encode(x)
-            noise = self.posterior_heads(encoding.features, mask).mean
+            noise = self.slot.posterior(encoding, mask).mean
             latent, residual = self.slot.latent_mean(noise, mask), None
             if self.config.latent_noise:
                 residual = (encoding.mean.float() - latent) / self.module.scale
@@ -277,6 +278,8 @@ class ContextualDecoder(nn.Module):
     def graph(self, samples: int = 1000, seed: int = 0) -> CausalGraph:
         """The learned graph of the module's concepts, by how far interventions reach; see `learned_graph`."""
         self.check_enabled("graph")
+        if isinstance(self.module, EditModule):
+            return self.module.graph()
         with evaluating(self):
             return learned_graph(self.module, samples, seed)
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 
 from context_module.adapters import Encoding
 from context_module.base import TakenLora
 from context_module.model.packs import ConceptPacks
-from context_module.nn import ContextModule, ContextModuleConfig, PosteriorHeads, ValueMaps
+from context_module.nn import ContextModule, ContextModuleConfig, EditModule, PosteriorHeads, ValueMaps
 from context_module.normal import draw_normal
 from context_module.saving import CardDetails
 
@@ -21,8 +22,8 @@ class ModuleSlot(nn.Module):
     """A context module and what was made for it: posterior heads, values, concept packs, LoRA, a card.
 
     Attributes:
-        module: the `ContextModule`.
-        posterior_heads: q(z | x, context) on the base's encoder features.
+        module: the `ContextModule`, or of edits the `EditModule`.
+        posterior_heads: q(z | x, context) on the base's encoder features; None with edits, which are inverted.
         value_maps: for concepts that can be set to a value, from values to concept values; see `fit_values`.
         packs: the concept packs that were added.
         details: what the card says of data and scores.
@@ -31,8 +32,9 @@ class ModuleSlot(nn.Module):
 
     def __init__(self, config: ContextModuleConfig) -> None:
         super().__init__()
-        self.module = ContextModule(config)
-        self.posterior_heads = PosteriorHeads(config)
+        edits = config.form == "edits"
+        self.module: ContextModule | EditModule = EditModule(config) if edits else ContextModule(config)
+        self.posterior_heads = None if edits else PosteriorHeads(config)
         self.value_maps = ValueMaps({})
         self.packs = ConceptPacks(config.concepts)
         self.details = CardDetails()
@@ -47,6 +49,21 @@ class ModuleSlot(nn.Module):
     def device(self) -> torch.device:
         """Where the module is."""
         return self.module.device
+
+    def posterior(self, encoding: Encoding, mask: Tensor) -> Normal:
+        """q(z | x, context) over the noise of encoded images in the contexts of a mask (B, K)."""
+        if isinstance(self.module, EditModule):
+            before = self.module.unchanged(self.module.coordinates(encoding.mean), mask)
+            variance = torch.zeros_like(encoding.mean) if encoding.log_var is None else encoding.log_var.exp()
+            return Normal(self.module.noise_of(before), self.module.noise_deviation(variance), validate_args=False)
+        assert self.posterior_heads is not None
+        return self.posterior_heads(encoding.features, mask)
+
+    def concept_values(self, encoding: Encoding, mask: Tensor) -> Tensor:
+        """Concept values (B, K or K+F, w_c) behind encoded images in the contexts of a mask (B, K)."""
+        if isinstance(self.module, EditModule):
+            return self.module.values(self.module.coordinates(encoding.mean))
+        return self.module.concepts(self.posterior(encoding, mask).mean.to(self.module.dtype), mask)
 
     def latent_mean(self, noise: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:
         """What the module makes of noise; arguments as for `ContextModule.forward`."""

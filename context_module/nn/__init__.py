@@ -1,6 +1,7 @@
 """From noise and an intervention mask to a base's decoder input; knows no base and no data."""
 
-from context_module.nn.config import Composition, ContextModuleConfig, Edge, Form, Inversion, auto_widths
+from context_module.nn.config import Composition, ContextModuleConfig, Edge, Form, Inversion, ancestors_of, auto_widths
+from context_module.nn.edits import EditModule
 from context_module.nn.graph import CausalGraph, learned_graph
 from context_module.nn.layers import ConceptInversionLayer, EmbeddingLayer, InterventionLayer
 from context_module.nn.modes import evaluating
@@ -18,6 +19,7 @@ __all__ = [
     "ContextModule",
     "ContextModuleConfig",
     "Edge",
+    "EditModule",
     "EmbeddingLayer",
     "Form",
     "InterventionLayer",
@@ -25,6 +27,7 @@ __all__ = [
     "PosteriorHeads",
     "ValueMap",
     "ValueMaps",
+    "ancestors_of",
     "auto_widths",
     "evaluating",
     "learned_graph",

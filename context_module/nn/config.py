@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal, get_args
@@ -11,10 +11,10 @@ from typing import Any, Literal, get_args
 from context_module.contexts import Concepts
 from context_module.errors import CheckpointError, ConceptError
 
-__all__ = ["Composition", "ContextModuleConfig", "Edge", "Form", "Inversion", "auto_widths"]
+__all__ = ["Composition", "ContextModuleConfig", "Edge", "Form", "Inversion", "ancestors_of", "auto_widths"]
 
 Edge = tuple[str, str]  # cause, effect
-Form = Literal["structural", "reduced"]
+Form = Literal["structural", "reduced", "edits"]
 Composition = Literal["do", "published"]
 Inversion = Literal["dense", "factorised"]
 
@@ -34,7 +34,8 @@ class ContextModuleConfig:
         depth: number of layers from noise to exogenous values; widths go linearly from w_z to w_c.
         free_blocks: F, noise blocks that no context intervenes on; they hold what no concept explains.
         form: the intervention layer: ``structural`` (effects travel along the learned graph, joint interventions
-            compose) or ``reduced`` (the paper's: total effects are added).
+            compose) or ``reduced`` (the paper's: total effects are added); or ``edits``, an `EditModule`, which has no
+            such layer: its noise has free blocks alone, and graph is what is known of causes among concepts.
         graph: (cause, effect) pairs of concepts, without cycles: the edges that the intervention layer may learn;
             None: any.
         composition: for the reduced form and joint interventions: ``do`` cuts every edge into an intervened concept,
@@ -112,6 +113,8 @@ class ContextModuleConfig:
                 f"inversion='factorised' is for latents of (channels, height, width), got {self.latent_shape}: use "
                 "inversion='dense'"
             )
+        if self.form == "edits" and not (self.concepts and self.free_blocks and self.inversion_width):
+            raise ValueError("form='edits' needs concepts, free_blocks and an inversion_width of at least 1")
         dense = self.inversion == "dense"
         if self.reference and (self.form != "reduced" or self.free_blocks or self.inversion_width or not dense):
             raise ValueError(
@@ -134,7 +137,9 @@ class ContextModuleConfig:
 
     @property
     def noise_size(self) -> int:
-        """(K + F) w_z, the width of the noise."""
+        """(K+F) w_z, the width of the noise; of edits F w_z, at most as many as the decoder input has values."""
+        if self.form == "edits":
+            return min(self.free_blocks * self.noise_width, math.prod(self.latent_shape))
         return self.num_blocks * self.noise_width
 
     @property
@@ -166,20 +171,25 @@ class ContextModuleConfig:
             raise CheckpointError(f"the module's configuration cannot be used: {error}") from error
 
 
-def auto_widths(latent_shape: tuple[int, ...], num_concepts: int) -> dict[str, int]:
+def auto_widths(latent_shape: tuple[int, ...], num_concepts: int, form: Form = "structural") -> dict[str, int]:
     """Widths and depth for a base's decoder input and a number of concepts, as fields of `ContextModuleConfig`.
 
     Two free blocks, and blocks so wide that together they have about as many values as the decoder input, between 8
-    and 32 each; then a residual MLP four times as wide as the decoder input, between 64 and 512.
+    and 32 each; then a residual MLP four times as wide as the decoder input, between 64 and 512. Of edits: as many
+    coordinates as the decoder input has values, up to 256; two values a concept, maps of width 256.
 
     Args:
         latent_shape: of the decoder input, without the batch.
         num_concepts: K.
+        form: as the configuration has it.
 
     >>> auto_widths((128,), num_concepts=6)
     {'noise_width': 16, 'concept_width': 16, 'depth': 2, 'free_blocks': 2, 'inversion_width': 512}
     """
     size, free_blocks = math.prod(latent_shape), 2
+    if form == "edits":
+        rank = min(256, size)
+        return {"noise_width": rank, "concept_width": min(2, rank), "depth": 2, "free_blocks": 1, "inversion_width": 256}
     width = min(32, max(8, 8 * math.ceil(size / (8 * (num_concepts + free_blocks)))))
     return {
         "noise_width": width,
@@ -188,6 +198,20 @@ def auto_widths(latent_shape: tuple[int, ...], num_concepts: int) -> dict[str, i
         "free_blocks": free_blocks,
         "inversion_width": min(512, max(64, 4 * size)),
     }
+
+
+def ancestors_of(edges: Iterable[Edge], concepts: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Of every concept those that it follows from, by one edge or more.
+
+    >>> ancestors_of([("a", "b"), ("b", "c")], ("a", "b", "c"))["c"] == {"a", "b"}
+    True
+    """
+    edges = tuple(edges)
+    found: dict[str, set[str]] = {name: {cause for cause, effect in edges if effect == name} for name in concepts}
+    for _ in concepts:
+        for name in concepts:
+            found[name] |= set().union(*(found[cause] for cause in found[name]))
+    return {name: frozenset(causes) for name, causes in found.items()}
 
 
 def _checked_graph(graph: Iterable[Any], concepts: tuple[str, ...]) -> tuple[tuple[str, str], ...]:

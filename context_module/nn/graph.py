@@ -35,6 +35,8 @@ class CausalGraph:
         concepts: the K names.
         strengths: (K, K), float, 0 or more; entry [i, j] is how strongly concept j acts on concept i (see
             `learned_graph`). The diagonal is not read.
+        undecided: (cause, effect) pairs that the data neither support nor rule out; they are no edges. None where edges
+            count by their share of the strongest one's strength.
 
     Raises:
         ShapeError: for strengths of another shape.
@@ -51,6 +53,7 @@ class CausalGraph:
 
     concepts: tuple[str, ...]
     strengths: Tensor
+    undecided: tuple[Edge, ...] | None = None
 
     def __post_init__(self) -> None:
         size = len(self.concepts)
@@ -133,7 +136,8 @@ class CausalGraph:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``strengths`` has a row for each effect and a column for each cause."""
-        return {"concepts": list(self.concepts), "strengths": self.strengths.tolist()}
+        found: dict[str, Any] = {"concepts": list(self.concepts), "strengths": self.strengths.tolist()}
+        return found if self.undecided is None else found | {"undecided": list(self.undecided)}
 
     def _weighted(self, threshold: float) -> list[tuple[Edge, float]]:
         if not 0 <= threshold <= 1:
@@ -146,6 +150,8 @@ class CausalGraph:
             if i != j and strengths[i][j] >= _NEGLIGIBLE
         ]
         found.sort(key=lambda item: -item[1])
+        if self.undecided is not None:  # each has been weighed by itself
+            return found
         return [item for item in found if item[1] >= threshold * found[0][1]]
 
 

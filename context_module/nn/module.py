@@ -26,6 +26,8 @@ class ContextModule(nn.Module):
     strength: a mask holds truth values, or numbers from 0, the observational mechanism, to 1, the interventional one.
     """
 
+    strengths = (0.0, 1.0)
+
     def __init__(self, config: ContextModuleConfig) -> None:
         super().__init__()
         self.config = config

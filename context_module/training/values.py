@@ -90,9 +90,9 @@ def _explain(model: ContextualDecoder, dataset: ContextDataset, batch_size: int)
     with evaluating(model):
         for batch in evaluation_loader(dataset, batch_size):
             mask = batch["mask"].to(model.base.device)
-            features.append(_features(model, batch["x"].to(model.base.device)))
-            noise = model.posterior_heads(features[-1].to(mask.device), mask).mean
-            blocks.append(model.module.concepts(noise.to(model.module.dtype), mask).float().cpu())
+            encoding = model.base.encode(batch["x"].to(model.base.device, model.base.dtype))
+            features.append(encoding.features.float().cpu())
+            blocks.append(model.slot.concept_values(encoding, mask).float().cpu())
     return torch.cat(features), torch.cat(blocks)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from context_module.adapters import DecoderAdapter
 from context_module.normal import draw_normal
-from context_module.training import EncodedDataset
+from context_module.training.encodings import EncodedDataset
 
 __all__ = ["Directions", "decoder_sketch"]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from context_module.model import ContextualDecoder
 from context_module.objective import Objective
-from context_module.training import EncodedDataset
+from context_module.training.encodings import EncodedDataset
 from context_module.training.objectives.directions import Directions, decoder_sketch
 
 __all__ = ["EmbeddingObjective"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from context_module.adapters import Encoding
 from context_module.contexts import OBSERVATIONAL, Concepts
 from context_module.model import ContextualDecoder
 from context_module.nn import evaluating
@@ -56,7 +57,8 @@ def prior_gap(
         for label, context in enumerate(encodings.context_names):
             rows = (encodings.labels == label).nonzero().flatten()[:SAMPLES]
             batch = encodings.batch(rows)
-            posterior = model.posterior_heads(batch["features"].to(device), batch["mask"].to(device))
+            mask = batch.pop("mask").to(device)
+            posterior = model.slot.posterior(Encoding(**{name: part.to(device) for name, part in batch.items()}), mask)
             noise = posterior.mean + posterior.stddev * draw_normal(posterior.mean, generator)
             gaps[f"gap/{context}"] = _distance(seen(noise, context), prior(len(noise), context))
             if context == OBSERVATIONAL:

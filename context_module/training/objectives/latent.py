@@ -114,6 +114,7 @@ class LatentObjective(EmbeddingObjective):
         if self.training and self.model.config.graph is None and any(progress >= share for share in self.stages):
             self._select_edges()
         mask, target = batch["mask"], self.target(batch)
+        assert self.model.posterior_heads is not None
         posterior = self.model.posterior_heads(batch["features"], mask)
         kl_noise = standard_normal_kl(posterior.mean, posterior.variance)
         module = self.model.module

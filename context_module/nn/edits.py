@@ -1,0 +1,281 @@
+"""A context module whose interventions edit an observational decoder input: e + sum of what each concept changes.
+
+Where `ContextModule` makes decoder inputs from the noise of every concept, this one starts from an observational
+decoder input, drawn from noise or that of a given image, and moves it as little as an intervention asks for. In closed
+form (`context_module.training.fit_maps`) an edit is the optimal-transport map between Gaussians; trained, it is curved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from context_module.errors import ShapeError
+from context_module.interventions import check_strengths
+from context_module.nn.config import ContextModuleConfig, Edge, ancestors_of
+from context_module.nn.graph import CausalGraph
+from context_module.normal import draw_normal
+
+__all__ = ["MEMORY", "EditModule", "Edits"]
+
+MEMORY = 2048  # observational images kept, as coordinates
+_SMOOTH = 0.2  # standard deviation of the noise around them, in their own; measured: as good as images encoded anew
+_LEAST = 1e-6  # probability, beyond which float32 has no normal quantiles
+_STEPS = 20
+
+
+class Edits(nn.Module):
+    """For each of K concepts a map of coordinates, c -> c + (c L_k + b_k + MLP_k(c)): what is added is its change.
+
+    Args:
+        concepts: K.
+        size: of the coordinates.
+        width: of the two hidden layers.
+    """
+
+    def __init__(self, concepts: int, size: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Parameter(torch.zeros(concepts, size, size))
+        self.shift = nn.Parameter(torch.zeros(concepts, size))
+        widths = (size, width, width)
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(concepts, a, b) / math.sqrt(a)) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(concepts, b)) for b in widths[1:])
+        self.last = nn.Parameter(torch.zeros(concepts, width, size))  # zero: the closed form as it is
+
+    def forward(self, coordinates: Tensor, concept: int) -> Tensor:
+        """The change (B, size) that an intervention on one concept makes to coordinates (B, size)."""
+        hidden = coordinates
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            hidden = F.gelu(torch.addmm(bias[concept], hidden, weight[concept]))
+        changed = torch.addmm(self.shift[concept], coordinates, self.linear[concept])
+        return torch.addmm(changed, hidden, self.last[concept])
+
+
+class EditModule(nn.Module):
+    """Noise and an intervention mask to decoder inputs, by edits of observational ones.
+
+    Works in coordinates c (B, r) of unit variance, the leading principal axes of decoder inputs as pictures show them:
+    e = center + c @ synthesis. Noise z ~ N(0, I_r) becomes observational coordinates: that of one of the observational
+    images it was fitted to, and a fifth of Gaussian noise (the smoothed bootstrap of Silverman 1986, section 6.4, which
+    keeps mean and covariance). Under do(S) they become
+
+        c + sum over k in S of s_k (change_k(c) - what of it follows from other concepts in S),
+
+    with s_k the strength of the intervention. Where concept j is an ancestor of an intervened concept k, what j
+    changes along k's own directions is taken out: k no longer follows its causes, and without this an effect would
+    count twice. What j writes into the picture elsewhere stays.
+
+    Attributes:
+        edits: the changes, a map per concept.
+        memory: (M, r), coordinates of observational images. They can be decoded: a module fitted to images that are not
+            to be shown should not be given away.
+        readers, writers: (K, r, w_c) and (K, w_c, r): concept k's values are ``c @ readers[k]``, and to move them by v
+            is to add ``v @ writers[k]``; w_c is the concept width.
+        support: (K, K), how well the data support that concept j (column) acts on concept i (row); see `fit_maps`.
+    """
+
+    strengths = (-2.0, 3.0)
+
+    center: Tensor
+    analysis: Tensor
+    synthesis: Tensor
+    visible: Tensor
+    memory: Tensor
+    mean: Tensor
+    factor: Tensor
+    readers: Tensor
+    writers: Tensor
+    support: Tensor
+    undecided: Tensor
+    range: Tensor
+    log_scale: Tensor
+    fitted: Tensor
+
+    def __init__(self, config: ContextModuleConfig) -> None:
+        super().__init__()
+        self.config = config
+        size, rank, concepts = math.prod(config.latent_shape), config.noise_size, len(config.concepts)
+        values = min(config.concept_width, rank)
+        self.edits = Edits(concepts, rank, config.inversion_width)
+        for name, start in {
+            "center": torch.zeros(size),
+            "analysis": torch.eye(size, rank),
+            "synthesis": torch.eye(rank, size),
+            "visible": torch.ones(rank),
+            "memory": torch.zeros(MEMORY, rank),
+            "mean": torch.zeros(rank),
+            "factor": torch.eye(rank),
+            "readers": torch.zeros(concepts, rank, values),
+            "writers": torch.zeros(concepts, values, rank),
+            "support": torch.zeros(concepts, concepts),
+            "undecided": torch.zeros(concepts, concepts),
+            "range": torch.full((rank,), 4.0),
+            "log_scale": torch.zeros(config.latent_shape),
+            "fitted": torch.zeros(()),
+        }.items():
+            self.register_buffer(name, start)
+        self._find_ancestors()
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviation of decoder inputs around what `forward` returns: (*latent_shape)."""
+        return self.log_scale.exp()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module is."""
+        return self.center.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its weights; noise comes in it."""
+        return self.center.dtype
+
+    def forward(self, noise: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Decoder inputs (B, *latent_shape), normalised: their means.
+
+        Args:
+            noise: (B, r), float.
+            mask: (B, K), bool, true where a concept is intervened on; or float, the strengths, in [-2, 3].
+            fixed: concept values (B, w_c) by name, to set concepts to instead: do(C_j = c).
+
+        Raises:
+            ShapeError: if noise or mask has another shape, or the mask another dtype.
+            ConceptError: for a strength out of range.
+        """
+        self._check(noise, mask)
+        return self.place(self.changed(self.observed(noise), mask, fixed))
+
+    def coordinates(self, latent: Tensor) -> Tensor:
+        """The coordinates (B, r) of decoder inputs (B, *latent_shape)."""
+        return (latent.flatten(1).to(self.dtype) - self.center) @ self.analysis
+
+    def place(self, coordinates: Tensor) -> Tensor:
+        """The decoder inputs (B, *latent_shape) at coordinates (B, r)."""
+        return torch.addmm(self.center, coordinates, self.synthesis).unflatten(1, self.config.latent_shape)
+
+    def observed(self, noise: Tensor) -> Tensor:
+        """Observational coordinates (B, r) of noise (B, r).
+
+        The last number of the noise says which image: as a rank among all, what is left of it being noise again.
+        """
+        rank = torch.special.ndtr(noise[:, -1]) * len(self.memory)
+        chosen = rank.long().clamp(0, len(self.memory) - 1)
+        rest = torch.special.ndtri((rank - chosen).clamp(_LEAST, 1 - _LEAST))
+        noise = torch.cat([noise[:, :-1], rest[:, None]], dim=1)
+        return torch.addmm(self._shrunk(self.memory[chosen]), noise, _SMOOTH * self.factor)
+
+    def noise_of(self, coordinates: Tensor) -> Tensor:
+        """The noise (B, r) behind observational coordinates (B, r): of the image of the memory that is closest."""
+        white = self._white(coordinates)
+        memory = self._white(self._shrunk(self.memory))
+        chosen = torch.cdist(white, memory).argmin(1)
+        noise = (white - memory[chosen]) / _SMOOTH
+        rank = chosen + torch.special.ndtr(noise[:, -1])
+        last = torch.special.ndtri((rank / len(self.memory)).clamp(_LEAST, 1 - _LEAST))
+        return torch.cat([noise[:, :-1], last[:, None]], dim=1)
+
+    def noise_deviation(self, variance: Tensor) -> Tensor:
+        """Standard deviations (B, r), at most 1, of the noise behind decoder inputs of a variance (B, *latent_shape)."""
+        spread = (variance.flatten(1).to(self.dtype) @ self.analysis.square()).clamp_min(1e-6).sqrt()
+        deviation = (spread / (_SMOOTH * self.factor.square().sum(0).sqrt())).clamp(max=1.0)
+        return torch.cat([deviation[:, :-1], deviation[:, -1:] / len(self.memory)], dim=1)
+
+    def _shrunk(self, memory: Tensor) -> Tensor:
+        return self.mean + math.sqrt(1 - _SMOOTH**2) * (memory - self.mean)
+
+    def _white(self, coordinates: Tensor) -> Tensor:
+        return torch.linalg.solve(self.factor.float(), (coordinates - self.mean).float(), left=False).to(self.dtype)
+
+    def unchanged(self, coordinates: Tensor, mask: Tensor) -> Tensor:
+        """The observational coordinates (B, r) that interventions made into these; as near as twenty steps come."""
+        found = coordinates
+        if not mask.any():
+            return found
+        for _ in range(_STEPS):
+            found = found + 0.5 * (coordinates - self.changed(found, mask))
+        return found.clamp(-self.range, self.range)
+
+    def changed(self, coordinates: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Observational coordinates (B, r) under interventions."""
+        strengths = mask.to(coordinates.dtype)
+        names, result = self.config.concepts, coordinates
+        for j in mask.any(0).nonzero().flatten().tolist():
+            rows = mask[:, j].nonzero().flatten()
+            change = self.edits(coordinates[rows], j)
+            for k in self._descendants[j]:
+                cut = strengths[rows, k, None].clamp(0, 1)
+                if cut.any():
+                    change = change - cut * (change @ self.readers[k]) @ self.writers[k]
+            result = result.index_add(0, rows, (strengths[rows, j, None] * change).to(result.dtype))
+        if mask.any():  # what is far beyond all that was seen no decoder was trained on
+            result = torch.maximum(torch.minimum(result, self.range), -self.range)
+        for name, value in (fixed or {}).items():
+            k = names.index(name)
+            result = result + (value.to(result) - result @ self.readers[k]) @ self.writers[k]
+        return result
+
+    def concepts(self, noise: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Concept values (B, K, w_c); arguments as for `forward`."""
+        self._check(noise, mask)
+        return self.values(self.changed(self.observed(noise), mask, fixed))
+
+    def values(self, coordinates: Tensor) -> Tensor:
+        """Concept values (B, K, w_c) at coordinates (B, r)."""
+        return torch.einsum("br,krw->bkw", coordinates, self.readers)
+
+    def fix_graph(self, edges: Iterable[Edge]) -> None:
+        """The edges among concepts from now on; ConceptError as `ContextModuleConfig` says."""
+        self.config = replace(self.config, graph=tuple(edges))
+        self._find_ancestors()
+
+    def graph(self) -> CausalGraph:
+        """The edges that the data support, with how well; or those that were given, which count as certain.
+
+        ``undecided`` ones are listed apart and take no part.
+        """
+        names, strengths = self.config.concepts, self.support.cpu().clone()
+        if self.config.graph is not None:
+            given = torch.zeros_like(strengths)
+            for cause, effect in self.config.graph:
+                found = strengths[names.index(effect), names.index(cause)]
+                given[names.index(effect), names.index(cause)] = found if found > 0 else 1.0
+            strengths = given
+        open_ = self.undecided.cpu()
+        undecided = tuple((names[j], names[k]) for k, j in open_.nonzero().tolist())
+        return CausalGraph(names, strengths, undecided)
+
+    def sample_noise(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """n draws from N(0, temperature^2 I), (n, r), on the module's device (drawn on the generator's)."""
+        like = torch.empty(n, self.config.noise_size, device=self.device)
+        return draw_normal(like, generator).to(self.dtype) * temperature
+
+    def _find_ancestors(self) -> None:
+        names = self.config.concepts
+        causes = ancestors_of(self.config.graph or (), names)
+        self._descendants = {
+            j: [k for k, effect in enumerate(names) if cause in causes[effect]] for j, cause in enumerate(names)
+        }
+
+    def _check(self, noise: Tensor, mask: Tensor) -> None:
+        config = self.config
+        if noise.ndim != 2 or noise.shape[1] != config.noise_size:
+            raise ShapeError(f"noise must have shape (batch, {config.noise_size}), got {tuple(noise.shape)}")
+        strengths = mask.is_floating_point()
+        if not (strengths or mask.dtype == torch.bool) or tuple(mask.shape) != (len(noise), len(config.concepts)):
+            raise ShapeError(
+                f"the intervention mask (or strengths, as floats) must be torch.bool of shape ({len(noise)}, "
+                f"{len(config.concepts)}), got {mask.dtype} of shape {tuple(mask.shape)}"
+            )
+        if strengths:
+            check_strengths(mask, config.concepts, self.strengths)
+
+    def extra_repr(self) -> str:
+        return f"concepts={list(self.config.concepts)}, coordinates={self.config.noise_size}"
