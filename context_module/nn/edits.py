@@ -78,6 +78,7 @@ class EditModule(nn.Module):
             to be shown should not be given away.
         readers, writers: (K, r, w_c) and (K, w_c, r): concept k's values are ``c @ readers[k]``, and to move them by v
             is to add ``v @ writers[k]``; w_c is the concept width.
+        searches: whether the graph is to be found, not given.
         support: (K, K), how well the data support that concept j (column) acts on concept i (row); see `fit_maps`.
     """
 
@@ -96,7 +97,6 @@ class EditModule(nn.Module):
     undecided: Tensor
     range: Tensor
     log_scale: Tensor
-    fitted: Tensor
 
     def __init__(self, config: ContextModuleConfig) -> None:
         super().__init__()
@@ -118,9 +118,9 @@ class EditModule(nn.Module):
             "undecided": torch.zeros(concepts, concepts),
             "range": torch.full((rank,), 4.0),
             "log_scale": torch.zeros(config.latent_shape),
-            "fitted": torch.zeros(()),
         }.items():
             self.register_buffer(name, start)
+        self.searches = config.graph is None
         self._find_ancestors()
 
     @property

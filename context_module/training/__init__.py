@@ -3,7 +3,7 @@
 from context_module.training.accelerator import make_accelerator
 from context_module.training.encoder import fit_encoder, wants_encoder
 from context_module.training.encodings import EncodedDataset, encode_dataset
-from context_module.training.maps import fit_maps
+from context_module.training.maps import fit_effects, fit_maps
 from context_module.training.objectives import prior_gap
 from context_module.training.run_directory import RunDirectory, read_metrics
 from context_module.training.settings import TrainingSettings
@@ -18,6 +18,7 @@ __all__ = [
     "TrainingResult",
     "TrainingSettings",
     "encode_dataset",
+    "fit_effects",
     "fit_encoder",
     "fit_maps",
     "fit_values",

@@ -15,14 +15,13 @@ from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextDataset
 from context_module.errors import DataError
 from context_module.model import ContextualDecoder
-from context_module.nn import EditModule
-from context_module.nn.edits import MEMORY
+from context_module.nn import CausalGraph, EditModule
 from context_module.training.encodings import EncodedDataset, encode_dataset
 from context_module.training.gaussians import Moments, gaussian_map, power, reader
 from context_module.training.objectives.directions import Directions, decoder_sketch
 from context_module.training.support import find_support
 
-__all__ = ["fit_maps"]
+__all__ = ["fit_effects", "fit_maps"]
 
 _EXPLAINS = 0.5  # of the variance of pictures by a linear sketch; with less the latents' own dimensions tell more
 _WIDEST = 1024  # decoder inputs of more values are weighed one by one
@@ -76,27 +75,46 @@ def fit_maps(model: ContextualDecoder, images: ContextDataset | EncodedDataset, 
     module.mean.copy_(observed.mean)
     module.factor.copy_(torch.linalg.cholesky(observed.covariance.double()).mT.float())
     rows = coordinates[OBSERVATIONAL]
-    module.memory.copy_(rows[torch.linspace(0, len(rows) - 1, MEMORY).long()])
+    module.memory.copy_(rows[torch.linspace(0, len(rows) - 1, len(module.memory)).long()])
     every = torch.cat(list(coordinates.values()))
     module.range.copy_(_SLACK * every.abs().amax(0))
 
-    weigh = module.visible
-    axes = []
     for k, name in enumerate(module.config.concepts):
-        linear, shift = gaussian_map(observed, moments[name], weigh)
-        module.edits.linear[k], module.edits.shift[k] = linear, shift
-        change = rows @ linear + shift
-        both = (observed.covariance + moments[name].covariance) / 2
-        module.readers[k], module.writers[k] = reader(change, both, weigh, module.readers.shape[2], _LOADED)
-        axes.append(change)
+        module.edits.linear[k], module.edits.shift[k] = gaussian_map(observed, moments[name], module.visible)
     module.edits.last.zero_()
-    module.fitted.fill_(1)
-    support, undecided = find_support(coordinates, axes, moments, module.config.concepts, weigh)
-    module.support.copy_(support)
-    module.undecided.copy_(undecided)
-    if module.config.graph is None:
-        model.fix_graph(module.graph().acyclic_edges())
+    _fit_effects(model, module, coordinates, moments)
     return directions
+
+
+@torch.no_grad()
+def fit_effects(model: ContextualDecoder, encodings: EncodedDataset) -> None:
+    """Fit anew, to edits that have been trained, along which directions each acts and which concept acts on which.
+
+    `fit_maps` does it for those in closed form.
+
+    Args:
+        model: with fitted edits; its graph is looked for anew, unless it was given.
+        encodings: of the training images.
+    """
+    module = model.module
+    assert isinstance(module, EditModule)
+    coordinates = {name: _rows(module, encodings, name) for name in (OBSERVATIONAL, *module.config.concepts)}
+    _fit_effects(model, module, coordinates, {name: Moments.of(rows) for name, rows in coordinates.items()})
+
+
+def _fit_effects(
+    model: ContextualDecoder, module: EditModule, coordinates: dict[str, Tensor], moments: dict[str, Moments]
+) -> None:
+    observed, names, weigh = coordinates[OBSERVATIONAL], module.config.concepts, module.visible
+    changes = [module.edits(observed, k) for k in range(len(names))]
+    for k, name in enumerate(names):
+        both = (moments[OBSERVATIONAL].covariance + moments[name].covariance) / 2
+        module.readers[k], module.writers[k] = reader(changes[k], both, weigh, module.readers.shape[2], _LOADED)
+    if module.searches:
+        support, undecided = find_support(coordinates, changes, moments, names, weigh)
+        module.support.copy_(support)
+        module.undecided.copy_(undecided)
+        model.fix_graph(CausalGraph(names, support.cpu(), ()).acyclic_edges())
 
 
 class _Metric:

@@ -20,6 +20,7 @@ __all__ = ["find_support"]
 
 _SUPPORTED, _POSSIBLE = 0.1, 0.05  # share of variance
 _TIMES = 3  # as strong as the other way round
+_BLURRED = 0.3  # two readings that share more where one is exogenous are not told apart
 _LOADED = 0.1
 
 
@@ -36,7 +37,8 @@ def find_support(
     The support of j -> k is the share of the variance of k's reading that a cubic in j's reading explains, of images
     that it was not fitted to: the least of four, raw or with what the two share under do(k) taken off, in
     observational images or those with do(j). An edge takes a support of .1 and three times that of the reverse one;
-    from .05 on one is undecided otherwise.
+    from .05 on one is undecided otherwise,
+    and so is one between readings that share much under do(k).
 
     Args:
         coordinates: (n, r) by context, ``obs`` and the concepts.
@@ -60,6 +62,7 @@ def find_support(
         rows = coordinates[name]
         reads[name] = (rows[torch.randperm(len(rows), generator=mixed).to(rows.device)] @ matrix).cpu()
     found = torch.zeros(len(concepts), len(concepts))
+    blurred = torch.zeros(len(concepts), len(concepts), dtype=torch.bool)
     usual = reads[OBSERVATIONAL]
     for j, cause in enumerate(concepts):
         n = min(len(usual), len(reads[cause]))
@@ -67,6 +70,8 @@ def find_support(
         for k, effect in enumerate(concepts):
             if j == k:
                 continue
+            overlap = _explained(reads[effect][:, j], reads[effect][:, k]) / reads[effect][:, k].var()
+            blurred[k, j] = overlap > _BLURRED
             shared = _cubic(reads[effect][:, j], reads[effect][:, k])
             own = torch.cat([usual[:, k], reads[effect][:, k]]).var()
             shares = []
@@ -74,7 +79,7 @@ def find_support(
                 given, answer = rows[:, j], rows[:, k]
                 shares += [_explained(given, answer) / total, _explained(given, answer - shared(given)) / total]
             found[k, j] = torch.stack(shares).min().clamp_min(0)
-    decided = (found >= _SUPPORTED) & (found >= _TIMES * found.mT)
+    decided = (found >= _SUPPORTED) & (found >= _TIMES * found.mT) & ~blurred
     open_ = (found >= _POSSIBLE) & ~decided & ~decided.mT
     return found * decided, found * open_
 

@@ -4,6 +4,7 @@ from context_module.objective import Objective, ParameterGroup
 from context_module.training.objectives.critic import Adversarial, Critic
 from context_module.training.objectives.directions import Directions, decoder_sketch
 from context_module.training.objectives.edges import Acyclicity, Sparsity, acyclicity
+from context_module.training.objectives.edits import EDIT_TERMS, EditObjective, LeastChange
 from context_module.training.objectives.embedding import EmbeddingObjective
 from context_module.training.objectives.gap import prior_gap
 from context_module.training.objectives.interaction import Interaction
@@ -16,15 +17,18 @@ from context_module.training.objectives.pixel import PixelObjective
 from context_module.training.objectives.terms import LatentStep, Term
 
 __all__ = [
+    "EDIT_TERMS",
     "LATENT_TERMS",
     "Acyclicity",
     "Adversarial",
     "Critic",
     "Directions",
+    "EditObjective",
     "EmbeddingObjective",
     "Interaction",
     "LatentObjective",
     "LatentStep",
+    "LeastChange",
     "Matching",
     "Objective",
     "Overlap",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from context_module.nn import ContextModule
+from context_module.nn import ContextModule, EditModule
 from context_module.training.encodings import EncodedDataset
 from context_module.training.objectives.directions import Directions
 from context_module.training.objectives.norms import relative_norms
@@ -32,15 +32,17 @@ class LatentStep:
         generated: as many in the same contexts, from fresh noise, standardised (B, D).
         mask: the contexts, bool (B, K).
         training: whether weights are trained on it.
+        change: of edits, what they changed of decoder inputs (B, D).
     """
 
-    module: ContextModule
+    module: ContextModule | EditModule
     directions: Directions
     spread: Tensor
     target: Tensor
     generated: Tensor
     mask: Tensor
     training: bool
+    change: Tensor | None = None
 
     @property
     def samples(self) -> int:
@@ -50,6 +52,7 @@ class LatentStep:
     @cached_property
     def edge_norms(self) -> Tensor:
         """The relative norms of the module's edges, (K+F, K+F), on one draw for all terms."""
+        assert isinstance(self.module, ContextModule)
         return relative_norms(self.module, self.samples)
 
     def along(self, standardised: Tensor) -> Tensor:

@@ -1,0 +1,108 @@
+"""Training the edits of an `EditModule`: from observational embeddings to those of every context, and no further."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from context_module.contexts import OBSERVATIONAL
+from context_module.model import ContextualDecoder
+from context_module.nn import EditModule
+from context_module.training.encodings import EncodedDataset
+from context_module.training.objectives.critic import Adversarial
+from context_module.training.objectives.embedding import EmbeddingObjective
+from context_module.training.objectives.gap import prior_gap
+from context_module.training.objectives.matching import Matching
+from context_module.training.objectives.terms import LatentStep, Term
+
+__all__ = ["EDIT_TERMS", "EditObjective", "LeastChange"]
+
+_POOL = 16_384  # observational embeddings in memory
+
+
+class LeastChange(Term):
+    """How much an intervention changes in pictures, as the mean square along the directions of the latent space.
+
+    Of all edits that match a context it asks for the one that moves least, which optimal transport is.
+    """
+
+    name = "least_change"
+    weight = 3.0
+    help: ClassVar[str] = "edits: changing as little of a picture as matching its context allows"
+
+    def forward(self, step: LatentStep) -> Tensor:
+        assert step.change is not None
+        return step.directions.energy(step.change)
+
+
+#: The terms of the objective on edits; each has a flag of its weight in recipes/finetune.py.
+EDIT_TERMS: tuple[type[Term], ...] = (Matching, Adversarial, LeastChange)
+
+
+class EditObjective(EmbeddingObjective):
+    """Curved edits, started from those in closed form: edited observational embeddings match every context's.
+
+    Encodings are computed once: the base does not run in training. The loss of a batch is the sum of the terms, each
+    with its weight, over its interventional part: a distance of edited to encoded embeddings in every context, a
+    critic that tells the two apart, and how much was changed.
+
+    Args:
+        model: wrapped with ``form="edits"``.
+        encodings: those of the training images.
+        terms: of the loss, made for this objective. Default: one of each in `EDIT_TERMS`.
+        start: fit the closed form first (`fit_maps`); not for a module that is trained already.
+
+    Raises:
+        ValueError, DataError: as `fit_maps`.
+    """
+
+    pool: Tensor
+
+    def __init__(
+        self,
+        model: ContextualDecoder,
+        encodings: EncodedDataset,
+        terms: Iterable[Term] | None = None,
+        *,
+        start: bool = True,
+    ) -> None:
+        from context_module.training.maps import fit_maps
+
+        super().__init__(model, encodings, posterior_share=0.0)
+        if start:
+            fit_maps(model, encodings)
+        places = (encodings.labels == encodings.context_names.index(OBSERVATIONAL)).nonzero().flatten()
+        places = places[torch.linspace(0, len(places) - 1, min(len(places), _POOL)).long()]
+        rows = [self._module.coordinates(encodings.batch(p)["mean"].to(self.center.device)) for p in places.split(4096)]
+        self.register_buffer("pool", torch.cat(rows), persistent=False)
+        chosen = [term() for term in EDIT_TERMS] if terms is None else terms
+        self.terms = nn.ModuleList(term for term in chosen if term.weight and term.prepare(self, encodings))
+
+    @property
+    def _module(self) -> EditModule:
+        return cast("EditModule", self.model.module)
+
+    def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        """Losses of one batch of an `EncodedDataset`; arguments and result as for `PixelObjective`."""
+        rows = batch["mask"].any(1)
+        mask, target = batch["mask"][rows], self.target(batch)[rows]
+        before = self.pool[torch.randint(len(self.pool), (len(target),), device=self.pool.device)]
+        changed = self._module.changed(before, mask)
+        generated = self.standardised(self._module.place(changed).flatten(1).float())
+        change = ((changed - before) @ self._module.synthesis).float()
+        step = LatentStep(
+            self._module, self.directions, self.spread, target, generated, mask, self.training, change=change
+        )
+        loss, logged = target.new_zeros(len(target)), {}
+        for term in cast("Iterable[Term]", self.terms):
+            for name, weight, value in term.values(step):
+                loss = loss + weight * value
+                logged[name] = value.expand_as(loss)
+        return {"loss": loss, **logged}
+
+    def monitor(self, val_data: EncodedDataset) -> dict[str, float]:
+        """The prior gap, by the encodings of the validation part."""
+        return prior_gap(self.model, val_data, self.directions.to("cpu"))
