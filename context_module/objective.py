@@ -38,11 +38,13 @@ class Objective(nn.Module):
         optimizer: the class that steps the parameters.
         stages: shares of the training, in (0, 1), at which the loss becomes another one: validation losses before and
             after such a point are not compared, and the best weights are those of the last stage.
+        ready: whether the model is of use before the first step, so that it is scored and shown then, too.
         warmup_share: share of the training, in [0, 1], over which `warm` rises.
     """
 
     optimizer: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
     stages: tuple[float, ...] = ()
+    ready: bool = False
     warmup_share: float = 0.0
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from context_module.cli import (
     TermArguments,
     TrainingArguments,
     argument,
+    edit_terms_of,
     parse_arguments,
     recipe_file,
     run_recipe,
@@ -42,12 +43,13 @@ from context_module.training import (
     Trainer,
     TrainingResult,
     encode_dataset,
+    fit_effects,
     fit_encoder,
     fit_values,
     make_accelerator,
     wants_encoder,
 )
-from context_module.training.objectives import LatentObjective, Objective, PixelObjective
+from context_module.training.objectives import EditObjective, LatentObjective, Objective, PixelObjective
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -61,10 +63,12 @@ SHIPPED = {DEFAULT: recipe_file(__file__, "pretrained/nvae-quad32")}
 class FinetuneArguments(BaseArguments, TermArguments, TrainingArguments):
     """The flags of this recipe."""
 
+    least_steps = 0
+
     output_dir: str = argument("outputs/finetune", help="where the module, checkpoints, metrics and pictures go")
-    max_train_steps: int = argument(2000, help="optimiser steps")
-    train_batch_size: int = argument(448, help="images per optimiser step, over all processes and accumulation steps")
-    learning_rate: float = argument(3e-3, help="peak learning rate; it falls to 1%% along a cosine")
+    max_train_steps: int = argument(1500, help="optimiser steps; 0: edits as they are in closed form, in seconds")
+    train_batch_size: int = argument(896, help="images per optimiser step, over all processes and accumulation steps")
+    learning_rate: float = argument(2e-3, help="peak learning rate; it falls to 1%% along a cosine")
     max_grad_norm: float = argument(5.0, help="gradients are clipped to this norm")
     validation_steps: int = argument(500, help="steps between validations, each with a sample grid")
     base: str | None = argument(
@@ -97,9 +101,16 @@ class FinetuneArguments(BaseArguments, TermArguments, TrainingArguments):
         None, help="dense, or factorised for large spatial latents; default: by the latents' size"
     )
     graph: list[str] = argument(
-        [], help="edges that may be learned, cause:effect, such as quad2:quad1 quad3:quad2; default: all"
+        [],
+        help="edges among concepts, cause:effect, such as quad2:quad1 quad3:quad2; none: there are none; default: edits "
+        "find them, and a structural form may learn any",
     )
-    form: Form = argument("structural", help="the intervention layer: along the graph, or total effects (the paper)")
+    form: Form | None = argument(
+        None,
+        help="interventions edit decoder inputs; or the module makes these from noise alone, with an intervention layer "
+        "along the graph (structural) or of total effects (reduced, the paper); default: edits with the latent "
+        "objective, else structural",
+    )
     composition: Composition = argument("do", help="reduced form: how joint interventions compose")
     reference: bool = argument(False, help="the paper's module, with its widths; with --form reduced")
     objective: Literal["latent", "pixel"] | None = argument(
@@ -150,7 +161,9 @@ def chosen(args: FinetuneArguments, data: ContextData) -> ContextData:
 
 
 def edges_of(words: list[str]) -> tuple[tuple[str, str], ...] | None:
-    """The (cause, effect) pairs of --graph; None without any: all edges may be learned."""
+    """The (cause, effect) pairs of --graph, none for ``none``; None without any word: it is not known."""
+    if words == ["none"]:
+        return ()
     edges = []
     for word in words:
         cause, separator, effect = word.partition(":")
@@ -175,6 +188,21 @@ def trained_before(args: FinetuneArguments, folder: str) -> tuple[ContextualDeco
 def models_embeddings(args: FinetuneArguments, possible: bool) -> bool:
     """Whether the objective is the latent one: as asked for, else where it is possible and the base stands still."""
     return args.objective == "latent" if args.objective else possible and args.train_mode == "frozen"
+
+
+def form_of(args: FinetuneArguments, base: DecoderAdapter, data: ContextData) -> Form:
+    """The module's form: as asked for, else edits where there are embeddings to edit, and contexts to edit them to."""
+    latent = models_embeddings(args, base.embeds) and args.latent_noise is not False
+    possible = latent and data.concepts and not args.pooled and not args.reference
+    form: Form = args.form or ("edits" if possible else "structural")
+    if form == "edits" and not possible:
+        raise ValueError(
+            "--form edits changes embeddings from one context to another: it needs --objective latent, concepts, and "
+            "neither --pooled nor --reference"
+        )
+    if not args.max_train_steps and form != "edits":
+        raise ValueError(f"--max_train_steps 0 is for --form edits, which are fitted in closed form; got {form}")
+    return form
 
 
 def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
@@ -202,7 +230,7 @@ def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
         inversion_width=args.inversion_width,
         inversion=args.inversion,
         graph=edges_of(args.graph),
-        form=args.form,
+        form=form_of(args, base, data),
         composition=args.composition,
         reference=args.reference,
         latent_noise=models_embeddings(args, base.embeds) if args.latent_noise is None else args.latent_noise,
@@ -248,6 +276,8 @@ def objective_for(
     train_data, val_data = (
         encode_dataset(model.base, part, cache_dir=args.cache_dir, progress=shown) for part in images
     )
+    if model.config.form == "edits":
+        return EditObjective(model, train_data, edit_terms_of(args), start=not args.module), train_data, val_data
     objective = LatentObjective(
         model, train_data, terms_of(args), start=not args.module, edge_threshold=args.edge_threshold, **beta
     )
@@ -335,6 +365,8 @@ def main(argv: list[str] | None = None) -> None:
     objective, train_data, val_data = objective_for(args, accelerator, model, images, frozen_share)
     preview = partial(preview_of, model, contexts_of(data))
     result = Trainer(accelerator, args, run, objective, train_data, val_data, preview=preview).train()
+    if model.config.form == "edits":
+        fit_effects(model, train_data)
     if accelerator.is_main_process:
         finish(args, run, model, data, images[0], result, repository)
 

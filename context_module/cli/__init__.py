@@ -5,7 +5,7 @@ from context_module.cli.base import BaseArguments
 from context_module.cli.commands import run_command
 from context_module.cli.data import DataArguments
 from context_module.cli.recipes import recipe_file
-from context_module.cli.terms import TermArguments, terms_of
+from context_module.cli.terms import TermArguments, edit_terms_of, terms_of
 from context_module.cli.training import TrainingArguments
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "TermArguments",
     "TrainingArguments",
     "argument",
+    "edit_terms_of",
     "flag_options",
     "given",
     "parse_arguments",

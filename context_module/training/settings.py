@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from context_module.options import argument
 
@@ -16,6 +16,8 @@ class TrainingSettings:
 
     A dataclass that adds fields of its own is one, too: a run's arguments.json records all of them.
     """
+
+    least_steps: ClassVar[int] = 1  # that a training makes sense with
 
     output_dir: str = argument(help="where checkpoints, metrics.jsonl, sample grids and the result go")
     max_train_steps: int = argument(1000, help="optimiser steps")
@@ -36,8 +38,9 @@ class TrainingSettings:
     seed: int = argument(0, help="of initialisation, batches and noise")
 
     def __post_init__(self) -> None:
+        if self.max_train_steps < self.least_steps:
+            raise ValueError(f"max_train_steps must be at least {self.least_steps}, got {self.max_train_steps}")
         for name in (
-            "max_train_steps",
             "train_batch_size",
             "gradient_accumulation_steps",
             "validation_steps",

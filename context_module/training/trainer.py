@@ -111,6 +111,8 @@ class Trainer:
         started = time.monotonic()
         self._begin()
         stopped_early = False
+        if self.bare.ready and not self.step:
+            self._validate()
         with Interruption() as interruption, self._progress_bar() as bar:
             for terms in self._steps():
                 bar.update()

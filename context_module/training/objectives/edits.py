@@ -60,6 +60,7 @@ class EditObjective(EmbeddingObjective):
     """
 
     pool: Tensor
+    ready = True
 
     def __init__(
         self,
@@ -88,6 +89,8 @@ class EditObjective(EmbeddingObjective):
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         """Losses of one batch of an `EncodedDataset`; arguments and result as for `PixelObjective`."""
         rows = batch["mask"].any(1)
+        if not rows.any():  # observational images are what edits start from
+            return {"loss": rows.new_zeros(len(rows), dtype=torch.float32)}
         mask, target = batch["mask"][rows], self.target(batch)[rows]
         before = self.pool[torch.randint(len(self.pool), (len(target),), device=self.pool.device)]
         changed = self._module.changed(before, mask)
