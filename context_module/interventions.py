@@ -63,14 +63,13 @@ class Interventions:
     values: dict[str, Tensor] = field(default_factory=dict)
 
 
-def parse_interventions(
-    do: Do, concepts: Concepts, n: int, strengths: tuple[float, float] = FULL
-) -> Interventions:
+def parse_interventions(do: Do, concepts: Concepts, n: int, strengths: tuple[float, float] = FULL) -> Interventions:
     """The interventions on n images that a user asks for.
 
     Args:
         do: the concepts to intervene on, jointly: ``"size"``, ``"quad1+size"``, ``("quad1", "size")``; or by name a
-            strength or a `Value`, one for all images or one each; or a mask, (n, K) or (K,), bool or float; None or ``"obs"`` for no intervention.
+            strength or a `Value`, one for all images or one each; or a mask, (n, K) or (K,), bool or float; None or
+            ``"obs"`` for no intervention.
         concepts: the K concepts that can be intervened on.
         n: number of images.
         strengths: the range of those that are accepted.
@@ -148,8 +147,8 @@ def check_strengths(strengths: Tensor, concepts: Sequence[str], accepted: tuple[
     if wrong.any():
         row, column = wrong.nonzero()[0].tolist()
         raise ConceptError(
-            f"the strength of an intervention on {concepts[column]!r} must be in [{low:g}, {high:g}], from 0 for none to 1 for a "
-            f"full one, got {strengths[row, column].item():g}"
+            f"the strength of an intervention on {concepts[column]!r} must be in [{low:g}, {high:g}], from 0 for none "
+            f"to 1 for a full one, got {strengths[row, column].item():g}"
         )
 
 

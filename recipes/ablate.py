@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from context_module.cli import argument, parse_arguments, recipe_file, run_recipe
 from context_module.errors import CheckpointError
+from context_module.evaluation import headline
 from context_module.io import read_json
 from context_module.study import (
     BUDGETS,
@@ -35,20 +36,24 @@ from context_module.study import (
 
 BASE = "base pooled"
 END_TO_END = "paper's training"
+STRUCTURAL = {"form": "structural", "train_batch_size": 448, "learning_rate": 3e-3}
 ROWS: dict[str, dict[str, Any]] = {
     "default": {},
+    "in closed form": {"max_train_steps": 0},
     "without matching": {"matching": 0},
     "without critic": {"adversarial": 0},
-    "without either": {"matching": 0, "adversarial": 0},
-    "without interaction term": {"interaction": 0},
-    "without overlap term": {"overlap": 0},
-    "without acyclicity": {"acyclicity": 0},
-    "without sparsity": {"sparsity": 0},
-    "without dropping edges": {"edge_threshold": 0},
-    "linear inversion": {"inversion_width": 0},
-    "without free blocks": {"free_blocks": 0},
-    "reduced form": {"form": "reduced"},
-    "beta 0.2": {"beta": 0.2},
+    "without least change": {"least_change": 0},
+    "without edges": {"graph": ["none"]},
+    "structural form": STRUCTURAL,
+    "structural, without interaction term": STRUCTURAL | {"interaction": 0},
+    "structural, without overlap term": STRUCTURAL | {"overlap": 0},
+    "structural, without acyclicity": STRUCTURAL | {"acyclicity": 0},
+    "structural, without sparsity": STRUCTURAL | {"sparsity": 0},
+    "structural, without dropping edges": STRUCTURAL | {"edge_threshold": 0},
+    "structural, linear inversion": STRUCTURAL | {"inversion_width": 0},
+    "structural, without free blocks": STRUCTURAL | {"free_blocks": 0},
+    "structural, beta 0.2": STRUCTURAL | {"beta": 0.2},
+    "reduced form": STRUCTURAL | {"form": "reduced"},
     "pixel objective": {**PIXEL, "latent_noise": True},
     END_TO_END: {**PIXEL, **PAPERS_MODULE, "train_mode": "end_to_end"},  # base and module from scratch
 }
@@ -70,6 +75,9 @@ COLUMNS = {
     "concept": "concept",
     "composition": "composition",
     "worst_pair": "worst pair",
+    "maps": "Gaussian maps",
+    "recon": "the base's own",
+    "headline": "of what the base allows",
     "floor": "floor",
     "precision": "precision",
     "concept_accuracy": "accuracy, contexts",
@@ -77,6 +85,9 @@ COLUMNS = {
     "graph_distance": "graph distance",
 }
 BETTER: dict[str, Literal["lower", "higher"] | None] = {
+    "maps": None,
+    "recon": None,
+    "headline": "higher",
     "floor": None,
     "precision": "higher",
     "concept_accuracy": "higher",
@@ -155,6 +166,10 @@ def scores_of(path: Path) -> dict[str, float]:
     if "composition" in summary:
         pairs = [found for found in report["contexts"].values() if found["held_out"]]
         scores["worst_pair"] = max(pair["sliced_wasserstein"]["model"]["value"] for pair in pairs)
+        beside = {column: found["value"] for column, found in summary["composition"]["sliced_wasserstein"].items()}
+        if "maps" in beside:
+            scores |= {column: beside[column] for column in ("maps", "recon")}
+            scores["headline"] = headline(beside)
         scores["floor"] = summary["composition"]["sliced_wasserstein"]["floor"]["value"]
         scores["precision"] = summary["composition"]["precision"]["model"]["value"]
     if "structural_hamming_distance" in report["graph"]:

@@ -102,13 +102,13 @@ class FinetuneArguments(BaseArguments, TermArguments, TrainingArguments):
     )
     graph: list[str] = argument(
         [],
-        help="edges among concepts, cause:effect, such as quad2:quad1 quad3:quad2; none: there are none; default: edits "
-        "find them, and a structural form may learn any",
+        help="edges among concepts, cause:effect, such as quad2:quad1 quad3:quad2; none: there are none; default: "
+        "edits find them, and a structural form may learn any",
     )
     form: Form | None = argument(
         None,
-        help="interventions edit decoder inputs; or the module makes these from noise alone, with an intervention layer "
-        "along the graph (structural) or of total effects (reduced, the paper); default: edits with the latent "
+        help="interventions edit decoder inputs; or the module makes these from noise alone, with an intervention "
+        "layer along the graph (structural) or of total effects (reduced, the paper); default: edits with the latent "
         "objective, else structural",
     )
     composition: Composition = argument("do", help="reduced form: how joint interventions compose")

@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor
 
 from context_module.contexts import Concepts
 from context_module.data.canvas import Canvas, box, disc, draw
 from context_module.data.dataset import ContextData
-from context_module.data.mechanisms import AdditiveSimulator
+from context_module.data.mechanisms import AdditiveSimulator, Range
 from context_module.data.simulated import simulate
 
 __all__ = ["ChaseSimulator", "chase"]
@@ -68,7 +69,7 @@ class ChaseSimulator(AdditiveSimulator):
     factor_names = ("hare", "fox", "hound", "crow", "size", "hour")
     compositions = tuple("+".join(pair) for pair in itertools.combinations(concepts, 2))
     graph = (("hare", "fox"), ("fox", "hound"))
-    ranges = {
+    ranges: ClassVar[Mapping[str, tuple[Range, Range | None]]] = {
         "hare": ((0.25, 0.6), (0.55, 0.9)),
         "fox": ((-0.05, 0.1), (0.55, 0.9)),
         "hound": ((0.0, 0.15), (0.6, 0.9)),
@@ -90,7 +91,10 @@ def _paint(canvas: Canvas, factors: dict[str, Tensor]) -> None:
     hour = factors["hour"].clamp(0, 1)[:, None]
     sky = hour * hour.new_tensor([0.55, 0.8, 1.0])
     canvas.paint(box(canvas, 0.5, 0.5, 1.0, 1.0), sky)
-    canvas.paint(box(canvas, 0.5, 0.0, 1.0, 0.52), hour.new_tensor([0.35, 0.3, 0.2]) + hour * hour.new_tensor([0.05, 0.25, 0.08]))
+    canvas.paint(
+        box(canvas, 0.5, 0.0, 1.0, 0.52),
+        hour.new_tensor([0.35, 0.3, 0.2]) + hour * hour.new_tensor([0.05, 0.25, 0.08]),
+    )
     crow = factors["crow"]
     canvas.paint(box(canvas, 0.5, crow, 0.1, 0.02), (0.05, 0.05, 0.05))
     canvas.paint(disc(canvas, 0.5, crow, 0.045), (0.05, 0.05, 0.05))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class AdditiveSimulator(Simulator):
         discrete: factors of whole numbers.
     """
 
-    ranges: Mapping[str, tuple[Range, Range | None]]
+    ranges: ClassVar[Mapping[str, tuple[Range, Range | None]]]
     discrete: frozenset[str] = frozenset()
 
     def __init__(self, resolution: int = 64) -> None:
@@ -53,11 +53,9 @@ class AdditiveSimulator(Simulator):
         for name, draws in zip(self.factor_names, uniform.T, strict=True):
             own, forced = self.ranges[name]
             low, high = forced if name in intervened and forced else own
-            if name in self.discrete:
-                draws = low + (draws * (high - low + 1)).floor()
-            else:
-                draws = low + draws * (high - low)
-            factors[name] = draws if name in intervened else draws + self.caused(name, factors)
+            whole = name in self.discrete
+            value = low + ((draws * (high - low + 1)).floor() if whole else draws * (high - low))
+            factors[name] = value if name in intervened else value + self.caused(name, factors)
         return torch.stack([factors[name] for name in self.factor_names], dim=1).float()
 
     def counterfactual(self, factors: Tensor, values: Mapping[str, Tensor]) -> Tensor:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from context_module.contexts import Concepts
 from context_module.data.canvas import Canvas, box, disc, draw, hue
 from context_module.data.dataset import ContextData
-from context_module.data.mechanisms import AdditiveSimulator
+from context_module.data.mechanisms import AdditiveSimulator, Range
 from context_module.data.simulated import simulate
 
 __all__ = ["StillLifeSimulator", "still_life"]
@@ -73,7 +73,7 @@ class StillLifeSimulator(AdditiveSimulator):
     compositions = tuple("+".join(pair) for pair in itertools.combinations(concepts, 2))
     graph = (("vase", "flowers"), ("flowers", "petals"))
     discrete = frozenset({"flowers"})
-    ranges = {
+    ranges: ClassVar[Mapping[str, tuple[Range, Range | None]]] = {
         "light": ((0.65, 1.0), (0.3, 0.7)),
         "cloth": ((0.0, 0.45), (0.4, 0.9)),
         "place": ((-0.12, 0.12), None),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["render_report"]
 
 _COLUMNS = [("model", "with context module"), ("base", "base alone"), ("floor", "real against real")]
+_COSTLESS = [("arithmetic", "latent arithmetic"), ("maps", "Gaussian maps"), ("recon", "the base's reconstructions")]
 _ACCURACY = [("model", "generated"), ("floor", "real images")]
 
 
@@ -99,6 +100,7 @@ def _by_context(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
             rows += [(name, _as_columns(scored[name].scores[metric]), False) for name in names]
             rows.append((f"mean ({part})", _as_columns(mean[metric]), True))
         columns = _columns(evaluation) if "base" in rows[0][1] else _ACCURACY
+        columns = [*columns, *(pair for pair in _COSTLESS if pair[0] in rows[0][1])]
         yield {**_described(metric), "rows": rows, "columns": columns}
 
 

@@ -14,10 +14,12 @@ from tqdm.auto import tqdm
 from context_module.adapters import DecoderAdapter
 from context_module.data import ContextData, ContextDataset
 from context_module.errors import ConceptError, DataError
+from context_module.evaluation.costless import Costless
 from context_module.evaluation.result import ContextScores, Evaluation, Scores
 from context_module.evaluation.samples import Compared, real_parts
 from context_module.evaluation.subject import subject_of
 from context_module.metrics import (
+    MIN_SAMPLES,
     Case,
     ContextMetric,
     Estimate,
@@ -115,6 +117,7 @@ def _contexts(
     case = compared.case
     generator = torch.Generator().manual_seed(case.seed)
     base = compared.base(generator)
+    costless = _costless(metrics, case)
     found = {}
     for context, part in parts.items():
         bar.set_postfix_str(context)
@@ -122,6 +125,10 @@ def _contexts(
         generated = base if case.subject.concepts is None else compared.generated(context, generator)
         real, other = compared.real(part, context)
         columns = {"model": generated, "base": base, "floor": other, "real": real}
+        if costless is not None:
+            concepts = case.data.concepts.parse(context)
+            columns |= {"arithmetic": costless.arithmetic(concepts), "maps": costless.maps(concepts)}
+            columns["recon"] = costless.reconstructions(real)
         scores: Scores = {}
         for metric in metrics:
             scores |= _columns(metric, columns, context, case)
@@ -130,10 +137,24 @@ def _contexts(
     return found
 
 
+def _costless(metrics: list[ContextMetric], case: Case) -> Costless | None:
+    """What costs nothing on the subject's base, where there is one and a metric that compares with it."""
+    base, data = case.subject.embedder, case.data
+    wanted = any("maps" in metric.columns for metric in metrics)
+    names = data.train.context_names
+    if base is None or not wanted or any(name not in names for name in data.concepts.training_contexts):
+        return None
+    if data.train.labels.bincount(minlength=len(names)).min() < MIN_SAMPLES:
+        return None
+    return Costless(base, data, case.samples, case.batch_size, case.seed)
+
+
 def _columns(metric: ContextMetric, columns: Mapping[str, Tensor], context: str, case: Case) -> Scores:
     """What a metric finds of each column it scores; a base without a context module is scored once."""
     found: dict[str, Estimate | dict[str, Estimate]] = {}
     for column in metric.columns:
+        if column not in columns:  # what costs nothing takes a base with embeddings
+            continue
         same = column == "base" and "model" in found and columns["base"] is columns["model"]
         found[column] = found["model"] if same else metric.score(columns[column], columns["real"], context, case)
     scores: Scores = {}

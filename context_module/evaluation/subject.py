@@ -70,6 +70,7 @@ class ModuleSubject(Subject):
         self.model = self.network = model
         self.pooled, self.concepts = pooled, model.concepts
         base = model.base
+        self.embedder = base if base.embeds and base.kind == "images" and not model.base_trains else None
         self.kind, self.device = base.kind, base.device
         if base.kind == "images":
             self.image_shape = base.image_shape

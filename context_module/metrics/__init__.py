@@ -25,6 +25,7 @@ from context_module.metrics.estimate import (
 )
 from context_module.metrics.graph import GraphScores
 from context_module.metrics.kernel import energy_distance, mmd
+from context_module.metrics.leak import leak
 from context_module.metrics.metric import ContextMetric, Figure, Metric, Table, WholeMetric, inapplicable
 from context_module.metrics.precision_recall import PrecisionRecall, precision_recall
 from context_module.metrics.reconstruction import Reconstruction, reconstruction_bits
@@ -70,6 +71,7 @@ __all__ = [
     "get_metric",
     "inapplicable",
     "intended_share",
+    "leak",
     "mean_estimate",
     "mmd",
     "precision_recall",

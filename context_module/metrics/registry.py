@@ -35,6 +35,7 @@ _METRICS: Registry[Metric] = Registry(
         "graph": "context_module.metrics.graph:METRIC",
         "reconstruction": "context_module.metrics.reconstruction:METRIC",
         "counterfactual": "context_module.metrics.counterfactual:METRIC",
+        "leak": "context_module.metrics.leak:METRIC",
         "disentanglement": "context_module.metrics.disentanglement:METRIC",
         "downstream": "context_module.metrics.downstream:METRIC",
     },

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from context_module.adapters import DecoderAdapter
 from context_module.contexts import OBSERVATIONAL, Concepts
 
 __all__ = ["Subject"]
@@ -31,6 +32,8 @@ class Subject(ABC):
         image_shape: (C, H, W), of one that makes images.
         kind: whether samples are images or texts.
         device: where images are to be put for its methods.
+        embedder: of a system in front of a base with embeddings, that `DecoderAdapter`: what costs nothing on it is
+            shown beside the system.
         network: is in eval mode while it is scored, where there is one.
         code_width: of codes made of equal blocks, how many numbers a block has; None where every code is one part.
     """
@@ -40,6 +43,7 @@ class Subject(ABC):
     kind: Literal["images", "texts"] = "images"
     device: str | torch.device = "cpu"
     network: nn.Module | None = None
+    embedder: DecoderAdapter | None = None
     code_width: int | None = None
 
     @abstractmethod

@@ -200,9 +200,10 @@ class ContextualDecoder(nn.Module):
             noise: the noise itself (n, (K+F) w_z), or what `abduct` returned: the same images under another `do`.
             do: the concepts to intervene on, jointly: ``"size"``, ``"quad1+size"``, ``("quad1", "size")``; None for
                 the observational context. Or, by name, ``{"quad1": 0.5, "size": Value(0.7)}``: a strength from 0, the
-                concept's observational mechanism, to 1, its interventional one (of edits from -2 to 3); or the value to set the concept to,
-                for models whose training data carried its values (`fit_values`). Either may be a sequence, one per
-                image. Or a mask with a row per image, (n, K) or (n, K+P), bool or of strengths.
+                concept's observational mechanism, to 1, its interventional one (of edits anything from -2 to 3); or
+                the value to set the concept to, for models whose training data carried its values (`fit_values`).
+                Either may be a sequence, one per image. Or a mask with a row per image, (n, K) or (n, K+P), bool or of
+                strengths.
             temperature: standard deviation of fresh noise, and factor on that of the base's deeper latents; of the
                 tokens drawn, for a language model.
             sample: draw from the likelihood instead of returning its mean (a language model: the likeliest tokens,

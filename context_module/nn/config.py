@@ -189,7 +189,13 @@ def auto_widths(latent_shape: tuple[int, ...], num_concepts: int, form: Form = "
     size, free_blocks = math.prod(latent_shape), 2
     if form == "edits":
         rank = min(256, size)
-        return {"noise_width": rank, "concept_width": min(2, rank), "depth": 2, "free_blocks": 1, "inversion_width": 256}
+        return {
+            "noise_width": rank,
+            "concept_width": min(2, rank),
+            "depth": 2,
+            "free_blocks": 1,
+            "inversion_width": 256,
+        }
     width = min(32, max(8, 8 * math.ceil(size / (8 * (num_concepts + free_blocks)))))
     return {
         "noise_width": width,

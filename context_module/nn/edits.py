@@ -1,12 +1,14 @@
 """A context module whose interventions edit an observational decoder input: e + sum of what each concept changes.
 
 Where `ContextModule` makes decoder inputs from the noise of every concept, this one starts from an observational
-decoder input, drawn from noise or that of a given image, and moves it as little as an intervention asks for. In closed
-form (`context_module.training.fit_maps`) an edit is the optimal-transport map between Gaussians; trained, it is curved.
+decoder input, drawn from noise or that of a given image, and moves it as little as an intervention asks for. In
+closed form (`context_module.training.fit_maps`) an edit is the optimal-transport map between Gaussians; trained, it is
+curved.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -44,7 +46,7 @@ class Edits(nn.Module):
         self.shift = nn.Parameter(torch.zeros(concepts, size))
         widths = (size, width, width)
         self.weights = nn.ParameterList(
-            nn.Parameter(torch.randn(concepts, a, b) / math.sqrt(a)) for a, b in zip(widths, widths[1:], strict=False)
+            nn.Parameter(torch.randn(concepts, a, b) / math.sqrt(a)) for a, b in itertools.pairwise(widths)
         )
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(concepts, b)) for b in widths[1:])
         self.last = nn.Parameter(torch.zeros(concepts, width, size))  # zero: the closed form as it is
@@ -63,8 +65,8 @@ class EditModule(nn.Module):
 
     Works in coordinates c (B, r) of unit variance, the leading principal axes of decoder inputs as pictures show them:
     e = center + c @ synthesis. Noise z ~ N(0, I_r) becomes observational coordinates: that of one of the observational
-    images it was fitted to, and a fifth of Gaussian noise (the smoothed bootstrap of Silverman 1986, section 6.4, which
-    keeps mean and covariance). Under do(S) they become
+    images it was fitted to, and a fifth of Gaussian noise (the smoothed bootstrap of Silverman 1986, section 6.4,
+    which keeps mean and covariance). Under do(S) they become
 
         c + sum over k in S of s_k (change_k(c) - what of it follows from other concepts in S),
 
@@ -74,8 +76,8 @@ class EditModule(nn.Module):
 
     Attributes:
         edits: the changes, a map per concept.
-        memory: (M, r), coordinates of observational images. They can be decoded: a module fitted to images that are not
-            to be shown should not be given away.
+        memory: (M, r), coordinates of observational images. They can be decoded: a module fitted to images that are
+            not to be shown should not be given away.
         readers, writers: (K, r, w_c) and (K, w_c, r): concept k's values are ``c @ readers[k]``, and to move them by v
             is to add ``v @ writers[k]``; w_c is the concept width.
         searches: whether the graph is to be found, not given.
@@ -183,7 +185,7 @@ class EditModule(nn.Module):
         return torch.cat([noise[:, :-1], last[:, None]], dim=1)
 
     def noise_deviation(self, variance: Tensor) -> Tensor:
-        """Standard deviations (B, r), at most 1, of the noise behind decoder inputs of a variance (B, *latent_shape)."""
+        """Deviations (B, r), at most 1, of the noise behind decoder inputs of a variance (B, *latent_shape)."""
         spread = (variance.flatten(1).to(self.dtype) @ self.analysis.square()).clamp_min(1e-6).sqrt()
         deviation = (spread / (_SMOOTH * self.factor.square().sum(0).sqrt())).clamp(max=1.0)
         return torch.cat([deviation[:, :-1], deviation[:, -1:] / len(self.memory)], dim=1)

@@ -35,8 +35,8 @@ class CausalGraph:
         concepts: the K names.
         strengths: (K, K), float, 0 or more; entry [i, j] is how strongly concept j acts on concept i (see
             `learned_graph`). The diagonal is not read.
-        undecided: (cause, effect) pairs that the data neither support nor rule out; they are no edges. None where edges
-            count by their share of the strongest one's strength.
+        undecided: (cause, effect) pairs that the data neither support nor rule out; they are no edges. None where
+            edges count by their share of the strongest one's strength.
 
     Raises:
         ShapeError: for strengths of another shape.

@@ -3,6 +3,7 @@
 from context_module.training.accelerator import make_accelerator
 from context_module.training.encoder import fit_encoder, wants_encoder
 from context_module.training.encodings import EncodedDataset, encode_dataset
+from context_module.training.gaussians import Moments, gaussian_map
 from context_module.training.maps import fit_effects, fit_maps
 from context_module.training.objectives import prior_gap
 from context_module.training.run_directory import RunDirectory, read_metrics
@@ -13,6 +14,7 @@ from context_module.training.weights import trainable_state_dict
 
 __all__ = [
     "EncodedDataset",
+    "Moments",
     "RunDirectory",
     "Trainer",
     "TrainingResult",
@@ -22,6 +24,7 @@ __all__ = [
     "fit_encoder",
     "fit_maps",
     "fit_values",
+    "gaussian_map",
     "make_accelerator",
     "prior_gap",
     "read_metrics",

@@ -56,7 +56,8 @@ def fit_maps(model: ContextualDecoder, images: ContextDataset | EncodedDataset, 
     """
     module = model.module
     if not isinstance(module, EditModule):
-        raise ValueError(f"maps are fitted to a module with form='edits', this one has form={model.config.form!r}")
+        reason = f"maps are fitted to a module with form='edits', this one has form={model.config.form!r}"
+        raise ValueError(reason)  # noqa: TRY004 -- a setting, not a type
     encodings = images if isinstance(images, EncodedDataset) else encode_dataset(model.base, images)
     _check_contexts(encodings, module.config.concepts)
     sketch, explained = decoder_sketch(model.base, encodings, seed=seed)
@@ -177,7 +178,9 @@ def _rows(module: EditModule, encodings: EncodedDataset, context: str) -> Tensor
 def _check_contexts(encodings: EncodedDataset, concepts: tuple[str, ...]) -> None:
     for name in (OBSERVATIONAL, *concepts):
         if name not in encodings.context_names:
-            raise DataError(f"maps go from {OBSERVATIONAL!r} to every concept's context: there are no images of {name!r}")
+            raise DataError(
+                f"maps go from {OBSERVATIONAL!r} to every concept's context: there are no images of {name!r}"
+            )
         found = int((encodings.labels == encodings.context_names.index(name)).sum())
         if found < 2:
             raise DataError(f"context {name!r} has {found} image, a covariance takes two at least: add images of it")

@@ -77,7 +77,9 @@ class EditObjective(EmbeddingObjective):
             fit_maps(model, encodings)
         places = (encodings.labels == encodings.context_names.index(OBSERVATIONAL)).nonzero().flatten()
         places = places[torch.linspace(0, len(places) - 1, min(len(places), _POOL)).long()]
-        rows = [self._module.coordinates(encodings.batch(p)["mean"].to(self.center.device)) for p in places.split(4096)]
+        rows = [
+            self._module.coordinates(encodings.batch(p)["mean"].to(self.center.device)) for p in places.split(4096)
+        ]
         self.register_buffer("pool", torch.cat(rows), persistent=False)
         chosen = [term() for term in EDIT_TERMS] if terms is None else terms
         self.terms = nn.ModuleList(term for term in chosen if term.weight and term.prepare(self, encodings))

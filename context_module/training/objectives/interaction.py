@@ -24,7 +24,7 @@ class Interaction(Term):
     help: ClassVar[str] = "keeping decoder inputs additive in the concepts, which is what composes"
 
     def forward(self, step: LatentStep) -> Tensor:
-        return interaction(step.module, step.samples, step.directions)
+        return interaction(step.context_module, step.samples, step.directions)
 
 
 def interaction(module: ContextModule, n: int, directions: Directions) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from context_module.model import ContextualDecoder
+from context_module.nn import ContextModule
 from context_module.normal import standard_normal_kl
 from context_module.training.encodings import EncodedDataset
 from context_module.training.objectives.critic import Adversarial
@@ -107,7 +108,7 @@ class LatentObjective(EmbeddingObjective):
         chosen = latent_terms() if terms is None else terms
         self.terms = nn.ModuleList(term for term in chosen if term.weight and term.prepare(self, encodings))
         if start:
-            model.module.fit_latents(self.center, self.spread)
+            cast("ContextModule", model.module).fit_latents(self.center, self.spread)
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         """Losses of one batch of an `EncodedDataset`; arguments and result as for `PixelObjective`."""
@@ -136,7 +137,7 @@ class LatentObjective(EmbeddingObjective):
 
     def after_step(self) -> None:
         if self.model.config.reference:
-            self.model.module.intervention.clamp_effects()
+            cast("ContextModule", self.model.module).intervention.clamp_effects()
 
     def monitor(self, val_data: EncodedDataset) -> dict[str, float]:
         """The prior gap, by the encodings of the validation part."""

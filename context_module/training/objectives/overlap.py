@@ -28,7 +28,7 @@ class Overlap(Term):
     help: ClassVar[str] = "keeping concepts' values under interventions near those they take without"
 
     def forward(self, step: LatentStep) -> Tensor:
-        return overlap(step.module)
+        return overlap(step.context_module)
 
 
 def overlap(module: ContextModule, samples: int = 128) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import cast
 
 from torch import Tensor
 
 from context_module.model import ContextualDecoder
+from context_module.nn import ContextModule
 from context_module.objective import Objective
 
 __all__ = ["PixelObjective"]
@@ -31,7 +33,7 @@ class PixelObjective(Objective):
 
     def after_step(self) -> None:
         if self.model.config.reference:
-            self.model.module.intervention.clamp_effects()
+            cast("ContextModule", self.model.module).intervention.clamp_effects()
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         """Losses of one batch.

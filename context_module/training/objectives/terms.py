@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -49,11 +49,15 @@ class LatentStep:
         """How many draws terms take that are of the module alone."""
         return max(2, len(self.mask) // 4)
 
+    @property
+    def context_module(self) -> ContextModule:
+        """The module, for terms of one with blocks of noise."""
+        return cast("ContextModule", self.module)
+
     @cached_property
     def edge_norms(self) -> Tensor:
         """The relative norms of the module's edges, (K+F, K+F), on one draw for all terms."""
-        assert isinstance(self.module, ContextModule)
-        return relative_norms(self.module, self.samples)
+        return relative_norms(self.context_module, self.samples)
 
     def along(self, standardised: Tensor) -> Tensor:
         """Coordinates (B, P) of standardised embeddings (B, D) along the directions."""
