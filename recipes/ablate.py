@@ -36,7 +36,7 @@ from context_module.study import (
 
 BASE = "base pooled"
 END_TO_END = "paper's training"
-STRUCTURAL = {"form": "structural", "train_batch_size": 448, "learning_rate": 3e-3}
+STRUCTURAL = {"form": "structural", "learning_rate": 3e-3}
 ROWS: dict[str, dict[str, Any]] = {
     "default": {},
     "in closed form": {"max_train_steps": 0},

@@ -39,6 +39,7 @@ from context_module.model import TrainMode, contexts_on_one_noise, set_train_mod
 from context_module.nn import Composition, Form, Inversion
 from context_module.saving import FILES, CardDetails
 from context_module.training import (
+    EncodedDataset,
     RunDirectory,
     Trainer,
     TrainingResult,
@@ -365,7 +366,7 @@ def main(argv: list[str] | None = None) -> None:
     objective, train_data, val_data = objective_for(args, accelerator, model, images, frozen_share)
     preview = partial(preview_of, model, contexts_of(data))
     result = Trainer(accelerator, args, run, objective, train_data, val_data, preview=preview).train()
-    if model.config.form == "edits":
+    if isinstance(train_data, EncodedDataset) and model.config.form == "edits":
         fit_effects(model, train_data)
     if accelerator.is_main_process:
         finish(args, run, model, data, images[0], result, repository)

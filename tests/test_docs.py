@@ -59,8 +59,8 @@ def test_an_options_page_says_what_a_flag_takes(options, monkeypatch):
     monkeypatch.setitem(sys.modules, "recipe_finetune", None)
     text = options.page("finetune")
     assert ":::{option} --pooled, --no-pooled\n" in text
-    assert "One of `structural`, `reduced`. Default: `structural`." in text
-    assert "falls to 1% along a cosine. Default: `0.003`." in text
+    assert "One of `structural`, `reduced`, `edits`." in text
+    assert "falls to 1% along a cosine. Default: `0.002`." in text
     assert "unfrozen after `--frozen_share` of the steps" in text
     assert ".. code-block:: bash\n\n    accelerate launch recipes/finetune.py --base nvae\n" in text
     monkeypatch.setitem(sys.modules, "recipe_compose", None)
@@ -219,7 +219,7 @@ def test_the_api_has_every_public_name_once(api, references):
 
 def test_a_constant_is_described_by_its_comment(api):
     assert ":value: ('smoke', 'cpu', 'paper')" not in api.pages()["nn"]
-    assert ".. py:data:: context_module.nn.Form\n   :value: Literal['structural', 'reduced']\n" in api.pages()["nn"]
+    assert ".. py:data:: context_module.nn.Form\n   :value: Literal['structural', 'reduced', 'edits']\n" in api.pages()["nn"]
     assert "\n   fewer items say too little of their own spread\n" in api.pages()["metrics"]
     with pytest.raises(LookupError, match="context_module.nn.NONE is made in no file of .*nn"):
         api._constant("context_module.nn", "NONE")

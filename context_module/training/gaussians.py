@@ -14,6 +14,8 @@ from torch import Tensor
 
 __all__ = ["Moments", "gaussian_map", "power", "reader"]
 
+_SLIGHT = 0.05  # of the strongest direction's mean square
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -61,18 +63,19 @@ def reader(change: Tensor, covariance: Tensor, weigh: Tensor, width: int, loaded
         change: (n, r), of observational coordinates.
         covariance: (r, r), of coordinates.
         weigh: (r,), how much of each coordinate pictures show.
-        width: number of directions.
+        width: number of directions, at most; in place of slight ones there are zeros.
         loaded: what is added to the covariance's diagonal, times its mean.
 
     Returns:
         the reader (r, width) and the writer (width, r).
     """
     seen = change * weigh
-    axes = torch.linalg.eigh(seen.mT @ seen / len(seen))[1][:, -width:]
+    values, vectors = torch.linalg.eigh(seen.mT @ seen / len(seen))
+    axes = vectors[:, -width:] * (values[-width:] >= _SLIGHT * values[-1])
     covariance = covariance * weigh * weigh[:, None]
     covariance = covariance + loaded * covariance.diagonal().mean() * torch.eye(len(weigh), device=weigh.device)
     solved = torch.linalg.solve(covariance, axes)
-    return weigh[:, None] * torch.linalg.solve(axes.mT @ solved, solved.mT).mT, axes.mT / weigh
+    return weigh[:, None] * solved @ torch.linalg.pinv(axes.mT @ solved, hermitian=True), axes.mT / weigh
 
 
 def power(matrix: Tensor, exponent: float) -> Tensor:

@@ -30,6 +30,7 @@ _FLAT = 1e-3  # of the mean variance: the least of a coordinate
 _LOADED = 3.0  # times the mean variance: added to covariances that readers are fitted with; measured on nine data sets
 _NOISE = 0.3  # of the posterior's standard deviation, around decoder inputs
 _SLACK = 1.1
+_TELLING = 100  # images, with which two contexts that differ show it
 _CHUNK = 4096
 _ROWS = 3000  # of a context, in memory at a time
 
@@ -196,7 +197,7 @@ def _check_moments(moments: dict[str, Moments]) -> None:
                 f"all images of context {name!r} look the same to the base: nothing can be learned from copies of one "
                 "image"
             )
-        if name == OBSERVATIONAL:
+        if name == OBSERVATIONAL or min(found.count, observed.count) < _TELLING:
             continue
         deviation = (found.covariance.diagonal() + observed.covariance.diagonal()).sqrt()
         error = deviation * math.sqrt(1 / found.count + 1 / observed.count)

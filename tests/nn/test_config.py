@@ -49,7 +49,7 @@ BAD = [
     ({"posterior_width": "9"}, "posterior_width must be an integer of at least 1, got '9'"),
     ({"latent_shape": ()}, r"latent_shape must hold positive integers, got \(\)"),
     ({"latent_shape": (2, 0)}, r"latent_shape must hold positive integers, got \(2, 0\)"),
-    ({"form": "linear"}, "form must be one of structural, reduced, got 'linear'"),
+    ({"form": "linear"}, "form must be one of structural, reduced, edits, got 'linear'"),
     ({"composition": "sum"}, "composition must be one of do, published, got 'sum'"),
     ({"depth": 1}, r"depth 1 has no layer between the noise \(width 32\) and the concepts \(width 8\)"),
     ({"reference": True}, "it needs form='reduced', free_blocks=0, inversion_width=0 and inversion='dense'"),

@@ -33,8 +33,8 @@ def test_two_rows_on_one_base(here, check, tmp_path):
     folder = tmp_path / FOLDER
     lines = out.splitlines()
     assert lines[0] == (
-        "| method | concept ↓ | composition ↓ | worst pair ↓ | floor | precision ↑ | accuracy, contexts ↑ "
-        "| accuracy, pairs ↑ | graph distance ↓ |"
+        "| method | concept ↓ | composition ↓ | worst pair ↓ | Gaussian maps | the base's own "
+        "| of what the base allows ↑ | floor | precision ↑ | accuracy, contexts ↑ | accuracy, pairs ↑ | graph distance ↓ |"
     )
     assert [line.split(" | ")[0] for line in lines[2:4]] == ["| without matching", "| default"]
     assert (folder / "table.png").stat().st_size > 1000
@@ -45,6 +45,8 @@ def test_two_rows_on_one_base(here, check, tmp_path):
     expected = {
         "composition": sum(pair["model"]["value"] for pair in pairs) / 9,
         "worst_pair": max(pair["model"]["value"] for pair in pairs),
+        "maps": sum(pair["maps"]["value"] for pair in pairs) / 9,
+        "recon": sum(pair["recon"]["value"] for pair in pairs) / 9,
         "floor": sum(pair["floor"]["value"] for pair in pairs) / 9,
         "precision": report["summary"]["composition"]["precision"]["model"]["value"],
         "graph_distance": report["graph"]["structural_hamming_distance"],
@@ -52,7 +54,7 @@ def test_two_rows_on_one_base(here, check, tmp_path):
     for score, value in expected.items():
         assert float(rows["without matching", score]) == pytest.approx(value)
     arguments = json.loads((folder / "without-matching" / "seed-0" / "arguments.json").read_text())
-    assert (arguments["matching"], arguments["interaction"]) == (0, 300.0)
+    assert (arguments["matching"], arguments["least_change"]) == (0, 3.0)
     assert arguments["base_checkpoint"] == str(folder / "base-pooled" / "seed-0")
 
     results = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
@@ -71,7 +73,7 @@ def test_a_failed_run_is_named_and_the_table_is_written(here, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--rows", "default", "sparsity"], "unknown row 'sparsity'; rows: 'default', 'without matching', "),
+        (["--rows", "default", "sparsity"], "unknown row 'sparsity'; rows: 'default', 'in closed form', "),
         (["--seeds", "0"], "--seeds and --jobs must be at least 1, got 0 and None"),
         (["--base_checkpoint", "nowhere"], "--base_checkpoint nowhere: no such file or folder; leave it out to"),
     ],

@@ -53,9 +53,11 @@ def test_result(trained):
         "result.json",
         "samples",
     ]
-    assert [line["step"] for line in metrics(folder)] == [1, 2, 3, 3, 4, 5, 6, 6]
+    assert [line["step"] for line in metrics(folder)] == [0, 1, 2, 3, 3, 4, 5, 6, 6]  # edits are of use at once
     assert (folder / "composition.md").read_text().strip() in out
-    assert len((folder / "composition.md").read_text().splitlines()) == 2 + 9 + 1
+    assert len((folder / "composition.md").read_text().splitlines()) == 2 + 9 + 1 + 2
+    assert "| context | base | latent arithmetic | Gaussian maps | the base's reconstructions |" in out
+    assert "Of what the base allows beyond Gaussian maps: " in out
     model = ContextualDecoder.from_pretrained(folder)
     assert model.generate(2, do="quad1+size").shape == (2, 3, 32, 32)
     card = (folder / "README.md").read_text()
@@ -282,7 +284,7 @@ def test_unknown_concept_as_a_user_sees_it(run, trained, tmp_path):
         (["--do", "size", "size"], "names a concept more than once"),
         (["--do", "size=big"], "'size=big' needs a number after '='"),
         (["--do", "size=3"], "'size' cannot be set to 3: the training data has values from 0.2"),
-        (["--do", "size:3"], "the strength of an intervention on 'size' must be in [0, 1]"),
+        (["--do", "size:3.5"], "the strength of an intervention on 'size' must be in [-2, 3]"),
         (["--do", "size", "--n", "0"], "n must be at least 1, got 0"),
         (["--do", "size", "--temperature", "-1"], "temperature must be 0 or more"),
         (["--do", "size", "--image", "missing.png"], "missing.png"),
@@ -304,7 +306,7 @@ def test_compose_with_an_image_that_is_none(trained, here, check, tmp_path):
 def test_contexts_smaller_than_their_share_of_a_batch(here, check, photos):
     message = check.failed(here("finetune.py", "--data", photos, "--output_dir", "out", "--max_train_steps", "1"))
     assert message == (
-        "error: context 'obs' has 7 images to train on, fewer than its 150 of every batch: add images, or lower "
+        "error: context 'obs' has 7 images to train on, fewer than its 299 of every batch: add images, or lower "
         "train_batch_size to 21"
     )
 
@@ -371,7 +373,7 @@ def test_a_module_of_other_concepts(here, check, trained, photos):
 
 def test_a_graph_is_given_or_found(here, check, photos, tmp_path):
     options = ["--data", photos, "--output_dir", "out", "--max_train_steps", "2", "--train_batch_size", "6"]
-    options += ["--logging_steps", "1", "--validation_steps", "1"]
+    options += ["--logging_steps", "1", "--validation_steps", "1", "--form", "structural"]
     options += ["--lr_warmup_steps", "1", "--learning_rate", "0.02"]  # so that interventions do something after a step
     penalties = {"sparsity", "val_sparsity", "acyclicity", "val_acyclicity"}
 
@@ -398,6 +400,26 @@ def test_a_graph_is_given_or_found(here, check, photos, tmp_path):
     assert model.graph().strengths.nonzero().tolist() == [[1, 0]]
     assert "--graph a>b: expected cause:effect" in check.failed(here("finetune.py", *options, "--graph", "a>b"))
     assert "the graph has a cycle, " in check.failed(here("finetune.py", *options, "--graph", "a:b", "b:a"))
+
+
+def test_edits_take_no_steps(here, check, photos, tmp_path):
+    """In closed form: a module that is saved, loaded and composed with, strengths beyond both ends among it."""
+    options = ["--data", photos, "--output_dir", "out", "--max_train_steps", "0", "--train_batch_size", "6"]
+    out = check.succeeded(here("finetune.py", *options, "--graph", "none"))
+    assert "at step 0 of 0" in out
+    assert [path.name for path in (tmp_path / "out" / "samples").iterdir()] == ["step-000000.png"]
+    model = ContextualDecoder.from_pretrained(tmp_path / "out")
+    assert (model.config.form, model.config.graph) == ("edits", ())
+    check.succeeded(here("compose.py", "--model", "out", "--do", "a:-2", "b:3", "--n", "2", "--output", "both.png"))
+    check.succeeded(here("finetune.py", *options, "--overwrite", "--graph", "a:b"))
+    assert ContextualDecoder.from_pretrained(tmp_path / "out").graph().edges() == (("a", "b"),)
+    options[5] = "1"  # on from there
+    check.succeeded(here("finetune.py", *options[:2], "--module", "out", "--output_dir", "on", *options[4:]))
+    message = check.failed(here("finetune.py", *options, "--overwrite", "--form", "edits", "--objective", "pixel"))
+    assert "--form edits changes embeddings from one context to another" in message
+    options[5] = "0"
+    message = check.failed(here("finetune.py", *options, "--overwrite", "--form", "structural"))
+    assert "--max_train_steps 0 is for --form edits, which are fitted in closed form; got structural" in message
 
 
 def test_pooled_trains_the_observational_setting_alone(here, check, tmp_path):

@@ -1,0 +1,139 @@
+import pytest
+import torch
+
+from context_module.errors import ConceptError, ShapeError
+from context_module.nn import ContextModuleConfig, EditModule, ancestors_of, auto_widths
+from helpers.draws import seeded
+
+CONCEPTS = ("a", "b", "c")
+
+
+def module(size=6, graph=None, rank=None):
+    """With edits and a memory at random, in the plain coordinates of its latents."""
+    widths = auto_widths((size,), len(CONCEPTS), "edits")
+    widths |= {"noise_width": rank or size, "inversion_width": 8}
+    torch.manual_seed(0)
+    made = EditModule(
+        ContextModuleConfig(
+            concepts=CONCEPTS, latent_shape=(size,), num_features=4, form="edits", latent_noise=True, graph=graph, **widths
+        )
+    )
+    with torch.no_grad():
+        made.memory.normal_()
+        made.range.fill_(1e3)
+        made.edits.linear.normal_(std=0.1)
+        made.edits.shift.normal_()
+        made.edits.last.normal_(std=0.1)
+        for k in range(3):  # concept k is read off, and written to, coordinates 2k and 2k + 1
+            for value in range(min(2, made.readers.shape[2])):
+                place = (2 * k + value) % (rank or size)
+                made.readers[k, place, value] = made.writers[k, value, place] = 1
+    return made.eval()
+
+
+def mask(*rows):
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def test_no_intervention_changes_nothing():
+    made = module()
+    noise = made.sample_noise(5, generator=seeded(1))
+    nothing = torch.zeros(5, 3, dtype=torch.bool)
+    assert torch.equal(made(noise, nothing), made.place(made.observed(noise)))
+
+
+def test_edits_add_up_with_their_strengths():
+    made, coordinates = module(), torch.randn(4, 6, generator=seeded(1))
+    first, second = made.edits(coordinates, 0), made.edits(coordinates, 2)
+    found = made.changed(coordinates, mask([1, 0, 0], [0.5, 0, 0], [-2, 0, 3], [1, 0, 1]))
+    expected = coordinates + mask([1], [0.5], [-2], [1]) * first + mask([0], [0], [3], [1]) * second
+    torch.testing.assert_close(found, expected)
+
+
+def test_mixed_batches_are_what_single_ones_are():
+    made, noise = module(graph=[("a", "b")]), torch.randn(4, 6, generator=seeded(1))
+    rows = mask([1, 0, 0], [0, 0, 0], [1, 1, 0], [0, 0, 1])
+    alone = torch.cat([made(noise[i : i + 1], rows[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(made(noise, rows), alone)
+
+
+def test_an_effect_that_is_intervened_on_does_not_follow_its_ancestors():
+    coordinates = torch.randn(4, 6, generator=seeded(1))
+    given, none = module(graph=[("a", "b"), ("b", "c")]), module(graph=())
+    with torch.no_grad():  # b and c set nothing, so that what a does to them is seen
+        for made in (given, none):
+            made.edits.linear[1:] = made.edits.shift[1:] = made.edits.last[1:] = 0
+    both = mask([1, 0, 1]).expand(4, 3)
+    change = none.edits(coordinates, 0)
+    found = given.changed(coordinates, both) - coordinates
+    torch.testing.assert_close(found[:, :4], change[:, :4])
+    torch.testing.assert_close(found[:, 4:], torch.zeros(4, 2))  # c's own directions
+    torch.testing.assert_close(none.changed(coordinates, both) - coordinates, change)
+    alone = mask([1, 0, 0]).expand(4, 3)
+    assert torch.equal(given.changed(coordinates, alone), none.changed(coordinates, alone))
+
+
+def test_noise_is_found_again():
+    made = module()
+    noise = made.sample_noise(200, generator=seeded(2))
+    found = made.noise_of(made.observed(noise))
+    torch.testing.assert_close(made.observed(found), made.observed(noise), atol=1e-3, rtol=1e-3)
+
+
+def test_observed_is_as_the_memory():
+    made = module()
+    drawn = made.observed(made.sample_noise(20_000, generator=seeded(3)))
+    assert (drawn.mean(0) - 0.98 * made.memory.mean(0)).abs().max() < 0.05
+    assert (drawn.std(0) - 1).abs().max() < 0.05
+
+
+def test_a_value_is_read_back():
+    made, noise = module(), torch.randn(3, 6, generator=seeded(1))
+    wanted = torch.tensor([[0.5, -1.0]]).expand(3, 2)
+    values = made.concepts(noise, mask([0, 1, 0]).expand(3, 3), {"b": wanted})
+    torch.testing.assert_close(values[:, 1], wanted)
+
+
+def test_changes_are_undone():
+    made = module()
+    with torch.no_grad():
+        made.edits.last.mul_(0.1)
+    before, rows = 0.5 * torch.randn(5, 6, generator=seeded(4)), mask([1, 0, 1]).expand(5, 3)
+    torch.testing.assert_close(made.unchanged(made.changed(before, rows), rows), before, atol=1e-2, rtol=1e-2)
+
+
+def test_nothing_goes_far_beyond_what_was_seen():
+    made = module()
+    made.range.fill_(2.0)
+    found = made.changed(torch.randn(50, 6, generator=seeded(5)).clamp(-2, 2), mask([3, 3, 3]).expand(50, 3))
+    assert found.abs().max() == 2
+
+
+def test_a_large_latent_has_fewer_coordinates():
+    widths = auto_widths((4, 64, 64), 3, "edits")
+    config = ContextModuleConfig(
+        concepts=CONCEPTS, latent_shape=(4, 64, 64), num_features=4, form="edits", latent_noise=True, **widths
+    )
+    assert config.noise_size == 256
+    made = EditModule(config)
+    assert made(made.sample_noise(2, generator=seeded(0)), mask([1, 0, 0]).expand(2, 3)).shape == (2, 4, 64, 64)
+
+
+def test_ancestors():
+    assert ancestors_of([("a", "b"), ("b", "c")], CONCEPTS) == {
+        "a": frozenset(),
+        "b": frozenset({"a"}),
+        "c": frozenset({"a", "b"}),
+    }
+
+
+def test_refuses():
+    made = module()
+    with pytest.raises(ShapeError, match=r"noise must have shape \(batch, 6\), got \(2, 5\)"):
+        made(torch.zeros(2, 5), torch.zeros(2, 3, dtype=torch.bool))
+    with pytest.raises(ShapeError, match=r"mask .* must be torch.bool of shape \(2, 3\)"):
+        made(torch.zeros(2, 6), torch.zeros(2, 2, dtype=torch.bool))
+    with pytest.raises(ConceptError, match=r"'b' must be in \[-2, 3\].* got 3.5"):
+        made(torch.zeros(1, 6), mask([0, 3.5, 0]))
+    with pytest.raises(ValueError, match="form='edits' needs concepts, free_blocks and an inversion_width"):
+        ContextModuleConfig(concepts=CONCEPTS, latent_shape=(6,), num_features=4, form="edits")
