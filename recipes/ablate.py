@@ -26,6 +26,7 @@ from context_module.study import (
     BUDGETS,
     PAPERS_MODULE,
     PIXEL,
+    STRUCTURAL,
     Run,
     StudyArguments,
     evaluation,
@@ -36,7 +37,6 @@ from context_module.study import (
 
 BASE = "base pooled"
 END_TO_END = "paper's training"
-STRUCTURAL = {"form": "structural", "learning_rate": 3e-3}
 ROWS: dict[str, dict[str, Any]] = {
     "default": {},
     "in closed form": {"max_train_steps": 0},
@@ -61,9 +61,9 @@ ROWS: dict[str, dict[str, Any]] = {
 # that the others start from, and of the pixel objective on it.
 CPU_PIXEL = {"train_batch_size": 128, "learning_rate": 2e-3, "lr_warmup_steps": 100}
 SPENT: dict[str, dict[str, dict[str, Any]]] = {
-    "smoke": {"default": BUDGETS["smoke"]["training"] | BUDGETS["smoke"]["frozen"]},
+    "smoke": {"default": BUDGETS["smoke"]["training"] | {"max_train_steps": 8}},
     "cpu": {
-        "default": BUDGETS["cpu"]["frozen"] | {"max_train_steps": 1000},
+        "default": {"max_train_steps": 1000, "train_batch_size": 448},
         "pixel objective": {"max_train_steps": 1000, **CPU_PIXEL},
         END_TO_END: {"max_train_steps": 4000, **CPU_PIXEL},
     },

@@ -219,7 +219,10 @@ def test_the_api_has_every_public_name_once(api, references):
 
 def test_a_constant_is_described_by_its_comment(api):
     assert ":value: ('smoke', 'cpu', 'paper')" not in api.pages()["nn"]
-    assert ".. py:data:: context_module.nn.Form\n   :value: Literal['structural', 'reduced', 'edits']\n" in api.pages()["nn"]
+    assert (
+        ".. py:data:: context_module.nn.Form\n   :value: Literal['structural', 'reduced', 'edits']\n"
+        in api.pages()["nn"]
+    )
     assert "\n   fewer items say too little of their own spread\n" in api.pages()["metrics"]
     with pytest.raises(LookupError, match="context_module.nn.NONE is made in no file of .*nn"):
         api._constant("context_module.nn", "NONE")

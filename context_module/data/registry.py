@@ -102,7 +102,7 @@ def load_data(
         seed: of generated data; images on disk are what they are.
         tokenize: of a language model, ``base.tokenize``: gives texts their token ids.
         **options: further arguments of the data's own function: see `quad`, `morpho_mnist`, `dsprites`, `pendulum`,
-            `attributes`, `hub_dataset`, `grammar`, `image_folders`, `text_folders`.
+            `still_life`, `cartoon`, `chase`, `attributes`, `hub_dataset`, `grammar`, `image_folders`, `text_folders`.
 
     Raises:
         ImportError: for data of an installed package that cannot be imported; names the package.

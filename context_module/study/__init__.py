@@ -1,6 +1,6 @@
 """Many runs, one table."""
 
-from context_module.study.budgets import BUDGETS, PAPERS_MODULE, PIXEL
+from context_module.study.budgets import BUDGETS, PAPERS_MODULE, PIXEL, STRUCTURAL
 from context_module.study.runs import Command, Run
 from context_module.study.table import StudyArguments, evaluation, folder_name, run_study, training
 
@@ -8,6 +8,7 @@ __all__ = [
     "BUDGETS",
     "PAPERS_MODULE",
     "PIXEL",
+    "STRUCTURAL",
     "Command",
     "Run",
     "StudyArguments",

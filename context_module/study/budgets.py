@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["BUDGETS", "PAPERS_MODULE", "PIXEL", "Budget"]
+__all__ = ["BUDGETS", "PAPERS_MODULE", "PIXEL", "STRUCTURAL", "Budget"]
 
 Budget = dict[str, dict[str, Any]]
 
+# of quad dependent, whose graph is dense, a module that learns it makes more than edits do
+STRUCTURAL = {"form": "structural", "learning_rate": 3e-3}
 # What the budgets say: of data, of every training, of each kind of training, and of the evaluation. A module that
 # trained with its base is matched to that base's embeddings in the end, base frozen, where the budget has a "matched".
 SMOKE: Budget = {
@@ -15,13 +17,13 @@ SMOKE: Budget = {
     "training": {"train_batch_size": 28, "validation_steps": 4, "checkpointing_steps": 1},
     "base": {"max_train_steps": 4},
     "pooled": {"max_train_steps": 4},
-    "frozen": {"max_train_steps": 8},
+    "frozen": {"max_train_steps": 8, **STRUCTURAL},
     "finetune": {"max_train_steps": 4, "objective": "pixel"},
     "joint": {"max_train_steps": 4, "objective": "pixel", "latent_noise": True},
     "matched": {"max_train_steps": 8},
     "evaluation": {"samples": 20, "projections": 20},
 }
-LATENT = {"max_train_steps": 5500, "train_batch_size": 448}
+LATENT = {"max_train_steps": 5500, "train_batch_size": 448, **STRUCTURAL}
 PIXEL = {"objective": "pixel", "mixed_precision": "bf16", "max_grad_norm": 1000}
 CPU: Budget = {
     "data": {"samples_per_context": 6000},

@@ -2,8 +2,8 @@
 
 Under do(k) concept k is exogenous: whatever its reading then shares with another concept's is picture, not cause. So
 concept j acts on k if k's reading depends on j's where both follow their mechanisms and where j is forced, beyond what
-they share under do(k). All have to hold: of observational images a hidden cause would do as well, and of those together
-with do(j) a picture of j that looks like k.
+they share under do(k). All have to hold: of observational images a hidden cause would do as well, and of those
+together with do(j) a picture of j that looks like k.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ def find_support(
 ) -> tuple[Tensor, Tensor]:
     """How well each possible edge is supported, and which are undecided.
 
-    A concept is read along the main direction of what its intervention changes. The support of j -> k is the share of the variance of k's reading that a cubic in j's
-    explains, of images that it was not fitted to: the least of six, raw or with what the two share under do(k) taken
-    off, in observational images, in those of do(j), or in both. An edge takes a support of .15 and three times that of
-    the reverse one; from .05 on one is undecided otherwise, and so is one between readings that are nearly the same.
+    A concept is read along the main direction of what its intervention changes. The support of j -> k is the share of
+    the variance of k's reading that a cubic in j's explains, of images that it was not fitted to: the least of six,
+    raw or with what the two share under do(k) taken off, in observational images, in those of do(j), or in both. An
+    edge takes a support of .15 and three times that of the reverse one; from .05 on one is undecided otherwise, and so
+    is one between readings that are nearly the same.
 
     The bars were chosen on nine data sets together so that no edge was wrong: a wrong one costs compositions more than
     a missing one.
@@ -105,7 +106,7 @@ class _Cubic:
 
 
 def _explained(rows: Tensor) -> Tensor:
-    """The variance of the second column that a cubic in the first takes away, of the half that it was not fitted to."""
+    """The variance of the second column that a cubic in the first takes away, of the half it was not fitted to."""
     half = len(rows) // 2
     x, y = rows.mT
     return y[half:].var() - (y[half:] - _Cubic(x[:half], y[:half])(x[half:])).var()

@@ -15,7 +15,13 @@ def module(size=6, graph=None, rank=None):
     torch.manual_seed(0)
     made = EditModule(
         ContextModuleConfig(
-            concepts=CONCEPTS, latent_shape=(size,), num_features=4, form="edits", latent_noise=True, graph=graph, **widths
+            concepts=CONCEPTS,
+            latent_shape=(size,),
+            num_features=4,
+            form="edits",
+            latent_noise=True,
+            graph=graph,
+            **widths,
         )
     )
     with torch.no_grad():

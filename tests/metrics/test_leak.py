@@ -1,0 +1,77 @@
+import pytest
+import torch
+
+from context_module.data import load_data
+from context_module.errors import DataError
+from context_module.evaluation import Subject
+from context_module.metrics import Case, leak
+from context_module.metrics.counterfactual import train_factor_regressor
+from context_module.metrics.leak import METRIC
+
+
+class Perfect(Subject):
+    """Answers with the simulator's own counterfactuals; `spoiling` others with the crow elsewhere."""
+
+    def __init__(self, data, spoiling=()):
+        self.data, self.spoiling = data, spoiling
+        self.concepts, self.image_shape = data.concepts, data.train.image_shape
+
+    def sample(self, n, context, generator):
+        raise NotImplementedError
+
+    def counterfactuals(self, images, contexts, generator):
+        test, simulator = self.data.test, self.data.simulator
+        factors = test.factors[test.labels == 0][: len(images)]
+        found = {}
+        for context in contexts:
+            values = {} if context == "obs" else {context: torch.full((len(images),), 0.8)}
+            if context in self.spoiling:
+                values["crow"] = torch.full((len(images),), 0.9)
+            found[context] = simulator.render(simulator.counterfactual(factors, values)).float() / 255
+        return found
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_data("chase", resolution=16, samples_per_context=200, held_out_samples=0, test_samples=60)
+
+
+@pytest.fixture(scope="module")
+def regressor(data):
+    return train_factor_regressor(data.train, steps=400, progress=False)
+
+
+def scored(data, regressor, **options):
+    case = Case(Perfect(data, **options), data, samples=60, progress=False)
+    case._trained[train_factor_regressor] = regressor
+    return METRIC.score(case)
+
+
+def test_the_simulator_leaks_little_and_a_spoiled_one_much(data, regressor):
+    clean, spoiled = scored(data, regressor), scored(data, regressor, spoiling=("hare",))
+    assert set(clean["fox"]) == {"hare", "crow", "size", "hour"}  # the hound follows the fox
+    assert set(clean["hound"]) == {"hare", "fox", "crow", "size", "hour"}
+    assert clean["hare"]["crow"].value < 0.2
+    assert spoiled["hare"]["crow"].value > 0.8
+    assert spoiled["fox"]["crow"].value == clean["fox"]["crow"].value
+
+
+def test_a_share_of_a_range():
+    before, after = torch.zeros(20, 2), torch.zeros(20, 2)
+    after[:5, 1] = 0.25
+    found = leak(before, after, torch.tensor([1.0, 2.0]), ("a", "b"), ("a", "b"))
+    assert (found["a"].value, found["b"].value) == (0, 0.25)
+    assert leak(before, after, torch.tensor([1.0, 3.0]), ("a", "b"), ("b",))["b"].value == 0
+    with pytest.raises(DataError, match="at least 10"):
+        leak(before[:3], after[:3], torch.ones(2), ("a", "b"), ("a",))
+
+
+def test_what_it_takes(data):
+    def reason(**changed):
+        import dataclasses
+
+        return METRIC.reason(Case(Perfect(data), dataclasses.replace(data, **changed)))
+
+    assert reason() is None
+    assert "not known which concept acts on which" in reason(graph=None)
+    assert "no images of the training contexts" in reason(test=None)
