@@ -253,7 +253,14 @@ class ContextualDecoder(nn.Module):
         return samples
 
     @torch.no_grad()
-    def abduct(self, x: Any, contexts: ContextsLike = OBSERVATIONAL) -> Abduction:
+    def abduct(
+        self,
+        x: Any,
+        contexts: ContextsLike = OBSERVATIONAL,
+        *,
+        sample: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Abduction:
         """The noise behind images seen in a context: posterior means, and what they leave of every later latent.
 
         ``generate(noise=abduct(x, c), do=c)`` is the reconstruction of x; with another `do` it is the counterfactual.
@@ -262,13 +269,19 @@ class ContextualDecoder(nn.Module):
         Args:
             x: images (B, C, H, W) in [0, 1]; for a language model texts, or token ids (B, T).
             contexts: the contexts they were seen in.
+            sample: a draw from the posterior, in place of its mean: where a posterior tells little of a concept, its
+                mean moves less under an intervention than the concept does.
+            generator: for the draw.
         """
         self.check_enabled("abduct")
         x = self.base.check_inputs(x)
         mask = self._mask(contexts, len(x))
         with evaluating(self):
             encoding = self.held.encode(x)
-            noise = self.slot.posterior(encoding, mask).mean
+            posterior = self.slot.posterior(encoding, mask)
+            noise = posterior.mean
+            if sample:
+                noise = noise + posterior.stddev * draw_normal(noise, generator)
             latent, residual = self.slot.latent_mean(noise, mask), None
             if self.config.latent_noise:
                 residual = (encoding.mean.float() - latent) / self.module.scale

@@ -28,6 +28,7 @@ __all__ = ["MEMORY", "EditModule", "Edits"]
 MEMORY = 2048  # observational images kept, as coordinates
 _SMOOTH = 0.2  # standard deviation of the noise around them, in their own; measured: as good as images encoded anew
 _LEAST = 1e-6  # probability, beyond which float32 has no normal quantiles
+_TOLD = 3.0  # standard deviations of noise that survive being a part of a rank
 _STEPS = 20
 
 
@@ -175,10 +176,14 @@ class EditModule(nn.Module):
         return torch.addmm(self._shrunk(self.memory[chosen]), noise, _SMOOTH * self.factor)
 
     def noise_of(self, coordinates: Tensor) -> Tensor:
-        """The noise (B, r) behind observational coordinates (B, r): of the image of the memory that is closest."""
+        """The noise (B, r) behind observational coordinates (B, r): of the image of the memory that is closest.
+
+        Of those alone, if there are any, that are so close in the last coordinate that float32 tells it again.
+        """
         white = self._white(coordinates)
         memory = self._white(self._shrunk(self.memory))
-        chosen = torch.cdist(white, memory).argmin(1)
+        far = (white[:, -1:] - memory[:, -1]).abs() > _TOLD * _SMOOTH
+        chosen = torch.where(far, 1e6, 0.0).add(torch.cdist(white, memory)).argmin(1)
         noise = (white - memory[chosen]) / _SMOOTH
         rank = chosen + torch.special.ndtr(noise[:, -1])
         last = torch.special.ndtri((rank / len(self.memory)).clamp(_LEAST, 1 - _LEAST))

@@ -197,6 +197,16 @@ def test_generating_leaves_no_trace(make_base):
 # -- counterfactuals
 
 
+def test_abduct_draws_from_the_posterior(base):
+    model = wrapped_at_random(base)
+    x = images(model)
+    first, again = (model.abduct(x, sample=True, generator=seeded(1)) for _ in range(2))
+    assert torch.equal(first.noise, again.noise)
+    posterior = model.posterior(x)
+    drawn = torch.stack([model.abduct(x, sample=True, generator=seeded(i)).noise for i in range(40)])
+    assert ((drawn.mean(0) - posterior.mean).abs() < 5 * posterior.stddev / 40**0.5).all()
+
+
 def test_abduct_with_a_context_per_image(base):
     model = wrapped(base)
     x = images(model)

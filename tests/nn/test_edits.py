@@ -84,6 +84,8 @@ def test_noise_is_found_again():
     noise = made.sample_noise(200, generator=seeded(2))
     found = made.noise_of(made.observed(noise))
     torch.testing.assert_close(made.observed(found), made.observed(noise), atol=1e-3, rtol=1e-3)
+    other = 1.5 * torch.randn(200, 6, generator=seeded(3)).clamp(-2, 2)  # of images that are not in the memory
+    torch.testing.assert_close(made.observed(made.noise_of(other)), other, atol=5e-3, rtol=5e-3)
 
 
 def test_observed_is_as_the_memory():
