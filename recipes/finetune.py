@@ -71,7 +71,7 @@ class FinetuneArguments(BaseArguments, TermArguments, TrainingArguments):
     train_batch_size: int = argument(896, help="images per optimiser step, over all processes and accumulation steps")
     learning_rate: float = argument(2e-3, help="peak learning rate; it falls to 1%% along a cosine")
     max_grad_norm: float = argument(5.0, help="gradients are clipped to this norm")
-    validation_steps: int = argument(500, help="steps between validations, each with a sample grid")
+    validation_steps: int = argument(1500, help="steps between validations, each with a sample grid")
     base: str | None = argument(
         None,
         help="family of the base: nvae (the default), lightweight, diffusers, denoiser, transformers, or an installed "

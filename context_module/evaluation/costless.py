@@ -2,8 +2,8 @@
 
 On the base's embeddings of real observational images, decoded: *latent arithmetic* adds to them the mean shift of
 every intervened context; *Gaussian maps* add what the optimal-transport map between Gaussians, from ``obs`` to that
-context, changes of them. *Reconstructions* are what the base makes of the real images themselves: the best that any
-module in front of it can do.
+context, changes of them. *Reconstructions* are what the base makes of the real images themselves, of their embeddings
+as a module gives it: the best that any module in front of it can do.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Costless:
     Args:
         base: with embeddings.
         data: moments come from `train`; observational images from `test`, or where there is none from `train`.
-        samples: images of each composition.
+        samples: images of each composition, or as many as there are observational ones.
         batch_size: images encoded or decoded at a time.
         seed: of the base's deeper latents.
     """
@@ -43,7 +43,8 @@ class Costless:
         encoded = encode_dataset(base, train.subset(chosen), batch_size=batch_size, progress=False)
         rows = {name: _rows(encoded, name) for name in encoded.context_names}
         source = data.train if data.test is None else data.test
-        self._start = self._encode(source.select(OBSERVATIONAL, samples))
+        found = int((source.labels == source.context_names.index(OBSERVATIONAL)).sum())
+        self._start = self._encode(source.select(OBSERVATIONAL, min(samples, found)))
         size = self._start.shape[1]
         every = torch.cat(list(rows.values()))
         self._axes = torch.svd_lowrank(every - every.mean(0), q=256, niter=2)[2] if size > _WIDEST else None
@@ -64,14 +65,9 @@ class Costless:
         change = torch.stack(changes).sum(0) if changes else torch.zeros_like(latents)
         return self._decode(self._start + (change if self._axes is None else change @ self._axes.mT))
 
-    @torch.no_grad()
     def reconstructions(self, images: Tensor) -> Tensor:
-        """What the base makes of images (n, C, H, W) in [0, 1]."""
-        found = []
-        for part in images.split(self._batch_size):
-            encoding = self._base.encode(part.to(self._base.device, self._base.dtype))
-            found.append(self._base.decode(encoding.mean, encoding, temperature=0.0).mean.float().cpu())
-        return torch.cat(found).clamp(0, 1)
+        """What the base makes of images (n, C, H, W) in [0, 1] by its embeddings alone, as behind a module."""
+        return self._decode(self._encode(images))
 
     @torch.no_grad()
     def _encode(self, images: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from context_module.training.support import find_support
 
 __all__ = ["fit_effects", "fit_maps"]
 
-_EXPLAINS = 0.5  # of the variance of pictures by a linear sketch; with less the latents' own dimensions tell more
+_EXPLAINS = 0.3  # of the variance of pictures, by a linear sketch: as for `EditObjective`
 _WIDEST = 1024  # decoder inputs of more values are weighed one by one
 _UNSEEN = 1e-2  # of the mean: weight of what pictures do not show
 _FLAT = 1e-3  # of the mean variance: the least of a coordinate

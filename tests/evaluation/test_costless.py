@@ -37,6 +37,11 @@ def test_compositions_that_take_no_training(data):
     torch.testing.assert_close(costless.reconstructions(real), real, atol=0.02, rtol=0)
 
 
+def test_with_few_observational_images(data):
+    few = ContextData(images(25))
+    assert len(Costless(Identity(), few, samples=60, batch_size=25, seed=0).maps(("a",))) == 25
+
+
 def test_it_stands_beside_the_module(data):
     torch.manual_seed(0)
     model = wrap_decoder(Identity(), CONCEPTS, form="edits", latent_noise=True)

@@ -11,16 +11,20 @@ from torch import Tensor, nn
 from context_module.contexts import OBSERVATIONAL
 from context_module.model import ContextualDecoder
 from context_module.nn import EditModule
+from context_module.normal import draw_normal
 from context_module.training.encodings import EncodedDataset
 from context_module.training.objectives.critic import Adversarial
+from context_module.training.objectives.directions import Directions
 from context_module.training.objectives.embedding import EmbeddingObjective
 from context_module.training.objectives.gap import prior_gap
-from context_module.training.objectives.matching import Matching
+from context_module.training.objectives.matching import Matching, matching_distance
 from context_module.training.objectives.terms import LatentStep, Term
 
 __all__ = ["EDIT_TERMS", "EditObjective", "LeastChange"]
 
 _POOL = 16_384  # observational embeddings in memory
+_CHUNK = 128  # pictures at a time
+_PROJECTIONS = 128
 
 
 class LeastChange(Term):
@@ -47,7 +51,8 @@ class EditObjective(EmbeddingObjective):
 
     Encodings are computed once: the base does not run in training. The loss of a batch is the sum of the terms, each
     with its weight, over its interventional part: a distance of edited to encoded embeddings in every context, a
-    critic that tells the two apart, and how much was changed.
+    critic that tells the two apart, and how much was changed. In evaluation it is the distance of the pictures that
+    the base makes of both: what is best is chosen by them, the closed form among it, so that training only gains.
 
     Args:
         model: wrapped with ``form="edits"``.
@@ -59,8 +64,10 @@ class EditObjective(EmbeddingObjective):
         ValueError, DataError: as `fit_maps`.
     """
 
-    pool: Tensor
+    explains = 0.3  # of pictures, by a sketch: measured on an NVAE, with .48 it is far the better choice
     ready = True
+
+    pool: Tensor
 
     def __init__(
         self,
@@ -101,12 +108,34 @@ class EditObjective(EmbeddingObjective):
         step = LatentStep(
             self._module, self.directions, self.spread, target, generated, mask, self.training, change=change
         )
+        if not self.training and self.model.base.kind == "images":
+            return {
+                "loss": self._picture_distance(target * self.spread + self.center, changed, mask).expand(len(mask))
+            }
         loss, logged = target.new_zeros(len(target)), {}
         for term in cast("Iterable[Term]", self.terms):
             for name, weight, value in term.values(step):
                 loss = loss + weight * value
                 logged[name] = value.expand_as(loss)
         return {"loss": loss, **logged}
+
+    @torch.no_grad()
+    def _picture_distance(self, target: Tensor, changed: Tensor, mask: Tensor) -> Tensor:
+        """The squared sliced Wasserstein distance of pictures, context by context: a scalar, in thousandths."""
+        generator = torch.Generator().manual_seed(0)
+        base, directions = self.model.base, None
+        shown: list[list[Tensor]] = [[], []]
+        for latents, projected in zip((target, self._module.place(changed)), shown, strict=True):
+            for part in latents.reshape(len(mask), *self.model.config.latent_shape).split(_CHUNK):
+                decoded = base.decode(part.to(base.dtype), temperature=0.0, generator=generator)
+                pictures = decoded.mean.float().flatten(1)
+                if directions is None:
+                    size = pictures.shape[1]
+                    directions = draw_normal(pictures.new_empty(size, _PROJECTIONS), generator) / size**0.5
+                projected.append(pictures @ directions)
+        even = Directions(torch.eye(_PROJECTIONS, device=mask.device))
+        real, generated = (torch.cat(parts) for parts in shown)
+        return 1000 / _PROJECTIONS * matching_distance(real, generated, mask, even, torch.ones_like(real[0]))
 
     def monitor(self, val_data: EncodedDataset) -> dict[str, float]:
         """The prior gap, by the encodings of the validation part."""

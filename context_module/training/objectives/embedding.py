@@ -12,8 +12,6 @@ from context_module.training.objectives.directions import Directions, decoder_sk
 
 __all__ = ["EmbeddingObjective"]
 
-_EXPLAINS = 0.5  # of the variance of pictures; measured: with .83 a sketch is the better choice, with .18 the worse
-
 
 class EmbeddingObjective(Objective):
     """What objectives on encodings share: targets, standardised by the encodings, and the distance to generated ones.
@@ -30,7 +28,13 @@ class EmbeddingObjective(Objective):
 
     Raises:
         ValueError: for a model without latent noise.
+
+    Attributes:
+        explains: a sketch is used if it explains more than this share of the variance of pictures; measured: with .83
+            it is the better choice, with .18 the worse.
     """
+
+    explains: float = 0.5
 
     center: Tensor
     spread: Tensor
@@ -56,7 +60,7 @@ class EmbeddingObjective(Objective):
         sketch, explained = decoder_sketch(model.base, encodings, others=others)
         weights = signal.sqrt() / spread
         own = weights / spread / weights.norm()
-        self.directions = Directions(sketch if explained > _EXPLAINS else own).to(device)
+        self.directions = Directions(sketch if explained > self.explains else own).to(device)
 
     def target(self, batch: dict[str, Tensor]) -> Tensor:
         """The embeddings to model, standardised (B, D)."""
