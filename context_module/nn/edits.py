@@ -169,10 +169,10 @@ class EditModule(nn.Module):
 
         The last number of the noise says which image: as a rank among all, what is left of it being noise again.
         """
-        rank = torch.special.ndtr(noise[:, -1]) * len(self.memory)
+        rank = torch.special.ndtr(noise[:, -1].float()) * len(self.memory)  # half precision has too few ranks
         chosen = rank.long().clamp(0, len(self.memory) - 1)
         rest = torch.special.ndtri((rank - chosen).clamp(_LEAST, 1 - _LEAST))
-        noise = torch.cat([noise[:, :-1], rest[:, None]], dim=1)
+        noise = torch.cat([noise[:, :-1], rest[:, None].to(noise.dtype)], dim=1)
         return torch.addmm(self._shrunk(self.memory[chosen]), noise, _SMOOTH * self.factor)
 
     def noise_of(self, coordinates: Tensor) -> Tensor:
@@ -222,8 +222,9 @@ class EditModule(nn.Module):
                 if cut.any():
                     change = change - cut * (change @ self.readers[k]) @ self.writers[k]
             result = result.index_add(0, rows, (strengths[rows, j, None] * change).to(result.dtype))
-        if mask.any():  # what is far beyond all that was seen no decoder was trained on
-            result = torch.maximum(torch.minimum(result, self.range), -self.range)
+        # what is far beyond all that was seen no decoder was trained on
+        limit = torch.maximum(self.range, coordinates.abs())
+        result = torch.maximum(torch.minimum(result, limit), -limit)
         for name, value in (fixed or {}).items():
             k = names.index(name)
             result = result + (value.to(result) - result @ self.readers[k]) @ self.writers[k]

@@ -115,6 +115,8 @@ def test_nothing_goes_far_beyond_what_was_seen():
     made.range.fill_(2.0)
     found = made.changed(torch.randn(50, 6, generator=seeded(5)).clamp(-2, 2), mask([3, 3, 3]).expand(50, 3))
     assert found.abs().max() == 2
+    beyond = 5 * torch.randn(50, 6, generator=seeded(6))  # an image of its own kind stays what it is
+    assert torch.equal(made.changed(beyond, torch.zeros(50, 3)), beyond)
 
 
 def test_a_large_latent_has_fewer_coordinates():
