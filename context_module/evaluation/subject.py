@@ -109,6 +109,8 @@ class ModuleSubject(Subject):
             return "the model knows no interventions"
         if method == "graph" and len(self.model.config.concepts) < 2:
             return "it takes two concepts to have an edge"
+        if method == "nats" and self.model.config.form == "edits":
+            return "edits draw embeddings by example, without a density of images that could be bounded"
         if method == "nats" and len(self.model.packs):
             return "the module does not explain images that take a concept pack"
         return super().unable(method)

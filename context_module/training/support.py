@@ -21,6 +21,7 @@ __all__ = ["find_support"]
 _SUPPORTED, _POSSIBLE = 0.15, 0.05  # share of variance
 _TIMES = 3  # as strong as the other way round
 _BLURRED = 0.8  # two readings that share more in observational images are not told apart
+_CLEAR = 1.2  # standard deviations by which a concept's reading tells its own context from the observational one
 _LOADED = 0.1  # times the mean variance: added to the covariances that readings are fitted with
 
 
@@ -38,7 +39,7 @@ def find_support(
     the variance of k's reading that a cubic in j's explains, of images that it was not fitted to: the least of six,
     raw or with what the two share under do(k) taken off, in observational images, in those of do(j), or in both. An
     edge takes a support of .15 and three times that of the reverse one; from .05 on one is undecided otherwise, and so
-    is one between readings that are nearly the same.
+    is one between readings that are nearly the same, or that hardly tell their own contexts from observational images.
 
     The bars were chosen on nine data sets together so that no edge was wrong: a wrong one costs compositions more than
     a missing one.
@@ -69,12 +70,13 @@ def find_support(
         rows = (coordinates[name] @ readers).cpu()
         read[name] = rows[torch.randperm(len(rows), generator=mixed)]
     found, blurred = torch.zeros(count, count), torch.zeros(count, count, dtype=torch.bool)
+    clear = [_separation(read[OBSERVATIONAL][:, k], read[name][:, k]) >= _CLEAR for k, name in enumerate(concepts)]
     for j, cause in enumerate(concepts):
         for k, effect in enumerate(concepts):
             if j == k:
                 continue
             usual, forced, cut = (read[name][:, [j, k]] for name in (OBSERVATIONAL, cause, effect))
-            blurred[k, j] = _explained(usual) > _BLURRED * usual[:, 1].var()
+            blurred[k, j] = _explained(usual) > _BLURRED * usual[:, 1].var() or not (clear[j] and clear[k])
             shared = _Cubic(*cut.mT)
             n = min(len(usual), len(forced))
             both = torch.stack([usual[:n], forced[:n]], dim=1).flatten(0, 1)
@@ -87,6 +89,11 @@ def find_support(
     decided = (found >= _SUPPORTED) & (found >= _TIMES * found.mT) & ~blurred
     undecided = (found >= _POSSIBLE) & ~decided & ~decided.mT
     return found * decided, found * undecided
+
+
+def _separation(a: Tensor, b: Tensor) -> float:
+    """How far the means of two samples are apart, in their standard deviations."""
+    return ((b.mean() - a.mean()).abs() / ((a.var() + b.var()) / 2).sqrt().clamp_min(1e-6)).item()
 
 
 class _Cubic:
