@@ -271,6 +271,10 @@ def objective_for(
     """The objective, and what it is trained and validated on: images, or their encodings."""
     beta = {} if args.beta is None else {"beta": args.beta}
     if not models_embeddings(args, model.config.latent_noise):
+        if model.config.form == "edits" and args.train_mode == "frozen":
+            raise ValueError(
+                "edits train on embeddings: use --objective latent, or a --train_mode in which the base trains"
+            )
         return PixelObjective(model, frozen_share=frozen_share, **beta), *images
     # with a cache any one process encodes, with its bar, and the others wait
     shown = accelerator.is_main_process or args.cache_dir is not None

@@ -148,6 +148,9 @@ class ContextualDecoder(nn.Module):
     ) -> ContextualOutput:
         """Losses per sample, and the reconstruction.
 
+        With edits they are those of the base as an autoencoder, to adapt its decoder by: edits draw embeddings by
+        example, so that there is no KL of noise and no gradient of theirs.
+
         Args:
             x: images (B, C, H, W), float, in [0, 1]; for a language model texts, or token ids (B, T).
             contexts: one context name, one name per sample, or a bool mask (B, K).
@@ -168,6 +171,8 @@ class ContextualDecoder(nn.Module):
         latent, kl_latent = self.slot.explain_latent(self.slot.latent_mean(noise, mask), encoding, generator)
         decoding = self.held.decode(latent, encoding, generator=generator)
         kl_noise, kl_base = standard_normal_kl(posterior.mean, posterior.variance), kl_latent + decoding.kl
+        if isinstance(self.module, EditModule):
+            kl_noise = torch.zeros_like(kl_noise)
         neg_log_likelihood = -decoding.log_prob(x)
         loss = neg_log_likelihood + beta * kl_noise + kl_base
         return ContextualOutput(loss, neg_log_likelihood, kl_noise, kl_base, decoding)

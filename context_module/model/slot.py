@@ -81,8 +81,11 @@ class ModuleSlot(nn.Module):
         """The decoder input behind images, drawn from its posterior, and its KL (B,) from N(mean, scale^2).
 
         The posterior is the base's own, q(e | x). Without latent noise, or for a deterministic encoder, the posterior
-        is what the module says.
+        is what the module says. With edits it is the base's own and costs nothing: they explain any embedding.
         """
+        if isinstance(self.module, EditModule):
+            deviation = 0.0 if encoding.log_var is None else (0.5 * encoding.log_var.float()).exp()
+            return encoding.mean.float() + deviation * draw_normal(mean, generator), mean.new_zeros(len(mean))
         if not self.config.latent_noise or encoding.log_var is None:
             return self.draw_latent(mean, 1.0, generator), mean.new_zeros(len(mean))
         center, deviation = encoding.mean.float(), (0.5 * encoding.log_var.float()).exp()

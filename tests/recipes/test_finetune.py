@@ -415,6 +415,10 @@ def test_edits_take_no_steps(here, check, photos, tmp_path):
     assert ContextualDecoder.from_pretrained(tmp_path / "out").graph().edges() == (("a", "b"),)
     options[5] = "1"  # on from there
     check.succeeded(here("finetune.py", *options[:2], "--module", "out", "--output_dir", "on", *options[4:]))
+    more = ["--module", "out", "--output_dir", "pixels", "--objective", "pixel"]
+    assert "edits train on embeddings: use --objective latent" in check.failed(
+        here("finetune.py", *options[:2], *options[4:], *more)
+    )
     message = check.failed(here("finetune.py", *options, "--overwrite", "--form", "edits", "--objective", "pixel"))
     assert "--form edits changes embeddings from one context to another" in message
     options[5] = "0"

@@ -81,6 +81,14 @@ def test_strengths_go_beyond_both_ends(fitted):
         fitted.generate(noise=noise, do={"c": -2.5})
 
 
+def test_losses_are_the_base_s_own(fitted):
+    x = images(20, seed=5).select("obs", 20)
+    out = fitted(x, "obs", generator=seeded(0))
+    assert out.kl_noise.tolist() == out.kl_base.tolist() == [0] * 20
+    torch.testing.assert_close(out.reconstruction, x, atol=0.02, rtol=0)
+    assert not out.loss.requires_grad
+
+
 def test_saved_and_loaded(fitted, tmp_path):
     fitted.save_pretrained(tmp_path)
     again = ContextualDecoder.from_pretrained(tmp_path, base=Identity())
