@@ -12,6 +12,7 @@ from torch import Tensor
 
 from context_module.drawing import DPI, edge_map, mosaic, png
 from context_module.evaluation.result import Evaluation
+from context_module.evaluation.tables import COSTLESS
 from context_module.metrics import Estimate, WholeMetric, figure_of, get_metric
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["render_report"]
 
 _COLUMNS = [("model", "with context module"), ("base", "base alone"), ("floor", "real against real")]
-_COSTLESS = [("arithmetic", "latent arithmetic"), ("maps", "Gaussian maps"), ("recon", "the base's reconstructions")]
 _ACCURACY = [("model", "generated"), ("floor", "real images")]
 
 
@@ -100,7 +100,7 @@ def _by_context(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
             rows += [(name, _as_columns(scored[name].scores[metric]), False) for name in names]
             rows.append((f"mean ({part})", _as_columns(mean[metric]), True))
         columns = _columns(evaluation) if "base" in rows[0][1] else _ACCURACY
-        columns = [*columns, *(pair for pair in _COSTLESS if pair[0] in rows[0][1])]
+        columns = [*columns, *(pair for pair in COSTLESS.items() if pair[0] in rows[0][1])]
         yield {**_described(metric), "rows": rows, "columns": columns}
 
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from context_module.evaluation.result import Evaluation
 from context_module.metrics import Estimate, WholeMetric, get_metric
 
-__all__ = ["composition_table", "headline", "summary_table", "verdict"]
+__all__ = ["COSTLESS", "composition_table", "headline", "summary_table", "verdict"]
 
-_COSTLESS = {"arithmetic": "latent arithmetic", "maps": "Gaussian maps", "recon": "the base's reconstructions"}
+#: What stands beside a module, by column, as tables call it.
+COSTLESS = {"arithmetic": "latent arithmetic", "maps": "Gaussian maps", "recon": "the base's reconstructions"}
 _CLOSE = 0.002
 
 
@@ -28,8 +29,8 @@ def composition_table(evaluation: Evaluation) -> str:
     rows["mean"] = evaluation.summary["composition"]
     name = "total_variation" if "total_variation" in rows["mean"] else "sliced_wasserstein"
     shares = [name for name in ("intended", "parses") if name in rows["mean"]]
-    beside = [column for column in _COSTLESS if column in rows["mean"][name]]
-    titles = ["context", "base", *(_COSTLESS[column] for column in beside), "with context module", "real against real"]
+    beside = [column for column in COSTLESS if column in rows["mean"][name]]
+    titles = ["context", "base", *(COSTLESS[column] for column in beside), "with context module", "real against real"]
     titles += ["closer by", *shares, *(["verdict"] if beside else [])]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for context, row in rows.items():

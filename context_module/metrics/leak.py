@@ -13,6 +13,7 @@ from context_module.metrics.case import Case
 from context_module.metrics.counterfactual import train_factor_regressor
 from context_module.metrics.estimate import Estimate, check_samples, share_estimate
 from context_module.metrics.metric import Figure, WholeMetric
+from context_module.nn import ancestors_of
 
 __all__ = ["METRIC", "leak"]
 
@@ -58,19 +59,12 @@ def _score(case: Case) -> dict[str, Any]:
     before = torch.cat(read[OBSERVATIONAL])
     ranges = ((regressor.values[:, -1] - regressor.values[:, 0]) / regressor.std).cpu()
     varying = [name for name, extent in zip(test.factor_names, ranges.tolist(), strict=True) if extent > 0]
+    causes = ancestors_of(data.graph, test.factor_names)
     shares: dict[str, Any] = {}
     for concept in concepts:
-        reached = _descendants(concept, data.graph) | {concept}
-        untouched = [name for name in varying if name not in reached]
+        untouched = [name for name in varying if name != concept and concept not in causes[name]]
         shares[concept] = leak(before, torch.cat(read[concept]), ranges, test.factor_names, untouched)
     return shares
-
-
-def _descendants(concept: str, graph: Iterable[tuple[str, str]]) -> set[str]:
-    found, edges = {concept}, tuple(graph)
-    for _ in edges:
-        found |= {effect for cause, effect in edges if cause in found}
-    return found - {concept}
 
 
 def _reason(case: Case) -> str | None:

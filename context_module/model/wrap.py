@@ -31,9 +31,8 @@ def wrap_decoder(base: object, concepts: Iterable[str], **options: Any) -> Conte
     adapter, names = adapt(base), tuple(Concepts(concepts))
     shape = tuple(adapter.latent.shape)
     given = {name: value for name, value in options.items() if value is not None}
-    chosen = (
-        {} if options.get("reference") else auto_widths(shape, len(names), options.get("form") or "structural")
-    )  # the paper's are the defaults
+    # the paper's are the defaults
+    chosen = {} if given.get("reference") else auto_widths(shape, len(names), given.get("form", "structural"))
     config = ContextModuleConfig(
         concepts=names, latent_shape=shape, num_features=adapter.num_features, **{**chosen, **given}
     )

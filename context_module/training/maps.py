@@ -62,11 +62,11 @@ def fit_maps(model: ContextualDecoder, images: ContextDataset | EncodedDataset, 
     encodings = images if isinstance(images, EncodedDataset) else encode_dataset(model.base, images)
     _check_contexts(encodings, module.config.concepts)
     sketch, explained = decoder_sketch(model.base, encodings, seed=seed)
-    _, variance, noise = encodings.moments()
+    center, variance, noise = encodings.moments()
     own = 1 / variance.sum().sqrt().expand(len(variance))
     directions = Directions(sketch if explained > _EXPLAINS else own)
     metric = _Metric(directions, variance)
-    _fit_coordinates(module, encodings, metric, variance)
+    _fit_coordinates(module, encodings, metric, center)
     module.log_scale.copy_((_NOISE * noise.sqrt()).clamp_min(1e-4).log().view_as(module.log_scale))
 
     names = (OBSERVATIONAL, *module.config.concepts)
@@ -140,10 +140,9 @@ class _Metric:
         return latents * self.matrix if self.matrix.ndim == 1 else latents @ self.matrix
 
 
-def _fit_coordinates(module: EditModule, encodings: EncodedDataset, metric: _Metric, variance: Tensor) -> None:
+def _fit_coordinates(module: EditModule, encodings: EncodedDataset, metric: _Metric, center: Tensor) -> None:
     """Centre, principal axes and how far pictures show them."""
     size, rank = module.analysis.shape
-    center = encodings.moments()[0]
     some = torch.arange(0, len(encodings), 1 + len(encodings) // (4 * _ROWS))
     latents = encodings.batch(some)["mean"].flatten(1) - center
     seen = metric.apply(latents)

@@ -103,15 +103,14 @@ class EditObjective(EmbeddingObjective):
         mask, target = batch["mask"][rows], self.target(batch)[rows]
         before = self.pool[torch.randint(len(self.pool), (len(target),), device=self.pool.device)]
         changed = self._module.changed(before, mask)
+        if not self.training and self.model.base.kind == "images":
+            distance = self._picture_distance(target * self.spread + self.center, changed, mask)
+            return {"loss": distance.expand(len(mask))}
         generated = self.standardised(self._module.place(changed).flatten(1).float())
         change = ((changed - before) @ self._module.synthesis).float()
         step = LatentStep(
             self._module, self.directions, self.spread, target, generated, mask, self.training, change=change
         )
-        if not self.training and self.model.base.kind == "images":
-            return {
-                "loss": self._picture_distance(target * self.spread + self.center, changed, mask).expand(len(mask))
-            }
         loss, logged = target.new_zeros(len(target)), {}
         for term in cast("Iterable[Term]", self.terms):
             for name, weight, value in term.values(step):
