@@ -29,10 +29,11 @@ from context_module.cli import (
     run_recipe,
     terms_of,
 )
+from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextData, ContextDataset, LabelledDataset
 from context_module.drawing import labelled_grid, labelled_samples
 from context_module.errors import ConceptError
-from context_module.evaluation import composition_table, evaluate
+from context_module.evaluation import composition_table, evaluate, intervention_table
 from context_module.io import load_strictly, load_tensors, save_tensors
 from context_module.metrics import MIN_SAMPLES
 from context_module.model import TrainMode, contexts_on_one_noise, set_train_mode
@@ -289,35 +290,56 @@ def objective_for(
     return objective, train_data, val_data
 
 
-def score(args: FinetuneArguments, model: ContextualDecoder, data: ContextData) -> tuple[str, str] | None:
-    """The table of compositions, as Markdown, and its title; None, said why, where there is none."""
-    kind = model.base.kind
-    if data.held_out is None or not args.score_samples:
-        return None
-    if kind == "texts" and data.parser is None:
-        print("no table of compositions: no parser comes with this data to read factors from texts")
-        return None
-    # half of a context's images are compared, half are the floor
-    samples = min(args.score_samples, int(data.held_out.labels.bincount().min()) // 2)
-    if samples < MIN_SAMPLES:
-        print(f"no table of compositions: it takes {2 * MIN_SAMPLES} {kind} of each and {MIN_SAMPLES} samples")
-        return None
-    scored = evaluate(
-        model,
-        data,
-        samples=samples,
-        metrics=None if kind == "texts" else ["sliced_wasserstein"],
-        contexts=data.held_out.context_names,
-        pooled=args.pooled,
-        seed=args.seed,
-    )
-    distance = (
-        "Total variation distance (joint, of the concepts)" if kind == "texts" else "Sliced Wasserstein distance"
-    )
-    title = f"{distance} to real {kind} of compositions never trained on"
-    table = composition_table(scored)
-    print(f"\n{title}:\n\n{table}")
-    return f"{title} ({samples} of each)", table
+def score(
+    args: FinetuneArguments, model: ContextualDecoder, data: ContextData, validation: ContextDataset
+) -> dict[str, str]:
+    """By file, a table as Markdown under its title: of the compositions, and of each concept on validation images."""
+    texts = model.base.kind == "texts"
+    if not args.score_samples:
+        return {}
+    if texts and data.parser is None:
+        print("no tables of scores: no parser comes with this data to read factors from texts")
+        return {}
+    tables = {}
+    unseen = dataclasses.replace(data, test=validation)
+    for file, what, scored_on, part, make in (
+        ("interventions.md", "single concepts, of validation images", unseen, validation, intervention_table),
+        ("composition.md", "compositions never trained on", data, data.held_out, composition_table),
+    ):
+        contexts, samples = scorable(part, args.score_samples, what)
+        if not contexts:
+            continue
+        scored = evaluate(
+            model,
+            scored_on,
+            samples=samples,
+            metrics=None if texts else ["sliced_wasserstein"],
+            contexts=contexts,
+            pooled=args.pooled,
+            seed=args.seed,
+        )
+        distance = "Total variation distance (joint, of the concepts)" if texts else "Sliced Wasserstein distance"
+        title = f"{distance} to real {model.base.kind} of {what} ({samples} of each)"
+        tables[file] = f"{title}:\n\n{make(scored)}"
+        print(f"\n{tables[file]}")
+    return tables
+
+
+def scorable(part: ContextDataset | None, most: int, what: str) -> tuple[list[str], int]:
+    """The contexts with enough to score, obs left out, and how many of each: half are compared, half are the floor."""
+    if part is None:
+        return [], 0
+    counts = dict(zip(part.context_names, part.labels.bincount(minlength=len(part.context_names)).tolist(), strict=True))
+    counts.pop(OBSERVATIONAL, None)
+    few = [f"{name} ({count})" for name, count in counts.items() if count < 2 * MIN_SAMPLES]
+    if few:
+        print(f"not in the table of {what}: {', '.join(few)}; it takes {2 * MIN_SAMPLES} {part.kind} of a context")
+    kept = [name for name, count in counts.items() if count >= 2 * MIN_SAMPLES]
+    samples = min([most, *(counts[name] // 2 for name in kept)])
+    if kept and samples < MIN_SAMPLES:
+        print(f"no table of {what}: it takes {MIN_SAMPLES} samples, --score_samples is {most}")
+        return [], 0
+    return kept, samples
 
 
 def finish(
@@ -325,12 +347,12 @@ def finish(
     run: RunDirectory,
     model: ContextualDecoder,
     data: ContextData,
-    images: ContextDataset,
+    images: tuple[ContextDataset, ContextDataset],
     result: TrainingResult,
     repository: str | None,
 ) -> None:
     """Fit values, save, score, upload, and say what came out."""
-    errors = fit_values(model, images, draws=args.value_draws, seed=args.seed)
+    errors = fit_values(model, images[0], draws=args.value_draws, seed=args.seed)
     rows = contexts_on_one_noise(model, contexts_of(data))
     model.details = CardDetails.of(args.data_name, grid=None if model.base.kind == "texts" else labelled_grid(rows))
     model.eval().save_pretrained(run.path, repo_id=repository)
@@ -339,10 +361,10 @@ def finish(
         print("values that can be set, and how far off pictures are on average:", end=" ")
         print(", ".join(f"{name} {error:.3g}" for name, error in errors.items()))
     print(f"{run.path}: best validation loss {result.loss:.1f} at step {result.best_step} of {result.steps}")
-    if found := score(args, model, data):
-        title, table = found
-        (run.path / "composition.md").write_text(table + "\n", encoding="utf-8")
-        model.details.metrics = f"{title}:\n\n{table}"
+    if tables := score(args, model, data, images[1]):
+        for file, table in tables.items():
+            (run.path / file).write_text(table + "\n", encoding="utf-8")
+        model.details.metrics = "\n\n".join(tables.values())
         model.save_pretrained(run.path, repo_id=repository)
     args.publish(run.path, repository, FILES, "context module")
 
@@ -373,7 +395,7 @@ def main(argv: list[str] | None = None) -> None:
     if isinstance(train_data, EncodedDataset) and model.config.form == "edits":
         fit_effects(model, train_data)
     if accelerator.is_main_process:
-        finish(args, run, model, data, images[0], result, repository)
+        finish(args, run, model, data, images, result, repository)
 
 
 def preview_of(model: ContextualDecoder, contexts: list[str]) -> Image | str:

@@ -5,7 +5,7 @@ from context_module.evaluation.result import ContextScores, Evaluation
 from context_module.evaluation.samples import draw
 from context_module.evaluation.scoring import evaluate
 from context_module.evaluation.subject import BaseSubject, ModuleSubject, subject_of
-from context_module.evaluation.tables import composition_table, headline, summary_table, verdict
+from context_module.evaluation.tables import composition_table, headline, intervention_table, summary_table, verdict
 from context_module.metrics import Subject
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "draw",
     "evaluate",
     "headline",
+    "intervention_table",
     "render_report",
     "subject_of",
     "summary_table",

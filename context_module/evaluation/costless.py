@@ -13,7 +13,8 @@ from torch import Tensor
 
 from context_module.adapters import DecoderAdapter
 from context_module.contexts import OBSERVATIONAL
-from context_module.data import ContextData
+from context_module.data import ContextData, ContextDataset
+from context_module.metrics import MIN_SAMPLES
 from context_module.training import EncodedDataset, Moments, encode_dataset, gaussian_map
 
 __all__ = ["Costless"]
@@ -28,7 +29,7 @@ class Costless:
 
     Args:
         base: with embeddings.
-        data: moments come from `train`; observational images from `test`, or where there is none from `train`.
+        data: moments come from `train`; observational images from `test`, or where it has too few from `train`.
         samples: images of each composition, or as many as there are observational ones.
         batch_size: images encoded or decoded at a time.
         seed: of the base's deeper latents.
@@ -42,8 +43,9 @@ class Costless:
         chosen = torch.cat([p[torch.linspace(0, len(p) - 1, min(len(p), _PER_CONTEXT)).long()] for p in places])
         encoded = encode_dataset(base, train.subset(chosen), batch_size=batch_size, progress=False)
         rows = {name: _rows(encoded, name) for name in encoded.context_names}
-        source = data.train if data.test is None else data.test
-        found = int((source.labels == source.context_names.index(OBSERVATIONAL)).sum())
+        source, found = data.train, _count(data.train)
+        if data.test is not None and (unseen := _count(data.test)) >= MIN_SAMPLES:
+            source, found = data.test, unseen
         self._start = self._encode(source.select(OBSERVATIONAL, min(samples, found)))
         size = self._start.shape[1]
         every = torch.cat(list(rows.values()))
@@ -81,6 +83,12 @@ class Costless:
         parts = latents.unflatten(1, shape).split(self._batch_size)
         decoded = [base.decode(part.to(base.device, base.dtype), generator=self._generator) for part in parts]
         return torch.cat([found.mean.float().cpu() for found in decoded]).clamp(0, 1)
+
+
+def _count(images: ContextDataset) -> int:
+    """How many observational ones there are."""
+    names = images.context_names
+    return int((images.labels == names.index(OBSERVATIONAL)).sum()) if OBSERVATIONAL in names else 0
 
 
 def _rows(encoded: EncodedDataset, context: str) -> Tensor:

@@ -128,7 +128,7 @@ def _contexts(
         if costless is not None:
             concepts = case.data.concepts.parse(context)
             columns |= {"arithmetic": costless.arithmetic(concepts), "maps": costless.maps(concepts)}
-            columns["recon"] = costless.reconstructions(real)
+            columns |= {"recon": costless.reconstructions(real), "unchanged": costless.arithmetic(())}
         scores: Scores = {}
         for metric in metrics:
             scores |= _columns(metric, columns, context, case)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from context_module.evaluation.result import Evaluation
+from context_module.contexts import OBSERVATIONAL
+from context_module.evaluation.result import Evaluation, Scores
 from context_module.metrics import Estimate, WholeMetric, get_metric
 
-__all__ = ["COSTLESS", "composition_table", "headline", "summary_table", "verdict"]
+__all__ = ["COSTLESS", "composition_table", "headline", "intervention_table", "summary_table", "verdict"]
 
 #: What stands beside a module, by column, as tables call it.
 COSTLESS = {"arithmetic": "latent arithmetic", "maps": "Gaussian maps", "recon": "the base's reconstructions"}
 _CLOSE = 0.002
+_DIFFERENT = 1.25  # times the least distance there can be: what no intervention at all does worse than
+_MOST = 0.8  # of the way from real images to observational ones
 
 
 def composition_table(evaluation: Evaluation) -> str:
@@ -27,9 +30,32 @@ def composition_table(evaluation: Evaluation) -> str:
     """
     rows = {context: found.scores for context, found in evaluation.contexts.items() if found.held_out}
     rows["mean"] = evaluation.summary["composition"]
-    name = "total_variation" if "total_variation" in rows["mean"] else "sliced_wasserstein"
-    shares = [name for name in ("intended", "parses") if name in rows["mean"]]
-    beside = [column for column in COSTLESS if column in rows["mean"][name]]
+    lines, mean = _lines(rows), _values(rows["mean"][_distance(rows)])
+    if "maps" in mean:
+        lines += ["", f"Of what the base allows beyond Gaussian maps: {headline(mean):.0%}."]
+    return "\n".join(lines)
+
+
+def intervention_table(evaluation: Evaluation) -> str:
+    """The same of the interventions that were trained on, one concept each: which of them does what it should.
+
+    Raises:
+        KeyError: for an evaluation without such contexts or without the metric.
+    """
+    known = evaluation.contexts.items()
+    rows = {context: found.scores for context, found in known if not found.held_out and context != OBSERVATIONAL}
+    return "\n".join(_lines(rows))
+
+
+def _distance(rows: Mapping[str, Scores]) -> str:
+    return "total_variation" if any("total_variation" in row for row in rows.values()) else "sliced_wasserstein"
+
+
+def _lines(rows: Mapping[str, Scores]) -> list[str]:
+    """A table of distances, as lines of Markdown."""
+    name, every = _distance(rows), list(rows.values())
+    shares = [share for share in ("intended", "parses") if all(share in row for row in every)]
+    beside = [column for column in COSTLESS if all(column in row[name] for row in every)]
     titles = ["context", "base", *(COSTLESS[column] for column in beside), "with context module", "real against real"]
     titles += ["closer by", *shares, *(["verdict"] if beside else [])]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
@@ -38,11 +64,9 @@ def composition_table(evaluation: Evaluation) -> str:
         cells = [context, *(f"{found[column]:.3f}" for column in ("base", *beside, "model", "floor"))]
         cells.append(f"{1 - found['model'] / found['base']:.0%}")
         cells += [f"{row[share]['model'].value:.0%}" for share in shares]
-        cells += [verdict(_values(row[name]))] if beside else []
+        cells += [verdict(found)] if beside else []
         lines.append(f"| {' | '.join(cells)} |")
-    if beside:
-        lines += ["", f"Of what the base allows beyond Gaussian maps: {headline(_values(rows['mean'][name])):.0%}."]
-    return "\n".join(lines)
+    return lines
 
 
 def headline(distances: Mapping[str, float]) -> float:
@@ -63,10 +87,20 @@ def headline(distances: Mapping[str, float]) -> float:
 def verdict(distances: Mapping[str, float]) -> str:
     """The distances of `headline` and the ``floor``, of real images, in words.
 
+    Where it is known how far observational images are from the context, ``unchanged``, it also says whether an
+    intervention is seen at all: in the data, as far as the base shows them, and in what the module makes of it.
+
     >>> verdict({"model": 0.09, "maps": 0.09, "recon": 0.08, "floor": 0.02})
     'limited by the base'
+    >>> verdict({"model": 0.09, "maps": 0.09, "recon": 0.02, "floor": 0.02, "unchanged": 0.1})
+    'no visible effect'
     """
     model, maps, recon, floor = (distances[column] for column in ("model", "maps", "recon", "floor"))
+    if unchanged := distances.get("unchanged"):
+        if unchanged < _DIFFERENT * max(recon, floor):
+            return "its images hardly differ from observational ones"
+        if model - recon > _MOST * (unchanged - recon):
+            return "no visible effect"
     if recon > 2 * floor and model < 1.25 * recon:
         return "limited by the base"
     if model <= 1.25 * max(floor, recon):

@@ -98,7 +98,8 @@ class ContextMetric(Metric):
         figures: what a report says of each name, where `score` finds several.
         columns: whose samples are scored: those of the ``model`` and of the ``base``, which is told of no context; of
             further real ones, the ``floor``; and the ``real`` ones themselves; where there is a base with embeddings
-            also of what costs nothing, ``arithmetic`` and ``maps``, and the base's reconstructions, ``recon``.
+            also of what costs nothing, ``arithmetic`` and ``maps``; the base's reconstructions of the real ones,
+            ``recon``; and those of observational images, ``unchanged``.
         prepare: what is trained for it before any context is scored; DataError where that cannot be.
     """
 

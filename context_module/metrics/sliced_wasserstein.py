@@ -86,5 +86,5 @@ METRIC = ContextMetric(
         "square gap between their sorted projections. It is the paper's measure.",
     ),
     score=_score,
-    columns=("model", "base", "floor", "arithmetic", "maps", "recon"),
+    columns=("model", "base", "floor", "arithmetic", "maps", "recon", "unchanged"),
 )

@@ -26,6 +26,7 @@ _OURS = (
     "arguments.json",
     "result.json",
     "composition.md",
+    "interventions.md",
     "evaluation",
 )
 _STATE = {"step", "best_step", "best_loss", "failures", "seed", "train_batch_size", "num_processes"}

@@ -91,7 +91,8 @@ class Trainer:
         self.train_data, self.val_data = train_data, val_data
         self.preview = preview
         self.bare = objective
-        _check_batch(train_data, args.train_batch_size)
+        if args.max_train_steps:
+            _check_batch(train_data, args.train_batch_size)
         self.groups = Groups(objective, args.learning_rate, args.max_grad_norm)
         self.objective, self.optimizer = accelerator.prepare(objective, self.groups.optimizer)
         self.step, self.best_step, self.best_loss, self.failures = 0, 0, math.inf, 0

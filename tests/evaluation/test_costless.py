@@ -1,12 +1,14 @@
 """What costs nothing, beside a module, and what is said of the comparison."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from context_module import wrap_decoder
 from context_module.adapters.lightweight import LightweightVAE
 from context_module.data import ArrayContextDataset, ContextData
-from context_module.evaluation import composition_table, evaluate, headline, verdict
+from context_module.evaluation import composition_table, evaluate, headline, intervention_table, verdict
 from context_module.evaluation.costless import Costless
 from context_module.training import fit_maps
 from helpers.draws import seeded
@@ -48,12 +50,34 @@ def test_it_stands_beside_the_module(data):
     fit_maps(model, data.train)
     found = evaluate(model, data, samples=30, metrics=["sliced_wasserstein"], progress=False)
     scores = found.contexts["a+c"].scores["sliced_wasserstein"]
-    assert set(scores) == {"model", "base", "floor", "arithmetic", "maps", "recon"}
+    assert set(scores) == {"model", "base", "floor", "arithmetic", "maps", "recon", "unchanged"}
     assert scores["recon"].value < 0.5 * scores["maps"].value
     table = composition_table(found).splitlines()
     assert table[0].split(" | ")[2:5] == ["latent arithmetic", "Gaussian maps", "the base's reconstructions"]
     assert table[0].endswith("| verdict |")
     assert table[-1].startswith("Of what the base allows beyond Gaussian maps: ")
+    names = [line.split(" | ")[0].strip("| ") for line in intervention_table(found).splitlines()[2:]]
+    assert names == list(CONCEPTS)
+    verdicts = [line.rsplit(" | ", 1)[1] for line in intervention_table(found).splitlines()[2:]]
+    assert not any("no visible effect" in verdict or "hardly" in verdict for verdict in verdicts)
+
+
+def test_an_intervention_that_does_nothing_is_said_to(data):
+    """The module was never fitted to `c`, and images of `b` are observational ones under another name."""
+    torch.manual_seed(0)
+    model = wrap_decoder(Identity(), CONCEPTS, form="edits", latent_noise=True)
+    fit_maps(model, data.train)
+    with torch.no_grad():
+        for parameter in (model.module.edits.linear, model.module.edits.shift):
+            parameter[CONCEPTS.index("c")] = 0
+    changed = dataclasses.replace(data, test=images(60, seed=2, idle="b"))
+    found = evaluate(model, changed, samples=30, metrics=["sliced_wasserstein"], progress=False, contexts=CONCEPTS)
+    verdicts = {
+        line.split(" | ")[0].strip("| "): line.rsplit(" | ", 1)[1].strip(" |")
+        for line in intervention_table(found).splitlines()[2:]
+    }
+    assert verdicts["c"] == "no visible effect"
+    assert verdicts["b"] == "its images hardly differ from observational ones"
 
 
 def test_none_of_it_with_a_base_that_trains():

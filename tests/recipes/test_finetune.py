@@ -41,6 +41,7 @@ def test_result(trained):
     assert "trainable params: " in out
     assert "out: best validation loss" in out
     assert "| quad2+orientation |" in out
+    assert "not in the table of single concepts, of validation images: quad1 (4), " in out
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md",
         "adapter_config.json",
@@ -65,6 +66,20 @@ def test_result(trained):
     assert "| licence of the base | apache-2.0 |" in card
     assert "](contexts.png)" in card
     assert (folder / "composition.md").read_text().strip() in card
+
+
+def test_tables_name_what_has_too_few_images(here, check, tmp_path):
+    """One composition with a single image does not take the others' table away."""
+    counts = {"obs": 60, "a": 60, "b": 60, "a+b": 20, "a+c": 1, "c": 60}
+    write_photos(tmp_path / "photos", (8, 8), counts)
+    options = ["--data", "photos", "--val_fraction", "0.4", "--max_train_steps", "0", "--value_draws", "0"]
+    out = check.succeeded(here("finetune.py", *options, "--output_dir", "out"))
+    assert "not in the table of compositions never trained on: a+c (1); it takes 20 images of a context" in out
+    rows = (tmp_path / "out" / "interventions.md").read_text().splitlines()
+    assert [row.split(" | ")[0] for row in rows[4:]] == ["| a", "| b", "| c"]
+    assert "| a+b | " in (tmp_path / "out" / "composition.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "to real images of single concepts, of validation images (12 of each):" in card
 
 
 def test_a_corrupt_image_is_named_and_skipped_only_if_asked(here, check, photos, tmp_path):

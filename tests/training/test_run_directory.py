@@ -53,7 +53,7 @@ def test_other_files_are_no_run(tmp_path):
 
 def test_overwrite_deletes_only_ours_and_only_at_begin(tmp_path):
     make_checkpoint(tmp_path, 5)
-    ours = ["metrics.jsonl", "arguments.json", "result.json", "composition.md"]
+    ours = ["metrics.jsonl", "arguments.json", "result.json", "composition.md", "interventions.md"]
     theirs = ["notes.txt", "checkpoints.csv", "photo.png"]
     for name in [*ours, *theirs]:
         (tmp_path / name).write_text("")
