@@ -14,7 +14,7 @@ from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding,
 from context_module.adapters.pretrained import import_library, parts_of, read_network, reading
 from context_module.adapters.pretraining import Pretraining
 from context_module.adapters.sentence_encoder import SentenceEncoder
-from context_module.adapters.tokens import TokenLikelihood, own_tokens, run
+from context_module.adapters.tokens import TokenDecoding, TokenLikelihood, own_tokens, run
 from context_module.errors import CheckpointError, DataError, ShapeError
 from context_module.io import HUB_OPTIONS, recorded
 
@@ -284,12 +284,12 @@ class TransformersAdapter(DecoderAdapter):
         x = x.to(self.device)
         if self.encoder is not None:
             features = self.encoder(self.present(x))
-            return Encoding(features, features.new_zeros(len(x), *self.latent.shape))
+            return Encoding(features, features.new_zeros(len(x), *self.latent.shape), states=x)
         begin = torch.full_like(x[:, :1], self.begin)
         hidden = self.net.base_model(torch.cat([begin, x[:, :-1]], 1), use_cache=False).last_hidden_state
         own = own_tokens(x, self.end)[..., None]
         features = (hidden.float() * own).sum(1) / own.sum(1)
-        return Encoding(features, features.new_zeros(len(x), *self.latent.shape))
+        return Encoding(features, features.new_zeros(len(x), *self.latent.shape), states=x)
 
     def decode(
         self,
@@ -299,13 +299,17 @@ class TransformersAdapter(DecoderAdapter):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Decoding:
-        """As everywhere; `temperature` is that of the tokens that `Decoding.sample` draws."""
+        """As everywhere; `temperature` is that of the tokens that `Decoding.sample` draws.
+
+        The residual is the noise of tokens: see `TokenLikelihood.noise_of`.
+        """
         prefix = [
             (keys + change[:, 0].to(keys), values + change[:, 1].to(values))
             for (keys, values), change in zip(self._silent_prefix(), latent.unbind(1), strict=True)
         ]
-        likelihood = TokenLikelihood(self.net, prefix, self.begin, self.end, self.max_tokens, temperature)
-        return Decoding(likelihood, kl=latent.new_zeros(len(latent), dtype=torch.float32))
+        noise = residuals[0].to(self.device) if residuals else None
+        likelihood = TokenLikelihood(self.net, prefix, self.begin, self.end, self.max_tokens, temperature, noise)
+        return TokenDecoding(likelihood, None if encoding is None else encoding.states, generator)
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Virtual tokens that say nothing, n times: zeros."""

@@ -33,7 +33,7 @@ from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextData, ContextDataset, LabelledDataset
 from context_module.drawing import labelled_grid, labelled_samples
 from context_module.errors import ConceptError
-from context_module.evaluation import composition_table, evaluate, intervention_table
+from context_module.evaluation import Evaluation, composition_table, evaluate, intervention_table
 from context_module.io import load_strictly, load_tensors, save_tensors
 from context_module.metrics import MIN_SAMPLES
 from context_module.model import TrainMode, contexts_on_one_noise, set_train_mode
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DEFAULT = "nvae"
+STRANGE = 0.05  # a share of images that is worth a word
 SHIPPED = {DEFAULT: recipe_file(__file__, "pretrained/nvae-quad32")}
 
 
@@ -301,6 +302,7 @@ def score(
         print("no tables of scores: no parser comes with this data to read factors from texts")
         return {}
     tables = {}
+    metrics = ["sliced_wasserstein", *(["unfamiliar"] if model.base.embeds and not model.base_trains else [])]
     unseen = dataclasses.replace(data, test=validation)
     for file, what, scored_on, part, make in (
         ("interventions.md", "single concepts, of validation images", unseen, validation, intervention_table),
@@ -313,7 +315,7 @@ def score(
             model,
             scored_on,
             samples=samples,
-            metrics=None if texts else ["sliced_wasserstein"],
+            metrics=None if texts else metrics,
             contexts=contexts,
             pooled=args.pooled,
             seed=args.seed,
@@ -322,14 +324,28 @@ def score(
         title = f"{distance} to real {model.base.kind} of {what} ({samples} of each)"
         tables[file] = f"{title}:\n\n{make(scored)}"
         print(f"\n{tables[file]}")
+        if strange := strangers(scored):
+            print(f"\nunlike anything that the base knows, empty or blended perhaps: {strange} of images")
     return tables
+
+
+def strangers(scored: Evaluation) -> str:
+    """The contexts with more than a few images that the base does not know, with their share."""
+    shares = {
+        name: found.scores["unfamiliar"]["model"]
+        for name, found in scored.contexts.items()
+        if "unfamiliar" in found.scores
+    }
+    return ", ".join(f"{name} {share.value:.0%}" for name, share in shares.items() if share.low > STRANGE)
 
 
 def scorable(part: ContextDataset | None, most: int, what: str) -> tuple[list[str], int]:
     """The contexts with enough to score, obs left out, and how many of each: half are compared, half are the floor."""
     if part is None:
         return [], 0
-    counts = dict(zip(part.context_names, part.labels.bincount(minlength=len(part.context_names)).tolist(), strict=True))
+    counts = dict(
+        zip(part.context_names, part.labels.bincount(minlength=len(part.context_names)).tolist(), strict=True)
+    )
     counts.pop(OBSERVATIONAL, None)
     few = [f"{name} ({count})" for name, count in counts.items() if count < 2 * MIN_SAMPLES]
     if few:

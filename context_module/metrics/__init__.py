@@ -39,6 +39,7 @@ from context_module.metrics.registry import (
 from context_module.metrics.sliced_wasserstein import sliced_wasserstein
 from context_module.metrics.subject import Subject
 from context_module.metrics.texts import UNREADABLE, intended_share, read_factors, total_variation
+from context_module.metrics.unfamiliar import unfamiliar
 
 __all__ = [
     "MIN_SAMPLES",
@@ -84,4 +85,5 @@ __all__ = [
     "total_variation",
     "train_concept_classifier",
     "train_factor_regressor",
+    "unfamiliar",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from context_module.contexts import OBSERVATIONAL
 from context_module.metrics.case import Case
+from context_module.metrics.concept_accuracy import classifier_of
 from context_module.metrics.counterfactual import train_factor_regressor
 from context_module.metrics.estimate import Estimate, check_samples, share_estimate
 from context_module.metrics.metric import Figure, WholeMetric
@@ -43,27 +44,31 @@ def leak(
 
 
 def _score(case: Case) -> dict[str, Any]:
-    test, data = case.data.test, case.data
+    test = case.data.test
     assert test is not None
-    assert data.graph is not None
-    regressor = case.trained(train_factor_regressor)
     images = test.select(OBSERVATIONAL, min(case.samples, _MOST))
     generator = torch.Generator().manual_seed(case.seed)
-    concepts = [name for name in case.subject.concepts or () if name in test.factor_names]
+    by_factors = test.factors is not None and case.data.graph is not None
+    concepts = [name for name in case.subject.concepts or () if not by_factors or name in test.factor_names]
     contexts = [OBSERVATIONAL, *concepts]
     read: dict[str, list[Tensor]] = {context: [] for context in contexts}
+    reader = case.trained(train_factor_regressor) if by_factors else classifier_of(case)
     for part in images.split(case.batch_size):
         found = case.subject.counterfactuals(part.to(case.subject.device), contexts, generator)  # type: ignore[attr-defined]
         for context in contexts:
-            read[context].append(regressor.read(found[context].cpu().clamp(0, 1)))
+            pictures = found[context].cpu().clamp(0, 1)
+            read[context].append(reader.read(pictures) if by_factors else reader.detect(pictures).float())
     before = torch.cat(read[OBSERVATIONAL])
-    ranges = ((regressor.values[:, -1] - regressor.values[:, 0]) / regressor.std).cpu()
-    varying = [name for name, extent in zip(test.factor_names, ranges.tolist(), strict=True) if extent > 0]
-    causes = ancestors_of(data.graph, test.factor_names)
+    names = test.factor_names if by_factors else tuple(case.data.concepts)
+    ranges = torch.ones(len(names))  # of concepts that are shown or not
+    if by_factors:
+        ranges = ((reader.values[:, -1] - reader.values[:, 0]) / reader.std).cpu()
+    causes = ancestors_of(case.data.graph or (), names)
+    varying = [name for name, extent in zip(names, ranges.tolist(), strict=True) if extent > 0]
     shares: dict[str, Any] = {}
     for concept in concepts:
         untouched = [name for name in varying if name != concept and concept not in causes[name]]
-        shares[concept] = leak(before, torch.cat(read[concept]), ranges, test.factor_names, untouched)
+        shares[concept] = leak(before, torch.cat(read[concept]), ranges, names, untouched)
     return shares
 
 
@@ -72,9 +77,7 @@ def _reason(case: Case) -> str | None:
         return "the data has no images of the training contexts that were not trained on"
     if case.subject.concepts is None:
         return "the model knows no interventions"
-    if case.data.graph is None:
-        return "it is not known which concept acts on which"
-    return "the true factors of the images are not known" if case.data.test.factors is None else None
+    return "there is no concept but one" if len(case.data.concepts) < 2 else None
 
 
 METRIC = WholeMetric(
@@ -84,7 +87,8 @@ METRIC = WholeMetric(
         "lower",
         "How often an intervention changes a factor that does not descend from it by more than a tenth of its range, "
         "as a regressor reads factors from counterfactuals of the same images. A factor that it reads badly, or that "
-        "cannot be seen, counts as moved more often than it is.",
+        "cannot be seen, counts as moved more often than it is. Where factors or graph are not known: how often a "
+        "classifier of the training contexts changes its mind on whether another concept was intervened on.",
     ),
     asks=("counterfactuals",),
     reason=_reason,

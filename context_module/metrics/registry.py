@@ -28,6 +28,7 @@ _METRICS: Registry[Metric] = Registry(
         "energy_distance": "context_module.metrics.kernel:ENERGY_DISTANCE",
         "precision_recall": "context_module.metrics.precision_recall:METRIC",
         "concept_accuracy": "context_module.metrics.concept_accuracy:METRIC",
+        "unfamiliar": "context_module.metrics.unfamiliar:METRIC",
         "total_variation": "context_module.metrics.texts:TOTAL_VARIATION",
         "concept_variation": "context_module.metrics.texts:CONCEPT_VARIATION",
         "parses": "context_module.metrics.texts:PARSES",

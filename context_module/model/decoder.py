@@ -269,7 +269,7 @@ class ContextualDecoder(nn.Module):
         """The noise behind images seen in a context: posterior means, and what they leave of every later latent.
 
         ``generate(noise=abduct(x, c), do=c)`` is the reconstruction of x; with another `do` it is the counterfactual.
-        With ``latent_noise=True`` the reconstruction is the base's own.
+        With ``latent_noise=True`` the reconstruction is the base's own. Of a language model it is the text itself.
 
         Args:
             x: images (B, C, H, W) in [0, 1]; for a language model texts, or token ids (B, T).
@@ -291,7 +291,7 @@ class ContextualDecoder(nn.Module):
             if self.config.latent_noise:
                 residual = (encoding.mean.float() - latent) / self.module.scale
                 latent = encoding.mean
-            decoding = self.held.decode(latent, encoding, temperature=0.0)
+            decoding = self.held.decode(latent, encoding, temperature=0.0, generator=generator)
         return Abduction(noise, residual, decoding.residuals)
 
     def graph(self, samples: int = 1000, seed: int = 0) -> CausalGraph:

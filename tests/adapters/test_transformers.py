@@ -1,5 +1,6 @@
 """Causal language models of transformers as bases, tiny ones with random weights."""
 
+import math
 import json
 import shutil
 
@@ -146,6 +147,35 @@ def test_generates_texts_and_counterfactuals(base):
     out = model(TEXTS, ["obs", "a", "b"])
     assert out.reconstruction.dtype == torch.int64
     torch.testing.assert_close(out.loss, out.neg_log_likelihood + out.kl_noise)
+
+
+def test_the_counterfactual_of_a_text_starts_from_the_text_itself(base):
+    """Token by token the noise behind it is kept: Oberst and Sontag 2019."""
+    base.net.lm_head.weight.data.mul_(100)
+    model = wrapped(base, free_blocks=1)
+    for context in ("obs", "a"):
+        behind = model.abduct(TEXTS, context)
+        assert model.generate(noise=behind, do=context) == TEXTS
+        assert model.generate(noise=behind, do=context, sample=True, generator=seeded()) == TEXTS
+        assert torch.equal(behind.residuals[0], model.abduct(TEXTS, context).residuals[0])
+    torch.nn.init.normal_(model.module.inversion.linear.weight, std=20.0)
+    torch.nn.init.normal_(model.module.intervention.bias, std=5.0)
+    behind = model.abduct(TEXTS, "obs")
+    assert model.generate(noise=behind, do="obs") == TEXTS
+    changed = model.generate(noise=behind, do="a+b")
+    assert changed != TEXTS
+    assert changed == model.generate(noise=behind, do="a+b")
+
+
+def test_the_noise_behind_tokens_is_gumbel(base):
+    """Over tokens drawn from the model and their noise drawn after them, it is the noise that draws tokens."""
+    latent = base.sample_latent(400)
+    drawn = base.decode(latent).sample(seeded(1))[:, :1]
+    likelihood = base.decode(latent).likelihood
+    noise = likelihood.noise_of(drawn, seeded(2)).flatten()
+    assert noise.mean().item() == pytest.approx(0.5772, abs=0.05)
+    assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.12)
+    assert noise.median().item() == pytest.approx(-math.log(math.log(2)), abs=0.05)
 
 
 def test_the_module_learns_and_the_base_stays(base):

@@ -56,7 +56,7 @@ def test_result(trained):
     ]
     assert [line["step"] for line in metrics(folder)] == [0, 1, 2, 3, 3, 4, 5, 6, 6]  # edits are of use at once
     assert (folder / "composition.md").read_text().strip() in out
-    assert len((folder / "composition.md").read_text().splitlines()) == 2 + 9 + 1 + 2
+    assert len((folder / "composition.md").read_text().splitlines()) == 2 + 2 + 9 + 1 + 2
     assert "| context | base | latent arithmetic | Gaussian maps | the base's reconstructions |" in out
     assert "Of what the base allows beyond Gaussian maps: " in out
     model = ContextualDecoder.from_pretrained(folder)
