@@ -2,11 +2,16 @@
 
     python recipes/ablate.py --budget cpu --seeds 3
     python recipes/ablate.py --budget cpu --rows default "without matching" --base_checkpoint outputs/base
+    python recipes/ablate.py --budget cpu --seeds 3 --rows default --base nvae diffusers --resolution 32 \\
+      --data quad quad_dependent dsprites pendulum still_life cartoon chase
 
 Every row is recipes/finetune.py with its defaults on a frozen base, but for what the row's name says. That base is
 pretrained first, on all contexts pooled and anew for every seed, unless ``--base_checkpoint`` names one. Each run is
 a few calls of pretrain.py, finetune.py and evaluate.py, written down in its log.txt to be copied. Whatever is
 finished is not done again: after a crash or a kill, the same command goes on from the last checkpoints.
+
+Of several data sets or families of bases there is a table each, and one of all, with the means over them: with the
+row ``default`` alone that is what a module is worth, beside what costs nothing, wherever one may use it.
 
 Budgets: ``smoke`` shows in some minutes that everything works; ``cpu`` gives the latent rows 1,000 steps, half of the
 defaults', and the two pixel rows, whose steps run through the decoder, fewer images in time of the same order.
@@ -14,24 +19,27 @@ defaults', and the two pixel rows, whose steps run through the decoder, fewer im
 
 from __future__ import annotations
 
+import itertools
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from context_module.cli import argument, parse_arguments, recipe_file, run_recipe
 from context_module.errors import CheckpointError
-from context_module.evaluation import headline
 from context_module.io import read_json
 from context_module.study import (
     BUDGETS,
     PAPERS_MODULE,
     PIXEL,
     STRUCTURAL,
+    Comparison,
     Run,
     StudyArguments,
     evaluation,
     folder_name,
     run_study,
+    scores_of_compositions,
     training,
 )
 
@@ -69,7 +77,7 @@ SPENT: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 EVALUATION = {"smoke": BUDGETS["smoke"]["evaluation"], "cpu": {"samples": 1000}}
-METRICS = ["sliced_wasserstein", "precision_recall", "concept_accuracy", "graph"]
+METRICS = ["sliced_wasserstein", "precision_recall", "concept_accuracy", "graph", "leak"]
 
 COLUMNS = {
     "concept": "concept",
@@ -78,10 +86,12 @@ COLUMNS = {
     "maps": "Gaussian maps",
     "recon": "the base's own",
     "headline": "of what the base allows",
+    "worst_beside": "worst pair beside maps",
     "floor": "floor",
     "precision": "precision",
     "concept_accuracy": "accuracy, contexts",
     "composition_accuracy": "accuracy, pairs",
+    "leak": "leak",
     "graph_distance": "graph distance",
 }
 BETTER: dict[str, Literal["lower", "higher"] | None] = {
@@ -101,29 +111,36 @@ class AblateArguments(StudyArguments):
 
     budget: Literal["smoke", "cpu"] = argument("smoke", help="some minutes, or trainings of minutes on a CPU")
     rows: list[str] = argument(list(ROWS), help="rows of the table")
-    data: str = argument("quad_dependent", help="as in recipes/finetune.py; its own size is that of all images")
-    base: str = argument("lightweight", help="family of the base")
+    data: list[str] = argument(["quad_dependent"], help="as in recipes/finetune.py; one or several")
+    resolution: int | None = argument(None, help="height and width of the images; default: the data's own")
+    base: list[str] = argument(["lightweight"], help="family of the base; one or several")
     base_checkpoint: str | None = argument(
         None, help="the base, for images of the data's size; default: pretrain one for every seed"
     )
-    output_dir: str = argument("outputs/ablate", help="the table goes to a folder in it, named data-budget")
+    output_dir: str = argument(
+        "outputs/ablate", help="tables go to folders in it, named data-budget, with the family where there are several"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if unknown := [row for row in self.rows if row not in ROWS]:
             raise ValueError(f"unknown row {unknown[0]!r}; rows: {', '.join(map(repr, ROWS))}")
+        if self.base_checkpoint and len(self.data) * len(self.base) > 1:
+            raise ValueError(
+                "--base_checkpoint is one base, of the images of one data set: give one --data and --base"
+            )
         if self.base_checkpoint and not Path(self.base_checkpoint).exists():
             raise CheckpointError(
                 f"--base_checkpoint {self.base_checkpoint}: no such file or folder; leave it out to pretrain a base"
             )
 
 
-def runs_of_seed(args: AblateArguments, folder: Path, seed: int) -> dict[str, Run]:
+def runs_of_seed(args: AblateArguments, data: str, family: str, folder: Path, seed: int) -> dict[str, Run]:
     """A run per row, and one of the base unless it is given."""
     budget, spent = BUDGETS[args.budget], SPENT[args.budget]
     common = {
-        "base": args.base,
-        "data": args.data,
+        "base": family,
+        "data": data,
         "data_options": args.data_options or None,
         "seed": seed,
         "cache_dir": folder / "cache",  # rendered and encoded once for all runs
@@ -134,7 +151,7 @@ def runs_of_seed(args: AblateArguments, folder: Path, seed: int) -> dict[str, Ru
         base = Path(args.base_checkpoint).resolve()
     else:
         base = folder / folder_name(BASE) / f"seed-{seed}"
-        options = {**common, **budget["training"], **budget["pooled"]}
+        options = {**common, **budget["training"], **budget["pooled"], "resolution": args.resolution}
         runs[BASE] = Run(
             f"{BASE}, seed {seed}", base, (training(recipe_file(__file__, "pretrain.py"), base, **options),)
         )
@@ -157,21 +174,15 @@ def runs_of_seed(args: AblateArguments, folder: Path, seed: int) -> dict[str, Ru
 def scores_of(path: Path) -> dict[str, float]:
     """The table's figures of one finished run; accuracies are shares of those of real images."""
     report = read_json(path / "evaluation" / "report.json")
-    summary = report["summary"]
-    scores = {part: found["sliced_wasserstein"]["model"]["value"] for part, found in summary.items()}
+    scores, summary = scores_of_compositions(report), report["summary"]
     for part, found in summary.items():
         model, real = (found["concept_accuracy"][column]["value"] for column in ("model", "real"))
         if real > 0:
             scores[f"{part}_accuracy"] = model / real
     if "composition" in summary:
-        pairs = [found for found in report["contexts"].values() if found["held_out"]]
-        scores["worst_pair"] = max(pair["sliced_wasserstein"]["model"]["value"] for pair in pairs)
-        beside = {column: found["value"] for column, found in summary["composition"]["sliced_wasserstein"].items()}
-        if "maps" in beside:
-            scores |= {column: beside[column] for column in ("maps", "recon")}
-            scores["headline"] = headline(beside)
-        scores["floor"] = summary["composition"]["sliced_wasserstein"]["floor"]["value"]
         scores["precision"] = summary["composition"]["precision"]["model"]["value"]
+    shares = [share["value"] for found in report["leak"].values() for share in found.values()]
+    scores["leak"] = statistics.fmean(shares)
     if "structural_hamming_distance" in report["graph"]:
         scores["graph_distance"] = report["graph"]["structural_hamming_distance"]
     return scores
@@ -179,10 +190,22 @@ def scores_of(path: Path) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(AblateArguments, description=__doc__.splitlines()[0], argv=argv)
-    name = Path(args.data).resolve().name  # data may be a folder
-    folder = (Path(args.output_dir) / f"{name}-{args.budget}").resolve()
-    seeds = [runs_of_seed(args, folder, seed) for seed in range(args.seeds)]
-    run_study(args, f"{name}, budget {args.budget}", folder, args.rows, seeds, scores_of, COLUMNS, better=BETTER)
+    tables: dict[str, Comparison] = {}
+    for data, family in itertools.product(args.data, args.base):
+        name = Path(data).resolve().name  # data may be a folder
+        title = f"{name}, {family}" if len(args.base) > 1 else name
+        folder = (Path(args.output_dir) / f"{title.replace(', ', '-')}-{args.budget}").resolve()
+        seeds = [runs_of_seed(args, data, family, folder, seed) for seed in range(args.seeds)]
+        print(f"{title}:\n")
+        tables[title] = run_study(
+            args, f"{title}, budget {args.budget}", folder, args.rows, seeds, scores_of, COLUMNS, better=BETTER
+        )
+    if len(tables) > 1:
+        together = Comparison.together(f"all data, budget {args.budget}", tables)
+        together.save(Path(args.output_dir) / f"all-{args.budget}")
+        print(
+            f"\nall:\n\n{together.markdown()}\n\n{Path(args.output_dir) / f'all-{args.budget}'}: table.md, table.csv"
+        )
 
 
 if __name__ == "__main__":

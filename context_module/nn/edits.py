@@ -30,6 +30,8 @@ _SMOOTH = 0.2  # standard deviation of the noise around them, in their own; meas
 _LEAST = 1e-6  # probability, beyond which float32 has no normal quantiles
 _TOLD = 3.0  # standard deviations of noise that survive being a part of a rank
 _STEPS = 20
+_HALF = 0.5  # of what is taken out of an ancestor that is undecided,
+_TWICE = 2.0  # where its edge has so many times the support of the reverse one
 
 
 class Edits(nn.Module):
@@ -73,7 +75,8 @@ class EditModule(nn.Module):
 
     with s_k the strength of the intervention. Where concept j is an ancestor of an intervened concept k, what j
     changes along k's own directions is taken out: k no longer follows its causes, and without this an effect would
-    count twice. What j writes into the picture elsewhere stays.
+    count twice. What j writes into the picture elsewhere stays. Of an ancestor that is undecided half of that is taken
+    out: in squares it may cost a quarter of what a wrong edge costs, and gain three quarters of what a right one does.
 
     Attributes:
         edits: the changes, a map per concept.
@@ -125,6 +128,7 @@ class EditModule(nn.Module):
             self.register_buffer(name, start)
         self.searches = config.graph is None
         self._find_ancestors()
+        self.register_load_state_dict_post_hook(_loaded)
 
     @property
     def scale(self) -> Tensor:
@@ -217,8 +221,8 @@ class EditModule(nn.Module):
         for j in mask.any(0).nonzero().flatten().tolist():
             rows = mask[:, j].nonzero().flatten()
             change = self.edits(coordinates[rows], j)
-            for k in self._descendants[j]:
-                cut = strengths[rows, k, None].clamp(0, 1)
+            for k, share in self._descendants[j].items():
+                cut = share * strengths[rows, k, None].clamp(0, 1)
                 if cut.any():
                     change = change - cut * (change @ self.readers[k]) @ self.writers[k]
             result = result.index_add(0, rows, (strengths[rows, j, None] * change).to(result.dtype))
@@ -240,8 +244,20 @@ class EditModule(nn.Module):
         return torch.einsum("br,krw->bkw", coordinates, self.readers)
 
     def fix_graph(self, edges: Iterable[Edge]) -> None:
-        """The edges among concepts from now on; ConceptError as `ContextModuleConfig` says."""
+        """The edges among concepts from now on, none of them undecided; ConceptError as `ContextModuleConfig` says."""
         self.config = replace(self.config, graph=tuple(edges))
+        self.undecided.zero_()
+        self._find_ancestors()
+
+    def find_graph(self, support: Tensor, undecided: Tensor) -> None:
+        """Take the edges among concepts from what the data support, as `context_module.training.fit_maps` finds it.
+
+        Args:
+            support, undecided: (K, K), effects in rows and causes in columns, zero where there is no edge.
+        """
+        self.fix_graph(CausalGraph(self.config.concepts, support.cpu(), ()).acyclic_edges())
+        self.support.copy_(support)
+        self.undecided.copy_(undecided)
         self._find_ancestors()
 
     def graph(self) -> CausalGraph:
@@ -266,11 +282,14 @@ class EditModule(nn.Module):
         return draw_normal(like, generator).to(self.dtype) * temperature
 
     def _find_ancestors(self) -> None:
+        """By concept those it may act on, with the share of its change along their directions that is taken out."""
         names = self.config.concepts
-        causes = ancestors_of(self.config.graph or (), names)
-        self._descendants = {
-            j: [k for k, effect in enumerate(names) if cause in causes[effect]] for j, cause in enumerate(names)
-        }
+        causes, undecided = ancestors_of(self.config.graph or (), names), self.undecided.cpu()
+        self._descendants: dict[int, dict[int, float]] = {}
+        for j, cause in enumerate(names):
+            open_ = (undecided[:, j] > 0) & (undecided[:, j] >= _TWICE * undecided[j])
+            halves = dict.fromkeys(open_.nonzero().flatten().tolist(), _HALF)
+            self._descendants[j] = halves | {k: 1.0 for k, effect in enumerate(names) if cause in causes[effect]}
 
     def _check(self, noise: Tensor, mask: Tensor) -> None:
         config = self.config
@@ -287,3 +306,8 @@ class EditModule(nn.Module):
 
     def extra_repr(self) -> str:
         return f"concepts={list(self.config.concepts)}, coordinates={self.config.noise_size}"
+
+
+def _loaded(module: EditModule, _: object) -> None:
+    """What is undecided comes with the weights."""
+    module._find_ancestors()

@@ -59,6 +59,18 @@ class Comparison:
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     better: Mapping[str, Literal["lower", "higher"] | None] = field(default_factory=dict)
 
+    @classmethod
+    def together(cls, title: str, tables: Mapping[str, Comparison]) -> Comparison:
+        """Tables of the same methods, by name, as one: a row per method of each, then their means over the tables."""
+        first = next(iter(tables.values()))
+        scores = {f"{name}: {method}": row for name, table in tables.items() for method, row in table.scores.items()}
+        for method in first.scores:
+            found = {key: [table.scores[method].get(key) for table in tables.values()] for key in first.columns}
+            scores[f"mean: {method}"] = {
+                key: Score.of([score.mean for score in row if score is not None]) for key, row in found.items()
+            }
+        return cls(title, first.columns, scores, better=dict.fromkeys(first.columns))
+
     def save(self, directory: str | Path) -> None:
         """Write table.md, table.csv and table.png, each whole or not at all."""
         directory = Path(directory)
@@ -70,8 +82,10 @@ class Comparison:
 
     def markdown(self) -> str:
         """A Markdown table, the best of every column in bold; arrows say whether that is the lowest or the highest."""
-        paper_heading = ["paper"] if self.published else []
-        headings = [part for key in self.columns for part in (self._heading(key), *paper_heading)]
+        papers = {key for row in self.published.values() for key in row}
+        headings = [
+            part for key in self.columns for part in (self._heading(key), *(["paper"] if key in papers else []))
+        ]
         lines = [f"| method | {' | '.join(headings)} |", "|---" * (1 + len(headings)) + "|"]
         best = {key: self._best(key) for key in self.columns}
         for method in self.scores:
@@ -80,7 +94,7 @@ class Comparison:
                 score, paper = self.scores[method].get(key), self.published.get(method, {}).get(key)
                 text = "" if score is None else str(score)
                 cells.append(f"**{text}**" if method in best[key] else text)
-                if self.published:
+                if key in papers:
                     cells.append("" if paper is None else f"{paper:.3f}")
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)

@@ -56,7 +56,7 @@ def run_study(
     scores_of: Callable[[Path], Mapping[str, float]],
     columns: Mapping[str, str],
     **table: Any,
-) -> None:
+) -> Comparison:
     """Do what is not finished of the runs; write and print the table of those that are; then say what failed.
 
     Args:
@@ -67,6 +67,9 @@ def run_study(
         seeds: for each seed a run by the name of its row, and further runs that rows need.
         scores_of: the scores of a finished run in this folder, by the key of their column.
         columns, table: of the `Comparison`.
+
+    Returns:
+        the table.
 
     Raises:
         ValueError: if runs failed.
@@ -89,3 +92,4 @@ def run_study(
     if failures:
         lines = "\n".join(f"- {name}: {reason}" for name, reason in failures.items())
         raise ValueError(f"{len(failures)} runs failed; mend the cause and give the same command again\n{lines}")
+    return comparison

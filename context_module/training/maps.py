@@ -15,7 +15,7 @@ from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextDataset
 from context_module.errors import DataError
 from context_module.model import ContextualDecoder
-from context_module.nn import CausalGraph, EditModule
+from context_module.nn import EditModule
 from context_module.training.encodings import EncodedDataset, encode_dataset
 from context_module.training.gaussians import Moments, gaussian_map, power, reader
 from context_module.training.objectives.directions import Directions, decoder_sketch
@@ -113,10 +113,7 @@ def _fit_effects(
         both = (moments[OBSERVATIONAL].covariance + moments[name].covariance) / 2
         module.readers[k], module.writers[k] = reader(changes[k], both, weigh, module.readers.shape[2], _LOADED)
     if module.searches:
-        support, undecided = find_support(coordinates, changes, moments, names, weigh)
-        module.support.copy_(support)
-        module.undecided.copy_(undecided)
-        model.fix_graph(CausalGraph(names, support.cpu(), ()).acyclic_edges())
+        module.find_graph(*find_support(coordinates, changes, moments, names, weigh))
 
 
 class _Metric:

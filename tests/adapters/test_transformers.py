@@ -1,7 +1,7 @@
 """Causal language models of transformers as bases, tiny ones with random weights."""
 
-import math
 import json
+import math
 import shutil
 
 import pytest

@@ -56,6 +56,27 @@ def test_edits_add_up_with_their_strengths():
     torch.testing.assert_close(found, expected)
 
 
+def test_half_is_cut_of_what_is_undecided():
+    """And nothing where the reverse edge is as likely, or once edges are given; a saved module keeps it."""
+    made, coordinates = module(), torch.randn(4, 6, generator=seeded(1))
+    undecided = torch.zeros(3, 3)
+    undecided[1, 0], undecided[0, 1] = 0.2, 0.1  # a -> b, twice as likely as b -> a
+    undecided[2, 0], undecided[0, 2] = 0.2, 0.15
+    made.find_graph(torch.zeros(3, 3), undecided)
+    assert set(made.graph().undecided) == {("a", "b"), ("b", "a"), ("a", "c"), ("c", "a")}
+    change, both = made.edits(coordinates, 0), mask(*[[1, 1, 0]] * 4)
+    expected = coordinates + change - 0.5 * change @ made.readers[1] @ made.writers[1] + made.edits(coordinates, 1)
+    torch.testing.assert_close(made.changed(coordinates, both), expected)
+    with_c = coordinates + change + made.edits(coordinates, 2)
+    torch.testing.assert_close(made.changed(coordinates, mask(*[[1, 0, 1]] * 4)), with_c)
+    loaded = module()
+    loaded.load_state_dict(made.state_dict())
+    torch.testing.assert_close(loaded.changed(coordinates, both), expected)
+    made.fix_graph([])
+    assert made.graph().undecided == ()
+    torch.testing.assert_close(made.changed(coordinates, both), coordinates + change + made.edits(coordinates, 1))
+
+
 def test_mixed_batches_are_what_single_ones_are():
     made, noise = module(graph=[("a", "b")]), torch.randn(4, 6, generator=seeded(1))
     rows = mask([1, 0, 0], [0, 0, 0], [1, 1, 0], [0, 0, 1])

@@ -32,11 +32,21 @@ def test_mean_and_standard_error():
 
 def test_markdown(comparison):
     assert comparison.markdown().splitlines() == [
-        "| method | concept ↓ | paper | pairs ↓ | paper |",
-        "|---|---|---|---|---|",
-        "| base | 0.250 ± 0.050 | 0.175 | **0.400** |  |",
-        "| ours | **0.100 ± 0.000** |  |  |  |",
+        "| method | concept ↓ | paper | pairs ↓ |",
+        "|---|---|---|---|",
+        "| base | 0.250 ± 0.050 | 0.175 | **0.400** |",
+        "| ours | **0.100 ± 0.000** |  |  |",
     ]
+
+
+def test_tables_of_several_data_sets_together(comparison):
+    other = Comparison("other", comparison.columns, {"base": {"concept": Score.of([0.5])}, "ours": {}})
+    found = Comparison.together("all", {"quad": comparison, "chase": other})
+    assert list(found.scores) == ["quad: base", "quad: ours", "chase: base", "chase: ours", "mean: base", "mean: ours"]
+    assert found.scores["mean: base"]["concept"].mean == pytest.approx((0.25 + 0.5) / 2)
+    assert found.scores["mean: ours"]["concept"].mean == pytest.approx(0.1)
+    assert found.scores["mean: ours"]["composition"] is None
+    assert "**" not in found.markdown()  # data sets do not compete
 
 
 def test_without_published_figures_and_where_higher_is_better():
