@@ -98,7 +98,7 @@ def verdict(distances: Mapping[str, float]) -> str:
     model, maps, recon, floor = (distances[column] for column in ("model", "maps", "recon", "floor"))
     if unchanged := distances.get("unchanged"):
         if unchanged < _DIFFERENT * max(recon, floor):
-            return "its images hardly differ from observational ones"
+            return "hardly differs from observational images"
         if model - recon > _MOST * (unchanged - recon):
             return "no visible effect"
     if recon > 2 * floor and model < 1.25 * recon:
