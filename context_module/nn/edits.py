@@ -75,8 +75,8 @@ class EditModule(nn.Module):
 
     with s_k the strength of the intervention. Where concept j is an ancestor of an intervened concept k, what j
     changes along k's own directions is taken out: k no longer follows its causes, and without this an effect would
-    count twice. What j writes into the picture elsewhere stays. Of an ancestor that is undecided half of that is taken
-    out: in squares it may cost a quarter of what a wrong edge costs, and gain three quarters of what a right one does.
+    count twice. What j writes into the picture elsewhere stays. Of an ancestor that is undecided half of that is
+    taken out: in squares, a quarter of what a wrong edge costs against three quarters of what a right one gains.
 
     Attributes:
         edits: the changes, a map per concept.
