@@ -19,7 +19,6 @@ from torch import Tensor
 
 from context_module.adapters import DecoderAdapter, get_adapter
 from context_module.cli import TrainingArguments, argument, given, parse_arguments, run_recipe
-from context_module.data import with_channel_orders
 from context_module.drawing import labelled_samples
 from context_module.training import RunDirectory, Trainer, make_accelerator
 
@@ -38,9 +37,6 @@ class PretrainArguments(TrainingArguments):
     )
     resolution: int | None = argument(None, help="height and width of the images; default: the data's own")
     contexts: list[str] = argument([], help="training contexts to learn from, their labels unused; default: all")
-    channel_orders: bool = argument(
-        False, help="learn from every image in all orders of its channels: colours of one context are known in all"
-    )
     learning_rate: float = argument(1e-2, help="peak learning rate; it falls to 1%% along a cosine")
     max_grad_norm: float = argument(200.0, help="gradients are clipped to this norm")
 
@@ -85,8 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     images = data.train.only(args.contexts) if args.contexts else data.train
     train_data, val_data = images.split(args.val_fraction, seed=args.seed)
     shown = val_data.first(2) if base.kind == "images" else None
-    seen = with_channel_orders(train_data) if args.channel_orders else train_data
-    trainer = Trainer(accelerator, args, run, objective, seen, val_data, preview=partial(preview, base, shown))
+    trainer = Trainer(accelerator, args, run, objective, train_data, val_data, preview=partial(preview, base, shown))
     result = trainer.train()
     if accelerator.is_main_process:
         args.settle(base.eval(), train_data, val_data)

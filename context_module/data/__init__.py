@@ -20,7 +20,7 @@ from context_module.data.registry import available_data, load_data, parse_option
 from context_module.data.simulated import simulate
 from context_module.data.simulator import Simulator
 from context_module.data.texts import TextContextDataset, text_folders
-from context_module.data.views import FactorView, PairView, pairs, with_channel_orders, with_factors
+from context_module.data.views import FactorView, PairView, pairs, with_factors
 
 __all__ = [
     "ArrayContextDataset",
@@ -55,6 +55,5 @@ __all__ = [
     "shift_environments",
     "simulate",
     "text_folders",
-    "with_channel_orders",
     "with_factors",
 ]

@@ -1,9 +1,9 @@
-"""Views of data for what learns from more than images and contexts: true factors, pairs, channels in every order."""
+"""Views of data for systems that learn from more than contexts: from true factors, or from pairs of images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import combinations, permutations
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from context_module.data.dataset import ContextDataset, LabelledDataset
 from context_module.errors import DataError
 
-__all__ = ["FactorView", "PairView", "pairs", "with_channel_orders", "with_factors"]
+__all__ = ["FactorView", "PairView", "pairs", "with_factors"]
 
 _CHUNK = 256  # rows compared with a whole group at a time
 
@@ -69,37 +69,6 @@ class PairView(_View):
             {**item, "other": other["x"], "other_mask": other["mask"]}
             for item, other in zip(items, others, strict=True)
         ]
-
-
-class _ChannelOrders(_View):
-    """What `with_channel_orders` makes: item i is image ``i // O`` in order ``i % O`` of its channels, of O."""
-
-    def __init__(self, data: ContextDataset) -> None:
-        super().__init__(data)
-        self.orders = torch.tensor(list(permutations(range(data.image_shape[0]))))
-        self.labels = data.labels.repeat_interleave(len(self.orders))
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        items = self.data.__getitems__([index // len(self.orders) for index in indices])
-        return [
-            {**item, "x": item["x"][self.orders[index % len(self.orders)]]}
-            for item, index in zip(items, indices, strict=True)
-        ]
-
-
-def with_channel_orders(data: ContextDataset) -> LabelledDataset:
-    """Every image (C, H, W) in all C! orders of its channels: N C! items, for a base that is to know more colours.
-
-    Where colours are concepts, no single context shows the compositions of one with another: a base that saw single
-    contexts alone need not draw them well.
-
-    Raises:
-        DataError: for data that is not images of 2 to 4 channels.
-    """
-    channels = data.image_shape[0] if data.kind == "images" else 0
-    if not 2 <= channels <= 4:
-        raise DataError(f"orders are of the channels of images, 2 to 4 of them: these are {data.kind} of {channels}")
-    return _ChannelOrders(data)
 
 
 def with_factors(data: ContextDataset, names: Iterable[str]) -> FactorView:
