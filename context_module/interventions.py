@@ -67,16 +67,16 @@ def parse_interventions(do: Do, concepts: Concepts, n: int, strengths: tuple[flo
     """The interventions on n images that a user asks for.
 
     Args:
-        do: the concepts to intervene on, jointly: ``"size"``, ``"quad1+size"``, ``("quad1", "size")``; or by name a
-            strength or a `Value`, one for all images or one each; or a mask, (n, K) or (K,), bool or float; None or
-            ``"obs"`` for no intervention.
+        do: the concepts to intervene on, jointly: ``"size"``, ``"quad1+size"``, ``("quad1", "size")``; or a list of
+            n contexts, one per image, ``["quad1", "obs", "quad1+size"]``; or by name a strength or a `Value`, one for
+            all images or one each; or a mask, (n, K) or (K,), bool or float; None or ``"obs"`` for no intervention.
         concepts: the K concepts that can be intervened on.
         n: number of images.
         strengths: the range of those that are accepted.
 
     Raises:
         ConceptError: for an unknown concept; for a strength or value that is not a number, or out of range.
-        ShapeError: for a mask, or strengths or values per image, that do not fit.
+        ShapeError: for contexts, a mask, or strengths or values per image that do not fit.
 
     >>> found = parse_interventions({"quad1": 0.5, "size": Value([0.2, 0.7])}, Concepts(["quad1", "size"]), n=2)
     >>> found.strengths.tolist(), found.values["size"].shape
@@ -84,6 +84,13 @@ def parse_interventions(do: Do, concepts: Concepts, n: int, strengths: tuple[flo
     """
     if isinstance(do, Mapping):
         return _parse_mapping(do, concepts, n, strengths)
+    if isinstance(do, list) and do:
+        if len(do) != n:
+            raise ShapeError(
+                f"a list names the context of each image, got {len(do)} for {n} images: {do!r}; for a joint "
+                f"intervention on all of them give a tuple, or {SEPARATOR.join(map(str, do))!r}"
+            )
+        return Interventions(concepts.mask([concepts.name(context) for context in do], n))
     if not isinstance(do, Tensor):
         return Interventions(concepts.mask(concepts.name(OBSERVATIONAL if do is None else do), n))
     if not do.is_floating_point():

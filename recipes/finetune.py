@@ -29,13 +29,11 @@ from context_module.cli import (
     run_recipe,
     terms_of,
 )
-from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextData, ContextDataset, LabelledDataset
 from context_module.drawing import labelled_grid, labelled_samples
 from context_module.errors import ConceptError
-from context_module.evaluation import Evaluation, composition_table, evaluate, intervention_table
+from context_module.evaluation import score_finished
 from context_module.io import load_strictly, load_tensors, save_tensors
-from context_module.metrics import MIN_SAMPLES
 from context_module.model import TrainMode, contexts_on_one_noise, set_train_mode
 from context_module.nn import Composition, Form, Inversion
 from context_module.saving import FILES, CardDetails
@@ -58,7 +56,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DEFAULT = "nvae"
-STRANGE = 0.05  # a share of images that is worth a word
 SHIPPED = {DEFAULT: recipe_file(__file__, "pretrained/nvae-quad32")}
 
 
@@ -291,73 +288,6 @@ def objective_for(
     return objective, train_data, val_data
 
 
-def score(
-    args: FinetuneArguments, model: ContextualDecoder, data: ContextData, validation: ContextDataset
-) -> dict[str, str]:
-    """By file, a table as Markdown under its title: of the compositions, and of each concept on validation images."""
-    texts = model.base.kind == "texts"
-    if not args.score_samples:
-        return {}
-    if texts and data.parser is None:
-        print("no tables of scores: no parser comes with this data to read factors from texts")
-        return {}
-    tables = {}
-    metrics = ["sliced_wasserstein", *(["unfamiliar"] if model.base.embeds and not model.base_trains else [])]
-    unseen = dataclasses.replace(data, test=validation)
-    for file, what, scored_on, part, make in (
-        ("interventions.md", "single concepts, of validation images", unseen, validation, intervention_table),
-        ("composition.md", "compositions never trained on", data, data.held_out, composition_table),
-    ):
-        contexts, samples = scorable(part, args.score_samples, what)
-        if not contexts:
-            continue
-        scored = evaluate(
-            model,
-            scored_on,
-            samples=samples,
-            metrics=None if texts else metrics,
-            contexts=contexts,
-            pooled=args.pooled,
-            seed=args.seed,
-        )
-        distance = "Total variation distance (joint, of the concepts)" if texts else "Sliced Wasserstein distance"
-        title = f"{distance} to real {model.base.kind} of {what} ({samples} of each)"
-        tables[file] = f"{title}:\n\n{make(scored)}"
-        print(f"\n{tables[file]}")
-        if strange := strangers(scored):
-            print(f"\nunlike anything that the base knows, empty or blended perhaps: {strange} of images")
-    return tables
-
-
-def strangers(scored: Evaluation) -> str:
-    """The contexts with more than a few images that the base does not know, with their share."""
-    shares = {
-        name: found.scores["unfamiliar"]["model"]
-        for name, found in scored.contexts.items()
-        if "unfamiliar" in found.scores
-    }
-    return ", ".join(f"{name} {share.value:.0%}" for name, share in shares.items() if share.low > STRANGE)
-
-
-def scorable(part: ContextDataset | None, most: int, what: str) -> tuple[list[str], int]:
-    """The contexts with enough to score, obs left out, and how many of each: half are compared, half are the floor."""
-    if part is None:
-        return [], 0
-    counts = dict(
-        zip(part.context_names, part.labels.bincount(minlength=len(part.context_names)).tolist(), strict=True)
-    )
-    counts.pop(OBSERVATIONAL, None)
-    few = [f"{name} ({count})" for name, count in counts.items() if count < 2 * MIN_SAMPLES]
-    if few:
-        print(f"not in the table of {what}: {', '.join(few)}; it takes {2 * MIN_SAMPLES} {part.kind} of a context")
-    kept = [name for name, count in counts.items() if count >= 2 * MIN_SAMPLES]
-    samples = min([most, *(counts[name] // 2 for name in kept)])
-    if kept and samples < MIN_SAMPLES:
-        print(f"no table of {what}: it takes {MIN_SAMPLES} samples, --score_samples is {most}")
-        return [], 0
-    return kept, samples
-
-
 def finish(
     args: FinetuneArguments,
     run: RunDirectory,
@@ -377,10 +307,12 @@ def finish(
         print("values that can be set, and how far off pictures are on average:", end=" ")
         print(", ".join(f"{name} {error:.3g}" for name, error in errors.items()))
     print(f"{run.path}: best validation loss {result.loss:.1f} at step {result.best_step} of {result.steps}")
-    if tables := score(args, model, data, images[1]):
-        for file, table in tables.items():
+    scores = score_finished(model, data, images[1], samples=args.score_samples, pooled=args.pooled, seed=args.seed)
+    print("\n\n".join(["", *scores.tables.values(), *scores.notes]).rstrip())
+    if scores.tables:
+        for file, table in scores.tables.items():
             (run.path / file).write_text(table + "\n", encoding="utf-8")
-        model.details.metrics = "\n\n".join(tables.values())
+        model.details.metrics = "\n\n".join(scores.tables.values())
         model.save_pretrained(run.path, repo_id=repository)
     args.publish(run.path, repository, FILES, "context module")
 

@@ -2,7 +2,7 @@
 
 from context_module.base.alone import base_output, base_samples
 from context_module.base.batch_norm import readjust_batch_norm
-from context_module.base.fingerprint import fingerprint
+from context_module.base.fingerprint import fingerprint, plain_name, same_weights
 from context_module.base.held import HeldBase, TakenLora
 from context_module.base.lora import (
     LoraSettings,
@@ -25,8 +25,10 @@ __all__ = [
     "fingerprint",
     "foreign_lora",
     "is_lora",
+    "plain_name",
     "readjust_batch_norm",
     "remove_lora",
+    "same_weights",
     "train_lora",
     "without_lora",
 ]

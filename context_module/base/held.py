@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from context_module.adapters import DecoderAdapter, Decoding, Encoding
+from context_module.base.fingerprint import fingerprint, same_weights
 from context_module.base.lora import (
     LoraSettings,
     decoder_layers,
@@ -64,6 +66,7 @@ class HeldBase(nn.Module):
         refuse_lora(base)
         self.base = base.requires_grad_(False)
         self.trains = self.owned = False
+        self.take_weights()
         self.lora: LoraSettings | None = None
         self._first_decoder_layer = _first_decoder_layer(base)
 
@@ -113,6 +116,28 @@ class HeldBase(nn.Module):
             yield
         finally:
             self._let_train(True)
+
+    def take_weights(self) -> None:
+        """Take the base's weights, as they are now, for those that it came with."""
+        self._given = None if self.base.device.type == "meta" else fingerprint(self.base)
+
+    def own_if_changed(self) -> None:
+        """Own a base whose weights are no longer those that it came with, though nobody unfroze it; with a warning.
+
+        Raises:
+            ValueError: for such a base that its adapter cannot save.
+        """
+        if self.owned or self._given is None or same_weights(fingerprint(self.base), self._given):
+            return
+        self._check_saves(
+            "the weights that it was given since it was wrapped would be lost: undo the change, or keep it frozen"
+        )
+        warnings.warn(
+            "the base's weights have changed since it was wrapped, so it is saved with the module; a base that is to "
+            "train is unfrozen: model.unfreeze_base()",
+            stacklevel=4,
+        )
+        self.owned = True
 
     def add_lora(self, rank: int = 8, alpha: float | None = None) -> None:
         """Put new LoRA on the decoder's layers; see `ContextualDecoder.add_lora`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from torch import Tensor
 
@@ -22,6 +23,8 @@ class ContextualOutput:
         kl_base: KL of the base's latents: of the decoder input, for a module with latent noise before a base with a
             probabilistic encoder, and of the deeper ones, if there are any.
         decoding: the base's decoding, for its mean, samples and density.
+
+    ``out["loss"]`` and ``out[0]`` are ``out.loss``, as of the outputs of transformers and diffusers.
     """
 
     loss: Tensor
@@ -29,6 +32,14 @@ class ContextualOutput:
     kl_noise: Tensor
     kl_base: Tensor
     decoding: Decoding
+
+    def __getitem__(self, key: str | int) -> Any:
+        names = [field.name for field in fields(self)]
+        if isinstance(key, int):
+            return getattr(self, names[key])
+        if key not in names:
+            raise KeyError(f"no {key!r} in the output; it has {', '.join(names)}")
+        return getattr(self, key)
 
     @property
     def reconstruction(self) -> Tensor:

@@ -1,5 +1,6 @@
 """One way to score a system, used by every recipe: `evaluate` and the tables of what it finds."""
 
+from context_module.evaluation.finished import FinishedScores, score_finished
 from context_module.evaluation.report import render_report
 from context_module.evaluation.result import ContextScores, Evaluation
 from context_module.evaluation.samples import draw
@@ -12,6 +13,7 @@ __all__ = [
     "BaseSubject",
     "ContextScores",
     "Evaluation",
+    "FinishedScores",
     "ModuleSubject",
     "Subject",
     "composition_table",
@@ -20,6 +22,7 @@ __all__ = [
     "headline",
     "intervention_table",
     "render_report",
+    "score_finished",
     "subject_of",
     "summary_table",
     "verdict",

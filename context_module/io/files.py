@@ -69,8 +69,17 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, from any device; `metadata` goes into its header."""
-    owned = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Write a safetensors file, from any device; `metadata` goes into its header.
+
+    Tensors that share memory, such as tied weights, are written one by one, as if they did not.
+    """
+    owned: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        place = plain.untyped_storage().data_ptr()
+        owned[name] = plain.clone() if place in seen else plain
+        seen.add(place)
     header = {"format": "pt", **(metadata or {})}
     write_atomically(path, lambda temporary: safetensors.torch.save_file(owned, temporary, metadata=header))
 

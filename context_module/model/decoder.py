@@ -12,19 +12,17 @@ from torch.distributions import Normal
 
 from context_module.adapters import DecoderAdapter
 from context_module.base import (
-    Abduction,
     ContextualOutput,
     HeldBase,
     LoraSettings,
     base_output,
-    base_samples,
     fingerprint,
     is_lora,
+    plain_name,
 )
 from context_module.contexts import OBSERVATIONAL, Concepts, ContextsLike
 from context_module.errors import AdapterError, ShapeError
-from context_module.interventions import Do, parse_interventions
-from context_module.model import pretrained, switching, train_modes
+from context_module.model import generation, parameters, pretrained, switching, train_modes
 from context_module.model.packs import ConceptPacks
 from context_module.model.slot import ModuleSlot
 from context_module.model.switching import DEFAULT, WaitingModules
@@ -129,6 +127,16 @@ class ContextualDecoder(nn.Module):
         return self.packs.concepts
 
     @property
+    def device(self) -> torch.device:
+        """Where base and module are."""
+        return self.slot.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the base's weights, and of what it generates; a module stays in float32."""
+        return self.base.dtype
+
+    @property
     def base_trains(self) -> bool:
         """Whether the base is unfrozen."""
         return self.held.trains
@@ -187,112 +195,8 @@ class ContextualDecoder(nn.Module):
         mask = self._mask(OBSERVATIONAL if contexts is None else contexts, len(x))
         return self.slot.posterior(self.held.encode(x), mask)
 
-    @torch.no_grad()
-    def generate(
-        self,
-        n: int | None = None,
-        *,
-        noise: Tensor | Abduction | None = None,
-        do: Do = None,
-        temperature: float = 1.0,
-        sample: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> Any:
-        """Generate images, or texts, under an intervention.
-
-        Args:
-            n: number of images, with fresh noise; or give `noise`.
-            noise: the noise itself (n, (K+F) w_z), or what `abduct` returned: the same images under another `do`.
-            do: the concepts to intervene on, jointly: ``"size"``, ``"quad1+size"``, ``("quad1", "size")``; None for
-                the observational context. Or, by name, ``{"quad1": 0.5, "size": Value(0.7)}``: a strength from 0, the
-                concept's observational mechanism, to 1, its interventional one (of edits anything from -2 to 3); or
-                the value to set the concept to, for models whose training data carried its values (`fit_values`).
-                Either may be a sequence, one per image. Or a mask with a row per image, (n, K) or (n, K+P), bool or of
-                strengths.
-            temperature: standard deviation of fresh noise, and factor on that of the base's deeper latents; of the
-                tokens drawn, for a language model.
-            sample: draw from the likelihood instead of returning its mean (a language model: the likeliest tokens,
-                one by one).
-            generator: makes the result reproducible.
-
-        Returns:
-            (n, C, H, W), float, in [0, 1]; of a language model a list of n strings.
-
-        Raises:
-            ValueError: unless exactly one of `n` and `noise` is given; for a negative temperature.
-            ConceptError, ShapeError: for unknown concepts; for a strength out of range; for a value outside the
-                range of the training data, or of a concept without values; for noise or a mask that does not fit.
-        """
-        if (n is None) == (noise is None):
-            raise ValueError("generate needs either n, the number of images, or noise=..., not both")
-        if n is not None and n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
-        if not temperature >= 0:
-            raise ValueError(f"temperature must be 0 or more, got {temperature}")
-        if self.disabled:
-            if n is None or do not in (None, OBSERVATIONAL):
-                self.check_enabled("an intervention, or given noise,")
-            with evaluating(self):
-                return base_samples(self.base, n or 0, temperature=temperature, sample=sample, generator=generator)
-        abduction = noise if isinstance(noise, Abduction) else Abduction(noise) if noise is not None else None
-        n = len(abduction.noise) if abduction else n or 0
-        interventions = parse_interventions(self.packs.widen(do), self.concepts, n, self.module.strengths)
-        fixed, pack_noise = self.value_maps(interventions.values), self.packs.sample_noise(n, temperature, generator)
-        with evaluating(self):
-            if abduction is None:
-                abduction = Abduction(self.module.sample_noise(n, temperature, generator))
-            strengths = interventions.strengths.to(self.slot.device)
-            strengths, of_packs = strengths.split([len(self.config.concepts), len(self.packs)], dim=1)
-            latent = self.slot.latent_mean(abduction.noise, strengths, fixed)
-            if abduction.latent is None:
-                latent = self.slot.draw_latent(latent, temperature, generator)
-            else:
-                latent = latent + self.module.scale * abduction.latent
-            latent = self.packs(latent, of_packs, pack_noise)
-            decoding = self.held.decode(
-                latent, residuals=abduction.residuals, temperature=temperature, generator=generator
-            )
-            samples = self.base.present(decoding.sample(generator) if sample else decoding.mean)
-        if of_packs.any():
-            draw_normal(latent.new_empty(1), generator)  # other noise for the packs in the next call
-        return samples
-
-    @torch.no_grad()
-    def abduct(
-        self,
-        x: Any,
-        contexts: ContextsLike = OBSERVATIONAL,
-        *,
-        sample: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> Abduction:
-        """The noise behind images seen in a context: posterior means, and what they leave of every later latent.
-
-        ``generate(noise=abduct(x, c), do=c)`` is the reconstruction of x; with another `do` it is the counterfactual.
-        With ``latent_noise=True`` the reconstruction is the base's own. Of a language model it is the text itself.
-
-        Args:
-            x: images (B, C, H, W) in [0, 1]; for a language model texts, or token ids (B, T).
-            contexts: the contexts they were seen in.
-            sample: a draw from the posterior, in place of its mean: where a posterior tells little of a concept, its
-                mean moves less under an intervention than the concept does.
-            generator: for the draw.
-        """
-        self.check_enabled("abduct")
-        x = self.base.check_inputs(x)
-        mask = self._mask(contexts, len(x))
-        with evaluating(self):
-            encoding = self.held.encode(x)
-            posterior = self.slot.posterior(encoding, mask)
-            noise = posterior.mean
-            if sample:
-                noise = noise + posterior.stddev * draw_normal(noise, generator)
-            latent, residual = self.slot.latent_mean(noise, mask), None
-            if self.config.latent_noise:
-                residual = (encoding.mean.float() - latent) / self.module.scale
-                latent = encoding.mean
-            decoding = self.held.decode(latent, encoding, temperature=0.0, generator=generator)
-        return Abduction(noise, residual, decoding.residuals)
+    generate = generation.generate
+    abduct = generation.abduct
 
     def graph(self, samples: int = 1000, seed: int = 0) -> CausalGraph:
         """The learned graph of the module's concepts, by how far interventions reach; see `learned_graph`."""
@@ -324,16 +228,15 @@ class ContextualDecoder(nn.Module):
     frozen_base = train_modes.frozen_base
     add_lora = train_modes.add_lora
     merge_lora = train_modes.merge_lora
+    get_base_model = train_modes.get_base_model
+    unload = train_modes.unload
+    merge_and_unload = train_modes.merge_and_unload
+    gradient_checkpointing_enable = train_modes.gradient_checkpointing_enable
 
-    def trainable_parameters(self) -> tuple[int, int]:
-        """(trainable, all) parameter counts."""
-        counts = [(p.numel(), p.requires_grad) for p in self.parameters()]
-        return sum(n for n, trains in counts if trains), sum(n for n, _ in counts)
-
-    def print_trainable_parameters(self) -> None:
-        """Print how many parameters train, of how many, in peft's words."""
-        trains, total = self.trainable_parameters()
-        print(f"trainable params: {trains:,d} || all params: {total:,d} || trainable%: {100 * trains / total:.4f}")
+    get_nb_trainable_parameters = parameters.get_nb_trainable_parameters
+    print_trainable_parameters = parameters.print_trainable_parameters
+    num_parameters = parameters.num_parameters
+    __repr__ = parameters.described
 
     # --- several modules, and concepts besides
 
@@ -363,6 +266,16 @@ class ContextualDecoder(nn.Module):
         """The names of all modules, the active one first."""
         return (self.active_adapter, *self.waiting.names)
 
+    @property
+    def active_adapters(self) -> list[str]:
+        """The names of the modules that are active: one."""
+        return [self.active_adapter]
+
+    @property
+    def peft_config(self) -> dict[str, ContextModuleConfig]:
+        """The configuration of every module, by name, the active one first."""
+        return {self.active_adapter: self.config, **self.waiting.configs}
+
     load_adapter = switching.load_adapter
     set_adapter = switching.set_adapter
     delete_adapter = switching.delete_adapter
@@ -381,7 +294,7 @@ class ContextualDecoder(nn.Module):
         """
         ours = tuple(f"base.{part}." for part in self.base.own_parts)
         of_base = {
-            name: tensor
+            plain_name(name): tensor
             for name, tensor in self.held.state_dict().items()
             if name.startswith(ours) or (self.lora is not None and is_lora(name))
         }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from context_module.base import same_weights
 from context_module.contexts import Concepts
 from context_module.errors import CheckpointError, ConceptError
 from context_module.nn import ConceptPack
@@ -62,7 +63,7 @@ class ConceptPacks(nn.Module):
             )
         trained_on = (config.base_fingerprint, config.module_fingerprint)
         for what, expected, found in zip(("base", "module"), trained_on, fingerprints, strict=True):
-            if expected != found:
+            if not same_weights(expected, found):
                 raise CheckpointError(
                     f"{name} was trained on another {what}: one with fingerprint {expected or '(none)'}, this model's "
                     f"has {found}. Add it to the model it was trained on, or train it on this one"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from context_module.base import LoraSettings, without_lora
+from context_module.base import LoraSettings, plain_name, without_lora
 from context_module.errors import CheckpointError
 from context_module.io import load_strictly, make_repository, upload
 from context_module.model.switching import DEFAULT, check_loaded, check_name
@@ -101,13 +101,14 @@ def from_pretrained(
         revision: of the module's Hub repository. (That of the base is recorded with the module.)
         token, local_files_only: for the repositories of module and base, as everywhere in huggingface_hub.
         dtype: of the base, such as ``torch.bfloat16`` or its name; the module stays in float32. Default: as saved.
+            A base that is given, and not a place, stays in its own.
         torch_dtype: the same under its older name.
         device_map: the one device for base and module, or ``"auto"``: the accelerator if there is one.
 
     Raises:
         CheckpointError: for missing, truncated or foreign files, tensors that are missing, unexpected or of
             another shape, or a base with other weights than the one the module was trained on.
-        ValueError: for a dtype or device_map that cannot be.
+        ValueError: for a dtype or device_map that cannot be, or a dtype that is not the given base's.
     """
     check_name(adapter_name)
     wanted, device = _dtype(dtype, torch_dtype), _device(device_map)
@@ -115,6 +116,11 @@ def from_pretrained(
     hub |= {"local_files_only": True} if local_files_only else {}
     checkpoint, directory = Checkpoint.read(path, subfolder=subfolder, revision=revision, **hub)
     adapter = checkpoint.base.load(directory, base, **hub)
+    if isinstance(base, nn.Module) and wanted not in (None, adapter.dtype):
+        raise ValueError(
+            f"the base that is given is {adapter.dtype} and stays as it is, dtype={wanted}: convert it first "
+            f"(base.to({wanted})), or give its path"
+        )
     adapter.to(device=device, dtype=wanted)
     model = cls(adapter, checkpoint.config)
     model.active_adapter = adapter_name
@@ -138,8 +144,13 @@ def load_saved(
 ) -> None:
     """Load tensors under the names of saved modules, ``base.``, ``module.``, ...; errors as of `load_strictly`."""
 
+    wrapped = {plain_name(name): name for name in model.held.state_dict()}
+
     def inside(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {f"{'held' if name.startswith('base.') else 'slot'}.{name}": entry for name, entry in entries.items()}
+        return {
+            f"held.{wrapped.get(name, name)}" if name.startswith("base.") else f"slot.{name}": entry
+            for name, entry in entries.items()
+        }
 
     load_strictly(model, tensors, source, expected, inside)
 
@@ -147,6 +158,7 @@ def load_saved(
 def _save_active(model: ContextualDecoder, directory: Path, repo_id: str | None) -> None:
     held, slot = model.held, model.slot
     slot.packs.warn_unsaved()
+    held.own_if_changed()
     if held.owned:  # first: without the adapter's own files the folder is no module yet
         with without_lora(held.base):
             held.base.save(directory / BASE_FOLDER)

@@ -73,6 +73,7 @@ def load(path: str | Path, concepts: Iterable[str]) -> ContextualDecoder:
         raise CheckpointError(f"{path} does not fit the {architecture} model it describes: {error}") from error
     everything = dict(model.held.state_dict()) | dict(model.slot.state_dict())
     load_saved(model, tensors, f"{path} ({architecture})", everything)
+    model.held.take_weights()
     return model.eval()
 
 

@@ -14,6 +14,7 @@ from context_module.model.slot import ModuleSlot
 
 if TYPE_CHECKING:
     from context_module.model.decoder import ContextualDecoder
+    from context_module.nn import ContextModuleConfig
 
 __all__ = [
     "DEFAULT",
@@ -46,6 +47,11 @@ class WaitingModules:
     def names(self) -> tuple[str, ...]:
         """In the order in which they came."""
         return tuple(self._slots)
+
+    @property
+    def configs(self) -> dict[str, ContextModuleConfig]:
+        """Their configurations, by name."""
+        return {name: slot.config for name, slot in self._slots.items()}
 
     def swap(self, name: str, active_name: str, active: ModuleSlot) -> ModuleSlot:
         """Take the module of that name out, to be the active one, and let the active one wait; so does its LoRA."""
@@ -93,9 +99,14 @@ def set_adapter(self: Model, adapter_name: str) -> Model:
     """Make another module the active one: its concepts are the model's from now on, its LoRA is on the base.
 
     Raises:
-        AdapterError: for a name that is not loaded.
+        AdapterError: for a name that is not loaded, or several.
     """
     self.check_enabled("set_adapter")
+    if not isinstance(adapter_name, str):
+        raise AdapterError(
+            f"one module is active at a time, got {adapter_name!r}: each makes whole decoder inputs, which do not add "
+            "up. What is to be composed is trained as one module's concepts, or added to it: add_concept"
+        )
     if adapter_name == self.active_adapter:
         return self
     check_loaded(self, adapter_name)

@@ -9,6 +9,7 @@ from context_module.base import train_lora
 from context_module.errors import AdapterError, LoraError
 
 if TYPE_CHECKING:
+    from context_module.adapters import DecoderAdapter
     from context_module.model.decoder import ContextualDecoder
 
 __all__ = [
@@ -16,9 +17,13 @@ __all__ = [
     "add_lora",
     "freeze_base",
     "frozen_base",
+    "get_base_model",
+    "gradient_checkpointing_enable",
+    "merge_and_unload",
     "merge_lora",
     "set_train_mode",
     "unfreeze_base",
+    "unload",
 ]
 
 Model = TypeVar("Model", bound="ContextualDecoder")
@@ -81,6 +86,48 @@ def merge_lora(self: Model) -> Model:
     _check_alone(self, "LoRA cannot be merged into the base")
     self.held.merge_lora()
     return self
+
+
+def get_base_model(self: ContextualDecoder) -> DecoderAdapter:
+    """The base, as its adapter shows it."""
+    return self.held.base
+
+
+def unload(self: ContextualDecoder) -> DecoderAdapter:
+    """The base without the module's LoRA; the model around it is not to be used any more."""
+    self.held.take_lora()
+    return self.held.base
+
+
+def merge_and_unload(self: ContextualDecoder) -> DecoderAdapter:
+    """The base with LoRA folded into its weights, if there is any; the model around it is not to be used any more.
+
+    A context module itself cannot be folded into a base: what it does depends on the intervention.
+
+    Raises:
+        ValueError, NonFiniteError, AdapterError: as `merge_lora`.
+    """
+    if self.lora is not None:
+        self.merge_lora()
+    return self.held.base
+
+
+def gradient_checkpointing_enable(self: ContextualDecoder) -> None:
+    """Compute the base's activations anew in the backward pass, in place of keeping them: slower, in less memory.
+
+    It is for a base, or LoRA on it, that trains. The networks of transformers and diffusers know how.
+
+    Raises:
+        ValueError: for a base none of whose networks knows how.
+    """
+    able = False
+    for part in self.base.modules():
+        for method in ("gradient_checkpointing_enable", "enable_gradient_checkpointing"):
+            if part is not self.base and callable(enable := getattr(part, method, None)):
+                enable()
+                able = True
+    if not able:
+        raise ValueError(f"no network of a {self.base.name!r} base knows gradient checkpointing: leave it out")
 
 
 def set_train_mode(

@@ -31,7 +31,7 @@ def model_card(checkpoint: Checkpoint, base: DecoderAdapter, name: str | None = 
     along = "; the base that trained with it is in `base/`" if checkpoint.base.owned else None
     rows = {
         "trained on": details.data or "not recorded",
-        "base": f"{base.source or 'given by the caller'} ({base.name}, {base.takes})",
+        "base": f"{_place(base.source)} ({base.name}, {base.takes})",
         "licence of the base": licence_of(base.source) or "not known here: see the base",
         "tensors saved": f"{num_saved:,d} values: {saved}{along or '; the base is not in this folder'}",
         "widths": f"noise {config.noise_width}, concept {config.concept_width}, depth {config.depth}",
@@ -87,18 +87,29 @@ def _front_matter(base: DecoderAdapter) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
+def _place(source: str | None) -> str:
+    """Where a base came from, without the folders of this machine."""
+    if source is None:
+        return "given by the caller"
+    return source if is_hub_id(source) else Path(source).name
+
+
 def _loading(checkpoint: Checkpoint, base: DecoderAdapter, name: str | None) -> str:
     config, found = checkpoint.config, checkpoint.base.owned or is_hub_id(base.source)
     joint = " and ".join(f"`{concept}`" for concept in config.concepts[:2]) or "no intervention"
-    say = "" if found else "\n\nThe base is not on the Hub: pass it, as `wrap_decoder` takes it."
+    given, how = "", ""
+    if not found and base.source:
+        given = f', base="path/to/{Path(base.source).name}"'
+    elif not found:
+        given, how = ", base=base", "base = ...  # the one that it was trained on, as `wrap_decoder` takes it\n"
     return f"""## How to load it
 
 ```python
 from context_module import ContextualDecoder
 
-model = ContextualDecoder.from_pretrained("{name or "path/to/this/folder"}"{"" if found else ", base=base"})
-{base.kind} = model.generate(16, do={list(config.concepts[:2])!r})  # {joint}
-```{say}"""
+{how}model = ContextualDecoder.from_pretrained("{name or "path/to/this/folder"}"{given})
+{base.kind} = model.generate(16, do={tuple(config.concepts[:2])!r})  # {joint}
+```"""
 
 
 def _digest(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from context_module.adapters import DecoderAdapter, adapt, get_adapter, load_base
-from context_module.base import fingerprint, foreign_lora
+from context_module.base import fingerprint, foreign_lora, same_weights
 from context_module.errors import CheckpointError
 from context_module.io import (
     PLACE_OPTIONS,
@@ -79,7 +79,7 @@ class BaseRecord:
             base = self._read(directory, base, **hub)
         adapter = adapt(base)
         found = fingerprint(adapter)
-        if found != self.fingerprint:
+        if not same_weights(found, self.fingerprint):
             at = f"{self.place or 'no path recorded'}{f', revision {self.revision}' if self.revision else ''}"
             lora = ""
             if self.lora_layers:

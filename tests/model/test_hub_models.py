@@ -256,6 +256,7 @@ def test_the_card_says_what_there_is(make_base, tmp_path):
         "| licence of the base | not known here: see the base |",
         f"]({GRID})",
         "## Measured\n\n| context | base |",
+        "base = ...  # the one that it was trained on, as `wrap_decoder` takes it\nmodel = ",
         'from_pretrained("path/to/this/folder", base=base)',
     ):
         assert part in card, part
@@ -270,8 +271,9 @@ def test_the_card_says_what_there_is(make_base, tmp_path):
 def test_its_python_works(lightweight, tmp_path, monkeypatch):
     wrapped(get_adapter("lightweight").load(lightweight), ["a", "b", "c"]).save_pretrained(tmp_path / "saved")
     code = (tmp_path / "saved" / CARD).read_text().partition("```python\n")[2].partition("```")[0]
-    names = {"base": get_adapter("lightweight").load(lightweight)}
-    exec(code.replace("path/to/this/folder", str(tmp_path / "saved")), names)  # noqa: S102 (our own document)
+    names = {}
+    code = code.replace("path/to/this/folder", str(tmp_path / "saved"))
+    exec(code.replace(f"path/to/{lightweight.name}", str(lightweight)), names)  # noqa: S102 (our own document)
     assert names["images"].shape == (16, 1, 28, 28)
 
 

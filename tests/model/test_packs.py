@@ -252,7 +252,7 @@ def test_a_file_holds_the_pack(model, file):
 
 def test_refuses_another_base_and_another_module(model, file, make_base):
     other = wrapped(make_base("nvae", seed=3))
-    with pytest.raises(CheckpointError, match="smile.safetensors was trained on another base.*has [0-9a-f]{32}. Add"):
+    with pytest.raises(CheckpointError, match="smile.safetensors was trained on another base.*has [0-9a-f-]{65}. Add"):
         other.add_concept(file)
     with torch.no_grad():
         model.module.embedding.observational.bias.add_(0.1)

@@ -155,7 +155,7 @@ def test_large_latents_train(objective, large, tmp_path):
     options = {"noise_width": 8, "concept_width": 8, "inversion_width": 32, "free_blocks": 1}
     model = wrap_decoder(base, ["a", "b"], **options, latent_noise=objective == "latent")
     assert model.config.inversion == "factorised"
-    assert model.trainable_parameters()[0] < 600_000
+    assert model.get_nb_trainable_parameters()[0] < 600_000
     if objective == "latent":
         encodings = encode_dataset(base, dataset, progress=False)
         losses = LatentObjective(model, encodings, latent_terms(interaction=1.0))

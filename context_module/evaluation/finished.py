@@ -1,0 +1,106 @@
+"""What is said of a module when its training ends: of every concept, and of every composition."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from context_module.contexts import OBSERVATIONAL
+from context_module.data import ContextData, ContextDataset
+from context_module.evaluation.result import Evaluation
+from context_module.evaluation.scoring import evaluate
+from context_module.evaluation.tables import composition_table, intervention_table
+from context_module.metrics import MIN_SAMPLES
+from context_module.model import ContextualDecoder
+
+__all__ = ["FinishedScores", "score_finished"]
+
+_STRANGE = 0.05  # a share of images that is worth a word
+
+
+@dataclass
+class FinishedScores:
+    """Tables as Markdown, under their titles, by the name of a file; and notes on what is not in them, or odd."""
+
+    tables: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def score_finished(
+    model: ContextualDecoder,
+    data: ContextData,
+    validation: ContextDataset,
+    *,
+    samples: int = 1000,
+    pooled: bool = False,
+    seed: int = 0,
+) -> FinishedScores:
+    """Score what a module makes of its concepts and compositions; contexts with too few images are named.
+
+    Args:
+        model: trained.
+        data: with what was trained on as `train`; compositions come from `held_out`.
+        validation: images of the training contexts that were not trained on.
+        samples: compared of each context, at most half of its images: the others are the floor. 0: nothing is scored.
+        pooled: see `evaluate`.
+        seed: of the samples.
+    """
+    found, texts = FinishedScores(), model.base.kind == "texts"
+    if not samples:
+        return found
+    if texts and data.parser is None:
+        found.notes.append("no tables of scores: no parser comes with this data to read factors from texts")
+        return found
+    metrics = ["sliced_wasserstein", *(["unfamiliar"] if model.base.embeds and not model.base_trains else [])]
+    unseen = dataclasses.replace(data, test=validation)
+    for file, what, scored_on, part, table in (
+        ("interventions.md", "single concepts, of validation images", unseen, validation, intervention_table),
+        ("composition.md", "compositions never trained on", data, data.held_out, composition_table),
+    ):
+        contexts, number = _scorable(part, samples, what, found.notes)
+        if not contexts:
+            continue
+        scored = evaluate(
+            model,
+            scored_on,
+            samples=number,
+            metrics=None if texts else metrics,
+            contexts=contexts,
+            pooled=pooled,
+            seed=seed,
+        )
+        distance = "Total variation distance (joint, of the concepts)" if texts else "Sliced Wasserstein distance"
+        title = f"{distance} to real {model.base.kind} of {what} ({number} of each)"
+        found.tables[file] = f"{title}:\n\n{table(scored)}"
+        if strange := _strangers(scored):
+            found.notes.append(f"unlike anything that the base knows, empty or blended perhaps: {strange} of images")
+    return found
+
+
+def _strangers(scored: Evaluation) -> str:
+    """The contexts with more than a few images that the base does not know, with their share."""
+    shares = {
+        name: found.scores["unfamiliar"]["model"]
+        for name, found in scored.contexts.items()
+        if "unfamiliar" in found.scores
+    }
+    return ", ".join(f"{name} {share.value:.0%}" for name, share in shares.items() if share.low > _STRANGE)
+
+
+def _scorable(part: ContextDataset | None, most: int, what: str, notes: list[str]) -> tuple[list[str], int]:
+    """The contexts with enough to score, obs left out, and how many of each."""
+    if part is None:
+        return [], 0
+    counts = dict(
+        zip(part.context_names, part.labels.bincount(minlength=len(part.context_names)).tolist(), strict=True)
+    )
+    counts.pop(OBSERVATIONAL, None)
+    if few := [f"{name} ({count})" for name, count in counts.items() if count < 2 * MIN_SAMPLES]:
+        listed = f"{', '.join(few)}; it takes {2 * MIN_SAMPLES} {part.kind} of a context"
+        notes.append(f"not in the table of {what}: {listed}")
+    kept = [name for name, count in counts.items() if count >= 2 * MIN_SAMPLES]
+    samples = min([most, *(counts[name] // 2 for name in kept)])
+    if kept and samples < MIN_SAMPLES:
+        notes.append(f"no table of {what}: it takes {MIN_SAMPLES} samples of each, {most} were asked for")
+        return [], 0
+    return kept, samples
