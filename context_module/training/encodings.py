@@ -19,11 +19,13 @@ from tqdm.auto import tqdm
 from context_module.adapters import DecoderAdapter, Encoding
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextDataset, LabelledDataset, evaluation_loader
+from context_module.errors import DataError
 from context_module.io import MappedTable, cached_table
 
 __all__ = ["EncodedDataset", "EncodingLayout", "encode_dataset"]
 
 _CHUNK = 1024  # rows in memory at a time for the moments
+_SAME = 1e-9  # variance of encodings, in their mean squares, that is but rounding
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,9 @@ class EncodedDataset(LabelledDataset):
         """Average mean, variance of the means and average variance over all items, each (latent size,), float32.
 
         One pass in order, a chunk at a time: a large file is never in memory as a whole.
+
+        Raises:
+            DataError: for encodings that are not finite, or all the same, as of copies of one image.
         """
         size = self.layout.widths[0]
         total, squares, variances = torch.zeros(3, size, dtype=torch.float64)
@@ -122,6 +127,13 @@ class EncodedDataset(LabelledDataset):
             variances += batch["log_var"].flatten(1).exp().sum(0)
         mean = total / len(self)
         variance = (squares / len(self) - mean.square()).clamp_min(0) * len(self) / max(len(self) - 1, 1)
+        if not (mean.isfinite().all() and variance.isfinite().all()):
+            raise DataError("the base's encodings of these images are not finite: does it take such images?")
+        if variance.max() < _SAME * (1e-3 + mean.square().max()):
+            raise DataError(
+                "all images look the same to the base, which encodes them alike: nothing can be learned from copies of "
+                "one image, or with an encoder that does not look at them"
+            )
         return mean.float(), variance.float(), (variances / len(self)).float()
 
 

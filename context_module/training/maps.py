@@ -61,8 +61,8 @@ def fit_maps(model: ContextualDecoder, images: ContextDataset | EncodedDataset, 
         raise ValueError(reason)  # noqa: TRY004 -- a setting, not a type
     encodings = images if isinstance(images, EncodedDataset) else encode_dataset(model.base, images)
     _check_contexts(encodings, module.config.concepts)
-    sketch, explained = decoder_sketch(model.base, encodings, seed=seed)
     center, variance, noise = encodings.moments()
+    sketch, explained = decoder_sketch(model.base, encodings, seed=seed)
     own = 1 / variance.sum().sqrt().expand(len(variance))
     directions = Directions(sketch if explained > _EXPLAINS else own)
     metric = _Metric(directions, variance)

@@ -482,3 +482,27 @@ def test_fingerprint_of_many_images_reads_few_of_them_the_last_among_them():
     swapped = torch.arange(300_000)
     swapped[[1, 2]] = swapped[[2, 1]]  # neither is read
     assert data.subset(swapped).fingerprint() != data.fingerprint()
+
+
+@pytest.mark.parametrize(("value", "message"), [(0.3, "all images look the same"), (float("nan"), "are not finite")])
+def test_encodings_that_tell_nothing_are_named(value, message):
+    """Whatever is trained on them: no NaN, and no advice on the learning rate."""
+    rows = torch.full((20, 3), value)
+
+    class Constant(DecoderAdapter):
+        name = "constant"
+        latent, image_shape, num_features = LatentSpec((3,)), (1, 4, 4), 3
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def encode(self, x):
+            return Encoding(rows[: len(x)], rows[: len(x)])
+
+        def decode(self, latent, *_, **__):
+            raise NotImplementedError
+
+    data = ArrayContextDataset(torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8), [0] * 20, ("obs",), ())
+    with pytest.raises(DataError, match=message):
+        encode_dataset(Constant(), data, progress=False).moments()
