@@ -82,7 +82,7 @@ def test_refuses_what_cannot_be_used():
         ArrayContextDataset(images, [0, 2], ["obs", "a"], ["a"])
     with pytest.raises(DataError, match="at least one context"):
         ArrayContextDataset(images, [0, 0], [], ["a"])
-    with pytest.raises(ShapeError, match=r"must be uint8 of shape \(N, C, H, W\), got torch.float32"):
+    with pytest.raises(ShapeError, match=r"must be uint8 or bool of shape \(N, C, H, W\), got torch.float32"):
         ArrayContextDataset(images.float(), [0, 1], ["obs", "a"], ["a"])
     with pytest.raises(ShapeError, match="2 images for 3 labels"):
         ArrayContextDataset(images, [0, 1, 1], ["obs", "a"], ["a"])

@@ -102,14 +102,11 @@ def test_folders_by_their_path(corpora):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (
-            lambda root: (root / "x" / "1.TXT").unlink(),
-            DataError,
-            "no texts in .*x: expected .txt files directly in it",
-        ),
+        (lambda root: (root / "x" / "1.TXT").unlink(), ConceptError, r"folder .*x\+y: .*'x'.*; left out: x \(no texts"),
+        (lambda root: (root / "x" / "1.TXT").write_text("\n"), DataError, "no texts of context 'x', such as in .*1.TXT"),
         (lambda root: (root / "x" / "1.TXT").write_bytes(b"a\xff"), DataError, "1.TXT is not UTF-8 .*at byte 1"),
         (lambda root: (root / "x" / "1.TXT").write_text("a\n\nb?\n"), DataError, "1.TXT, line 3 cannot be read"),
-        (lambda root: (root / "x+z").mkdir(), ConceptError, r"folder .*x\+z: .*'z'"),
+        (lambda root: (root / "x+y").rename(root / "x+z"), ConceptError, r"folder .*x\+z: .*'z'"),
         (lambda root: (root / "obs").rename(root / "z"), DataError, "no folder 'obs' in .* for texts without"),
     ],
 )
@@ -123,7 +120,7 @@ def test_empty_files_bad_options_and_other_files(corpora):
     with pytest.raises(DataError, match="texts must be 'line' .* or 'file' .*, got 'word'"):
         text_folders(corpora, texts="word")
     (corpora / "y" / "notes.md").write_text("")
-    with pytest.warns(UserWarning, match=r"ignored 1 entries in .* not .txt files, the first one .*notes.md"):
+    with pytest.warns(UserWarning, match=r"ignored 1 files in .* not .txt: 1 .md, the first one .*notes.md"):
         text_folders(corpora)
     (corpora / "y" / "notes.md").rename(corpora / "y" / "2.txt")
     assert text_folders(corpora).train.texts("y") == ["cd"]
