@@ -71,7 +71,11 @@ class BaseArguments:
         # some families hand options on to their class, and all those of the Hub to it
         options = {
             **parse_options(self.base_options, adapter.load, adapter, local_folder),
-            **{name.removesuffix("_name_or_path"): _found(getattr(self, name)) for name in _OPTIONS},
+            **{
+                name.removesuffix("_name_or_path"): _found(value)
+                for name in _OPTIONS
+                if (value := getattr(self, name)) is not None
+            },
         }
         return load_base(family, _found(checkpoint), **options)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import inspect
 import json
+import sys
 import types
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -64,8 +65,8 @@ def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
     """The declared types of the arguments, but of those that have none or one that cannot be told."""
     while isinstance(function, partial):
         function = function.func
-    plain = function.__init__ if isinstance(function, type) else inspect.unwrap(function)
-    names = _Names(getattr(plain, "__globals__", {}))
+    module = sys.modules.get(inspect.unwrap(function).__module__)
+    names = _Names(vars(module) if module else {})
     found: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         hint = Any if parameter.annotation is inspect.Parameter.empty else parameter.annotation

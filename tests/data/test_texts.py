@@ -102,8 +102,16 @@ def test_folders_by_their_path(corpora):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda root: (root / "x" / "1.TXT").unlink(), ConceptError, r"folder .*x\+y: .*'x'.*; left out: x \(no texts"),
-        (lambda root: (root / "x" / "1.TXT").write_text("\n"), DataError, "no texts of context 'x', such as in .*1.TXT"),
+        (
+            lambda root: (root / "x" / "1.TXT").unlink(),
+            ConceptError,
+            r"folder .*x\+y: .*'x'.*; left out: x \(no texts",
+        ),
+        (
+            lambda root: (root / "x" / "1.TXT").write_text("\n"),
+            DataError,
+            "no texts of context 'x', such as in .*1.TXT",
+        ),
         (lambda root: (root / "x" / "1.TXT").write_bytes(b"a\xff"), DataError, "1.TXT is not UTF-8 .*at byte 1"),
         (lambda root: (root / "x" / "1.TXT").write_text("a\n\nb?\n"), DataError, "1.TXT, line 3 cannot be read"),
         (lambda root: (root / "x+y").rename(root / "x+z"), ConceptError, r"folder .*x\+z: .*'z'"),
