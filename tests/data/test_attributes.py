@@ -1,5 +1,6 @@
 import os
 import pickle
+import unicodedata
 from itertools import product
 
 import numpy as np
@@ -284,6 +285,23 @@ def test_a_table_that_is_no_text(root, table):
     table.write_bytes(b"f,a\n\xff\xfe,1\n")
     with pytest.raises(DataError, match="is no table of text .*: expected a CSV file"):
         attributes(root, table)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_columns_in_either_form_of_unicode(root, table, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    write_csv(table, columns=[unicodedata.normalize(form, "Zöpfe") if name == "Male" else name for name in COLUMNS])
+    data = attributes(root, table, concepts=unicodedata.normalize(other, "Zöpfe,Smiling"))
+    assert data.concepts == [unicodedata.normalize("NFC", "Zöpfe"), "Smiling"]
+
+
+def test_a_table_of_masks(tmp_path):
+    mask = np.eye(8, dtype=np.uint8)
+    for i in range(4):
+        save_picture(tmp_path / f"{i}.npy", mask)
+    (tmp_path / "table.csv").write_text("file,a\n0.npy,0\n1.npy,0\n2.npy,1\n3.npy,1\n")
+    with pytest.warns(UserWarning, match="taken for masks"):
+        assert attributes(tmp_path, tmp_path / "table.csv").train.select("a").max() == 1
 
 
 def test_byte_order_mark_and_quotes(root, table):

@@ -90,6 +90,22 @@ def test_folders(corpora):
     assert whole.train.texts("obs") == ["ab\n\n  c", "d"]
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"])
+def test_a_line_ends_with_a_newline_and_nothing_else(corpora, mark):
+    (corpora / "obs" / "1.txt").write_bytes(f"a{mark}b\r\nc{mark}\rd\n".encode())
+    assert text_folders(corpora).train.texts("obs", 3) == [f"a{mark}b", "c", "d"]
+
+
+def test_texts_below_a_context_and_folders_of_systems(corpora):
+    for name in ("x/more/2.txt", "x/.git/3.txt", "@eaDir/1.txt"):
+        (corpora / name).parent.mkdir(parents=True)
+        (corpora / name).write_text("ee", encoding="utf-8")
+    (corpora / "z").mkdir()
+    data = load_data(corpora)
+    assert data.train.texts("x") == ["aa", "bb", "ee"]
+    assert data.describe() == "contexts: obs (3), x (3), y (1); held out: x+y (1); left out: @eaDir, z (no texts)"
+
+
 def test_folders_by_their_path(corpora):
     assert load_data(corpora).train.texts("y") == ["cd"]
     assert load_data(str(corpora), tokenize=tokenize, texts="file").train.texts("x") == ["aa\nbb"]
