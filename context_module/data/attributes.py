@@ -105,8 +105,8 @@ def attributes(
     _check_files(root, names, table)
 
     paths = [root / name for name in names]
-    groups = _rows_of_contexts(labels[:, [columns.index(name) for name in known]], known)
-    groups = _large_enough(groups, known, min_images)
+    found = _rows_of_contexts(labels[:, [columns.index(name) for name in known]], known)
+    groups = _large_enough(found, known, min_images)
     files = {context: [paths[row] for row in rows] for context, rows in groups.items()}
     if skip_corrupt:
         files = _large_enough(without_unreadable(files), known, min_images)
@@ -119,7 +119,13 @@ def attributes(
         return FolderContextDataset(of_part, known, reader, torch.from_numpy(labels[rows]).float(), columns)
 
     compositions = [context for context in files if context not in known.training_contexts]
-    return ContextData(part(known.training_contexts), part(compositions) if compositions else None, graph=graph)
+    small = len(found) - len(files)
+    return ContextData(
+        part(known.training_contexts),
+        part(compositions) if compositions else None,
+        graph=graph,
+        left_out=(f"{small} compositions of fewer than {min_images} images",) if small else (),
+    )
 
 
 def _read_table(path: Path) -> tuple[list[str], list[str], np.ndarray]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from context_module.contexts import OBSERVATIONAL, Concepts
 from context_module.data.context_data import ContextData
 from context_module.data.dataset import ContextDataset
-from context_module.data.folders import files_below, split_names
+from context_module.data.folders import counted, files_below, split_names
 from context_module.data.pictures import IMAGE_SUFFIXES, ImageReader, without_unreadable
 from context_module.errors import DataError
 
@@ -93,7 +93,7 @@ def augment(
         part(pairs, shuffled[:n_unseen]) if pairs else None,
         part(concepts.training_contexts, shuffled[:n_unseen]),
         graph=(),
-        left_out=(f"{len(others):,} files that are no images",) if others else (),
+        left_out=(counted(others),) if others else (),
     )
 
 

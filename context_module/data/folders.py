@@ -24,6 +24,7 @@ __all__ = [
     "ContextFolders",
     "FolderContextDataset",
     "context_folders",
+    "counted",
     "files_below",
     "image_folders",
     "split_names",
@@ -196,12 +197,10 @@ def context_folders(
             raise DataError(f"{root} holds two folders of context {context!r}: merge {name!r} into the other")
         known.files[context] = files[name]
     if others:
-        kinds = Counter(path.suffix.lower() or path.name for path in others)
-        counts = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(kinds.items()))
-        left_out.append(f"{counts} file{'s' * (len(others) > 1)}")
+        left_out.append(counted(others))
         warnings.warn(
-            f"ignored {len(others)} files in {root} that are not {', '.join(suffixes)}: {counts}, the first one "
-            f"{others[0]}",
+            f"ignored {len(others)} files in {root} that are not {', '.join(suffixes)}: {counted(others)}, the first "
+            f"one {others[0]}",
             stacklevel=3,
         )
     train, held_out = known.parts
@@ -225,6 +224,12 @@ def files_below(folder: Path, suffixes: Sequence[str]) -> tuple[list[Path], list
             fits = name not in links and path.suffix.lower() in suffixes
             (found if fits else others).append(path)
     return sorted(found), sorted(others)
+
+
+def counted(files: Sequence[Path]) -> str:
+    """How many files there are of every type: ``2 .heic, 1 .txt``."""
+    kinds = Counter(path.suffix.lower() or path.name for path in files)
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def split_names(names: Iterable[str]) -> list[str]:

@@ -174,8 +174,8 @@ def load_data(
 
 def _holds_texts(root: str | Path) -> bool:
     """Whether there are .txt files for the observational context, and no images."""
-    folder = Path(root) / OBSERVATIONAL
-    return bool(files_below(folder, (".txt",))[0]) and not files_below(folder, IMAGE_SUFFIXES)[0]
+    images, others = files_below(Path(root) / OBSERVATIONAL, IMAGE_SUFFIXES)
+    return not images and any(path.suffix.lower() == ".txt" for path in others)
 
 
 def _check_kind(name: str, texts: bool, for_texts: bool, for_images: bool) -> None:

@@ -152,6 +152,7 @@ def test_small_compositions_are_left_out_and_small_training_contexts_refused(roo
         data = attributes(root, table)
     assert data.held_out.context_names == ("Smiling+Male",)
     assert len(data.train) + len(data.held_out) == 13
+    assert data.describe().endswith("; left out: 3 compositions of fewer than 2 images")
     assert len(attributes(root, table, min_images=1).held_out) == 5
     with pytest.raises(DataError, match="context 'Smiling' has 2, context 'Male' has 2, .* at least 3 with just that"):
         attributes(root, table, min_images=3)

@@ -28,7 +28,7 @@ def test_contexts_of_one_folder(root):
     assert data.concepts == ["flip", "warm", "blur"]
     assert data.describe() == (
         "contexts: obs (8), flip (8), warm (8), blur (8); held out: flip+warm (2), flip+blur (2), warm+blur (2); "
-        "test: obs (2), flip (2), warm (2), blur (2); left out: 1 files that are no images"
+        "test: obs (2), flip (2), warm (2), blur (2); left out: 1 .txt"
     )
     assert data.train.image_shape == (3, 16, 16)
     assert data.graph == ()

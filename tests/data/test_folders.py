@@ -75,7 +75,7 @@ def test_hidden_entries_are_passed_over_and_other_files_counted(root):
     with pytest.warns(UserWarning, match="ignored 3 files .*: 2 .heic, 1 .txt, the first one .*0.heic"):
         data = image_folders(root)
     assert len(data.train) == 7
-    assert data.describe().endswith("; left out: .cache, 2 .heic, 1 .txt files")
+    assert data.describe().endswith("; left out: .cache, 2 .heic, 1 .txt")
 
 
 def test_folders_of_systems_and_those_without_images_are_no_concepts(root):
