@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from context_module.errors import ContextModuleError
-from context_module.options import argument
+from context_module.options import argument, expanded
 
 __all__ = ["argument", "flag_options", "given", "parse_arguments", "run_recipe"]
 
@@ -28,7 +28,7 @@ def parse_arguments(arguments: type[T], *, description: str, argv: Sequence[str]
     Flags are spelt as the fields are. ``bool`` fields get ``--flag`` and ``--no-flag``, ``Literal`` fields choices,
     ``list`` fields take one value or more. Abbreviated flags are refused: a typo must not pass for another flag.
     ``--config file.yaml`` (or ``.json``, such as the ``arguments.json`` of an earlier run) gives values by the flags'
-    names; flags on the command line win over it.
+    names; flags on the command line win over it. Text that begins with ``~/`` is a path below the user's home.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(
@@ -70,7 +70,7 @@ def given(name: str, default: str, argv: Sequence[str] | None = None) -> str:
     if value is None and found.config:
         with suppress(ValueError):
             value = _read_config(found.config).get(name)
-    return str(value or default)
+    return expanded(str(value or default))
 
 
 def run_recipe(main: Callable[[], None]) -> None:
@@ -114,7 +114,7 @@ def _words_of(file: str, fields: dict[str, dataclasses.Field[Any]], hints: dict[
 
 
 def _read_config(file: str) -> dict[str, Any]:
-    path = Path(file)
+    path = Path(expanded(file))
     if not path.is_file():
         raise ValueError("no such file")
     if path.suffix not in (".json", ".yaml", ".yml"):
@@ -122,7 +122,7 @@ def _read_config(file: str) -> dict[str, Any]:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         try:
-            content = json.loads(text)
+            content = json.loads(text, object_pairs_hook=_once)
         except json.JSONDecodeError as error:
             raise ValueError(f"not valid JSON: {error}") from None
     else:
@@ -131,6 +131,7 @@ def _read_config(file: str) -> dict[str, Any]:
         except ImportError as error:
             raise ImportError("--config with YAML needs PyYAML: pip install context-module[train]") from error
         try:
+            _check_keys(yaml.compose(text, Loader=yaml.BaseLoader))
             # values stay text, for each flag's own type to read: to YAML "no" is false, and 1e-3 no number
             content = yaml.load(text, Loader=yaml.BaseLoader)
         except yaml.YAMLError as error:
@@ -138,6 +139,25 @@ def _read_config(file: str) -> dict[str, Any]:
     if isinstance(content, dict):
         return content
     raise ValueError(f"expected flags and their values, such as 'seed: 1', got a {type(content).__name__}")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError for a key that is there twice, of which json would take the last."""
+    keys = [key for key, _ in pairs]
+    if repeated := [key for key in keys if keys.count(key) > 1]:
+        raise ValueError(f"the key {repeated[0]!r} is there twice: keep one of them")
+    return dict(pairs)
+
+
+def _check_keys(node: Any) -> None:
+    """Raise ValueError for a key that is there twice in a YAML mapping, of which yaml would take the last."""
+    lines: dict[str, int] = {}
+    for pair in getattr(node, "value", ()):
+        if isinstance(pair, tuple) and isinstance(key := pair[0].value, str):
+            line = pair[0].start_mark.line + 1
+            if key in lines:
+                raise ValueError(f"the key {key!r} on line {line} is already on line {lines[key]}: keep one of them")
+            lines[key] = line
 
 
 def _kind(hint: Any) -> Any:
@@ -165,5 +185,5 @@ def flag_options(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     elif get_origin(kind) is Literal:
         options["choices"] = get_args(kind)
     else:
-        options["type"] = kind
+        options["type"] = expanded if kind is str else kind
     return options

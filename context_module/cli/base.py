@@ -6,9 +6,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from context_module.adapters import DecoderAdapter, load_base
+from context_module.adapters import DecoderAdapter, get_adapter, load_base
 from context_module.cli.arguments import argument
 from context_module.data import parse_options
+from context_module.io import local_folder
 
 __all__ = ["BaseArguments"]
 
@@ -61,15 +62,22 @@ class BaseArguments:
             CheckpointError: for a base that cannot be read.
         """
         checkpoint = self.base_checkpoint or checkpoint
-        options = {
-            **parse_options(self.base_options),
-            **{name.removesuffix("_name_or_path"): _found(getattr(self, name)) for name in _OPTIONS},
-        }
         if checkpoint is None:
             if given := [name for name in _OPTIONS if getattr(self, name) is not None] or self.base_options:
                 raise ValueError(f"--{given[0]} is of the base to load: give --base and --base_checkpoint, too")
             return None
-        return load_base(family or self.base or "nvae", _found(checkpoint), **options)
+        family = family or self.base or "nvae"
+        adapter = get_adapter(family)
+        # some families hand options on to their class, and all those of the Hub to it
+        options = {
+            **parse_options(self.base_options, adapter.load, adapter, local_folder),
+            **{
+                name.removesuffix("_name_or_path"): _found(value)
+                for name in _OPTIONS
+                if (value := getattr(self, name)) is not None
+            },
+        }
+        return load_base(family, _found(checkpoint), **options)
 
 
 def _found(value: Any) -> Any:

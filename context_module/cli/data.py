@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from context_module.cli.arguments import argument
-from context_module.data import ContextData, available_data, load_data, parse_options
+from context_module.data import ContextData, available_data, data_function, load_data, parse_options
 
 __all__ = ["DataArguments"]
 
@@ -20,7 +20,9 @@ class DataArguments:
         "quad",
         help=f"{', '.join(available_data())}, or a directory with a folder per context, of images or of .txt files",
     )
-    data_options: list[str] = argument([], help="further options of the data, each name=value")
+    data_options: list[str] = argument(
+        [], help="further options of the data, each name=value; training_on=a+b trains on that composition, too"
+    )
     samples_per_context: int | None = argument(None, help="training images made per context (generated data)")
     skip_corrupt: bool = argument(False, help="leave out image files that cannot be read, instead of stopping")
     cache_dir: str | None = argument(None, help="keep generated images, encodings and the like in files there")
@@ -37,7 +39,8 @@ class DataArguments:
             "cache_dir": self.cache_dir,
             "seed": self.seed,
         }
-        return load_data(self.data, **{**flags, **settings, **parse_options(self.data_options)})
+        function = data_function(self.data, texts=settings.get("tokenize") is not None)
+        return load_data(self.data, **{**flags, **settings, **parse_options(self.data_options, function, load_data)})
 
     @property
     def data_name(self) -> str:

@@ -1,22 +1,20 @@
 """Data in contexts: data sets by name, your own images, and the loader that mixes contexts in a batch."""
 
 from context_module.data.attributes import attributes
-from context_module.data.dataset import (
-    ArrayContextDataset,
-    ContextData,
-    ContextDataset,
-    LabelledDataset,
-    MappedImages,
-)
+from context_module.data.augment import augment
+from context_module.data.context_data import ContextData
+from context_module.data.dataset import ArrayContextDataset, ContextDataset, LabelledDataset, MappedImages
 from context_module.data.dsprites import dsprites
-from context_module.data.folders import FolderContextDataset, ImageReader, image_folders
+from context_module.data.folders import FolderContextDataset, image_folders
 from context_module.data.grammar import grammar
 from context_module.data.hub import HubContextDataset, hub_dataset
 from context_module.data.loader import MixedContextBatchSampler, evaluation_loader, mixed_context_loader
 from context_module.data.morpho_mnist import morpho_mnist
+from context_module.data.options import parse_options
 from context_module.data.pendulum import PendulumSimulator, pendulum, shift_environments
+from context_module.data.pictures import ImageReader
 from context_module.data.quad import quad
-from context_module.data.registry import available_data, load_data, parse_options, register_data
+from context_module.data.registry import available_data, data_function, load_data, register_data
 from context_module.data.simulated import simulate
 from context_module.data.simulator import Simulator
 from context_module.data.texts import TextContextDataset, text_folders
@@ -38,7 +36,9 @@ __all__ = [
     "Simulator",
     "TextContextDataset",
     "attributes",
+    "augment",
     "available_data",
+    "data_function",
     "dsprites",
     "evaluation_loader",
     "grammar",

@@ -15,15 +15,9 @@ import numpy as np
 import torch
 
 from context_module.contexts import OBSERVATIONAL, Concepts
-from context_module.data.dataset import ContextData
-from context_module.data.folders import (
-    IMAGE_SUFFIXES,
-    FolderContextDataset,
-    ImageReader,
-    read_image,
-    split_names,
-    without_corrupt,
-)
+from context_module.data.context_data import ContextData
+from context_module.data.folders import FolderContextDataset, split_names, unified
+from context_module.data.pictures import IMAGE_SUFFIXES, ImageReader, without_unreadable
 from context_module.errors import DataError
 
 __all__ = ["PRESETS", "attributes"]
@@ -92,7 +86,7 @@ def attributes(
         DataError: for a malformed table (named by line), a concept that is no column, files that are not in the
             folder, an observational or single-concept context of fewer than `min_images`, corrupt or unusable images.
         ConceptError: for an attribute that cannot name a concept.
-        ImportError: if there are PNG or JPEG files and pillow is not installed.
+        ImportError: if there are files other than NPY and pillow is not installed.
     """
     if min_images < 1:
         raise DataError(f"min_images must be at least 1, got {min_images}")
@@ -111,12 +105,12 @@ def attributes(
     _check_files(root, names, table)
 
     paths = [root / name for name in names]
-    groups = _rows_of_contexts(labels[:, [columns.index(name) for name in known]], known)
-    groups = _large_enough(groups, known, min_images)
+    found = _rows_of_contexts(labels[:, [columns.index(name) for name in known]], known)
+    groups = _large_enough(found, known, min_images)
     files = {context: [paths[row] for row in rows] for context, rows in groups.items()}
     if skip_corrupt:
-        files = _large_enough(without_corrupt(files), known, min_images)
-    reader = ImageReader.like(read_image(files[OBSERVATIONAL][0]), resolution, channels)
+        files = _large_enough(without_unreadable(files), known, min_images)
+    reader = ImageReader.of(files, resolution, channels)
     row_of = {path: row for row, path in enumerate(paths)}
 
     def part(contexts: Sequence[str]) -> FolderContextDataset:
@@ -125,7 +119,13 @@ def attributes(
         return FolderContextDataset(of_part, known, reader, torch.from_numpy(labels[rows]).float(), columns)
 
     compositions = [context for context in files if context not in known.training_contexts]
-    return ContextData(part(known.training_contexts), part(compositions) if compositions else None, graph=graph)
+    small = len(found) - len(files)
+    return ContextData(
+        part(known.training_contexts),
+        part(compositions) if compositions else None,
+        graph=graph,
+        left_out=(f"{small} compositions of fewer than {min_images} images",) if small else (),
+    )
 
 
 def _read_table(path: Path) -> tuple[list[str], list[str], np.ndarray]:
@@ -181,7 +181,7 @@ def _cells(file: TextIO, path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _columns(header: list[str], path: Path, line: int) -> list[str]:
-    columns = ["_".join(name.split()) for name in header[1:]]
+    columns = ["_".join(unified(name).split()) for name in header[1:]]
     if not columns:
         raise DataError(
             f"{path}, line {line}: no attributes: expected a column of file names and one for each attribute, with "

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from context_module.contexts import Concepts
 from context_module.data.canvas import Canvas, box, check_resolution, disc, draw, hue
-from context_module.data.dataset import ContextData
+from context_module.data.context_data import ContextData
 from context_module.data.simulated import simulate
 from context_module.data.simulator import Simulator
 

@@ -1,14 +1,13 @@
-"""Images, or texts, grouped by context: what every data set in this package is, and what a recipe is handed."""
+"""Images, or texts, grouped by context: what every data set in this package is."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,16 +15,24 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from context_module.contexts import OBSERVATIONAL, Concepts
-from context_module.data.simulator import Simulator
+from context_module.data.pictures import white_of
 from context_module.errors import CheckpointError, DataError, ShapeError
 from context_module.io import MappedArray
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
-__all__ = ["ArrayContextDataset", "ContextData", "ContextDataset", "LabelledDataset", "MappedImages"]
+__all__ = [
+    "ArrayContextDataset",
+    "ContextDataset",
+    "JoinedContextDataset",
+    "LabelledDataset",
+    "MappedImages",
+    "joined_arguments",
+]
 
 _FINGERPRINTED = 2_000  # images that a fingerprint looks at
+_CHUNK = 256  # images looked at at a time
 
 
 class LabelledDataset(Dataset[dict[str, Tensor]]):
@@ -201,6 +208,15 @@ class ContextDataset(LabelledDataset, ABC):
         view._check_labels()
         return view
 
+    def joined(self, other: ContextDataset) -> ContextDataset:
+        """A data set of these images and, after them, those of another, of other contexts; no image is copied.
+
+        Raises:
+            DataError: for a context that both have, or other concepts.
+            ShapeError: for images of another shape.
+        """
+        return JoinedContextDataset(self, other)
+
     def split(self, val_fraction: float, seed: int = 0) -> tuple[Self, Self]:
         """Two disjoint views ``(train, val)``, the same fraction of every context in each; determined by the seed.
 
@@ -269,7 +285,8 @@ class ArrayContextDataset(ContextDataset):
     """A `ContextDataset` over images in memory, or in a memory-mapped file.
 
     Args:
-        images: uint8 (N, C, H, W): a tensor, an array, or `MappedImages`.
+        images: uint8 or bool (N, C, H, W): a tensor, an array, or `MappedImages`. White is 255 in uint8 and true in
+            bool. Where the largest value of all is 1, they are masks whose 1 is white; a warning says so.
         labels, context_names, concepts, factors, factor_names: see `ContextDataset`.
 
     Raises:
@@ -287,13 +304,15 @@ class ArrayContextDataset(ContextDataset):
     ) -> None:
         super().__init__(concepts, context_names, labels, factors, factor_names)
         self._images = images if isinstance(images, MappedImages) else torch.as_tensor(images)
-        if self._images.dtype != torch.uint8 or len(self._images.shape) != 4:
+        if self._images.dtype not in (torch.uint8, torch.bool) or len(self._images.shape) != 4:
             raise ShapeError(
-                f"images must be uint8 of shape (N, C, H, W), got {self._images.dtype} {tuple(self._images.shape)}; "
-                "from floats in [0, 1]: (images * 255).round().to(torch.uint8)"
+                f"images must be uint8 or bool of shape (N, C, H, W), got {self._images.dtype} "
+                f"{tuple(self._images.shape)}; from floats in [0, 1]: (images * 255).round().to(torch.uint8)"
             )
         if len(self._images) != len(self):
             raise ShapeError(f"{len(self._images)} images for {len(self)} labels: expected one each")
+        chunks = (self._images[rows] for rows in torch.arange(len(self)).split(_CHUNK))
+        self._white = 1 if self._images.dtype == torch.bool else white_of(chunks, "the images")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -301,61 +320,66 @@ class ArrayContextDataset(ContextDataset):
         return channels, height, width
 
     def read(self, rows: Tensor) -> Tensor:
-        return self._images[rows].float().div_(255)
+        return self._images[rows].float().div_(self._white)
 
 
 class MappedImages(MappedArray):
-    """Images in an NPY file, uint8 (N, C, H, W), of which only those asked for are read into memory.
+    """Images in an NPY file, uint8 or bool (N, C, H, W), of which only those asked for are read into memory.
 
     Raises:
         DataError: for a file that is missing or truncated.
         ShapeError: for values of another type.
     """
 
-    dtype = torch.uint8
-
     def __init__(self, path: str | Path) -> None:
         try:
             super().__init__(path)
         except CheckpointError as error:
             raise DataError(f"{path} is no whole NPY file of images ({error}): remove it") from None
-        if self._array.dtype != np.uint8:
-            raise ShapeError(f"{path} holds {self._array.dtype}: expected uint8 images of shape (N, C, H, W)")
+        if self._array.dtype not in (np.uint8, np.bool_):
+            raise ShapeError(f"{path} holds {self._array.dtype}: expected uint8 or bool images of shape (N, C, H, W)")
+        self.dtype = torch.bool if self._array.dtype == np.bool_ else torch.uint8
 
 
-@dataclass(frozen=True)
-class ContextData:
-    """What a recipe trains and scores on.
+class JoinedContextDataset(ContextDataset):
+    """The images of one data set and, after them, those of another: `ContextDataset.joined` makes it.
 
-    Attributes:
-        train: the observational context and the contexts with one intervention.
-        held_out: pairs and larger sets of interventions, never trained on; None if there are none.
-        test: further images of the training contexts, never trained on, to score on; None if there are none.
-        graph: (cause, effect) pairs of concepts, where the causal graph among them is known.
-        simulator: what made the images, where that is known.
-        parser: from a text to its factors (D,), as the parts have them, or None if it has none; where there is one.
+    Factors are known where both know the same ones.
     """
 
-    train: ContextDataset
-    held_out: ContextDataset | None = None
-    test: ContextDataset | None = None
-    graph: tuple[tuple[str, str], ...] | None = None
-    simulator: Simulator | None = None
-    parser: Callable[[str], Tensor | None] | None = None
+    def __init__(self, first: ContextDataset, second: ContextDataset) -> None:
+        super().__init__(**joined_arguments(first, second))
+        if first.image_shape != second.image_shape:
+            raise ShapeError(f"images of {first.image_shape} cannot be joined with others of {second.image_shape}")
+        self._parts = first, second
 
     @property
-    def concepts(self) -> Concepts:
-        """The concepts, the same for all parts."""
-        return self.train.concepts
+    def image_shape(self) -> tuple[int, int, int]:
+        return self._parts[0].image_shape
 
-    def of_concepts(self, concepts: Iterable[str]) -> ContextData:
-        """The same data of fewer concepts: the images of contexts that intervene on others are left out."""
-        names = set(self.concepts.parse(concepts))
+    def read(self, rows: Tensor) -> Tensor:
+        first, second = self._parts
+        images = torch.empty(len(rows), *self.image_shape)
+        of_first = rows < len(first)
+        for part, chosen, start in ((first, of_first, 0), (second, ~of_first, len(first))):
+            if chosen.any():
+                images[chosen] = part.read(part._rows[rows[chosen] - start])
+        return images
 
-        def part(images: ContextDataset | None) -> ContextDataset | None:
-            fits = images and any(names.issuperset(self.concepts.parse(context)) for context in images.context_names)
-            return images.of_concepts(names) if images and fits else None
 
-        graph = self.graph and tuple(edge for edge in self.graph if names.issuperset(edge))
-        train = self.train.of_concepts(names)
-        return replace(self, train=train, held_out=part(self.held_out), test=part(self.test), graph=graph)
+def joined_arguments(first: ContextDataset, second: ContextDataset) -> dict[str, Any]:
+    """The arguments of `ContextDataset` for the items of both; DataError for data of other concepts."""
+    if first.concepts != second.concepts:
+        raise DataError(
+            f"data of concepts {', '.join(first.concepts)} cannot be joined with that of {', '.join(second.concepts)}"
+        )
+    factors = None
+    if first.factors is not None and second.factors is not None and first.factor_names == second.factor_names:
+        factors = torch.cat([first.factors, second.factors])
+    return {
+        "concepts": first.concepts,
+        "context_names": [*first.context_names, *second.context_names],
+        "labels": torch.cat([first.labels, second.labels + len(first.context_names)]),
+        "factors": factors,
+        "factor_names": first.factor_names if factors is not None else (),
+    }

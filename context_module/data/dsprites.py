@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from context_module.contexts import Concepts
-from context_module.data.dataset import ContextData
+from context_module.data.context_data import ContextData
 from context_module.data.simulated import simulate
 from context_module.data.simulator import Simulator
 from context_module.errors import DataError, ShapeError

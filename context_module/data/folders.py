@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
+import os
+import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from context_module.contexts import OBSERVATIONAL, SEPARATOR, Concepts
-from context_module.data.dataset import ContextData, ContextDataset
+from context_module.data.context_data import ContextData
+from context_module.data.dataset import ContextDataset
+from context_module.data.pictures import IMAGE_SUFFIXES, ImageReader, without_unreadable
 from context_module.errors import ConceptError, DataError
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 __all__ = [
-    "IMAGE_SUFFIXES",
+    "ContextFolders",
     "FolderContextDataset",
-    "ImageReader",
-    "as_image",
     "context_folders",
+    "counted",
+    "files_below",
     "image_folders",
-    "picture_pixels",
-    "read_image",
     "split_names",
-    "without_corrupt",
+    "unified",
 ]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
-_LUMA = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
-
-
-class _UnreadableImage(DataError):
-    """A file whose bytes are no whole image: the one fault `skip_corrupt` passes over."""
+# what systems and their tools write beside one's own files
+_OF_SYSTEMS = {
+    "$RECYCLE.BIN",
+    "@Recycle",
+    "@Recently-Snapshot",
+    "@eaDir",
+    "#recycle",
+    "#snapshot",
+    "__MACOSX",
+    "__pycache__",
+    "lost+found",
+    "System Volume Information",
+    "desktop.ini",
+    "Thumbs.db",
+}
 
 
 def image_folders(
@@ -51,9 +58,13 @@ def image_folders(
 ) -> ContextData:
     """Images on disk, read when needed, from a folder per context.
 
-    A context's images are the PNG, JPEG and NPY files directly in its folder, in the order of their names. Hidden
-    files and folders are passed over; files of other types too, with a warning. An NPY file holds one image, (H, W),
-    (H, W, C) or (C, H, W), uint8 or floating point in [0, 1]. Transparency is dropped.
+    A context's images are the files in its folder and in those below it that end in one of `IMAGE_SUFFIXES`, in upper
+    or lower case, in the order of their paths. Hidden files and folders and those of systems (``@eaDir``,
+    ``__MACOSX``) are left out, and so is a folder without images; `ContextData.describe` names these folders. Files of
+    other types are left out with a warning. An NPY file holds one image, (H, W), (H, W, C) or (C, H, W), uint8, bool
+    or floating point in [0, 1]. Transparency is laid on black.
+
+    Where all images of uint8 hold no more than 0 and 1, they are masks, and 1 is white; a warning says so.
 
     Args:
         root: a folder that holds ``obs`` and at least one folder named after a single concept.
@@ -61,30 +72,28 @@ def image_folders(
             folders, sorted.
         resolution: scale the shorter side to this many pixels, antialiased, and crop the centre to a square. Default:
             leave images as they are; all must then have the size of the first.
-        channels: 1 (grey) or 3 (RGB). Default: those of the first image.
-        skip_corrupt: leave out files that cannot be decoded, with a warning that names them. This reads every file
-            once now, for only a full read finds them all. Default: an error at the time such a file is read.
+        channels: 1 (grey) or 3 (RGB). Default: 3 if any image has colour.
+        skip_corrupt: leave out files that cannot be read or used, with a warning that names them. This reads every
+            file once now, for only a full read finds them all. Default: an error at the time such a file is read.
 
     Returns:
         ContextData: ``obs`` and the single concepts to train on, larger sets of interventions held out.
 
     Raises:
-        DataError: for a missing root, no ``obs`` folder, no folder of a single concept, a folder without images, two
-            folders of one context, a corrupt or unusable image.
+        DataError: for a missing root, no ``obs`` folder, no folder of a single concept, two folders of one context, a
+            corrupt or unusable image.
         ConceptError: for a folder or a part of its name that is no concept.
-        ImportError: if there are PNG or JPEG files and pillow is not installed.
+        ImportError: if there are files other than NPY and pillow is not installed.
     """
-    folders, known = context_folders(root, concepts)
-    files = _files_of_contexts(root, folders)
-    if skip_corrupt:
-        files = without_corrupt(files)
-    reader = ImageReader.like(read_image(files[OBSERVATIONAL][0]), resolution, channels)
+    found = context_folders(root, concepts)
+    files = without_unreadable(found.files) if skip_corrupt else found.files
+    reader = ImageReader.of(files, resolution, channels)
 
-    train = {context: files[context] for context in known.training_contexts if context in files}
-    held_out = {context: files[context] for context in files if context not in train}
-    return ContextData(
-        FolderContextDataset(train, known, reader), FolderContextDataset(held_out, known, reader) if held_out else None
-    )
+    def part(contexts: Sequence[str]) -> FolderContextDataset:
+        return FolderContextDataset({name: files[name] for name in contexts}, found.concepts, reader)
+
+    train, held_out = found.parts
+    return ContextData(part(train), part(held_out) if held_out else None, left_out=found.left_out)
 
 
 class FolderContextDataset(ContextDataset):
@@ -119,216 +128,120 @@ class FolderContextDataset(ContextDataset):
         return torch.stack([self._reader(self._paths[row]) for row in rows.tolist()])
 
 
-@dataclass(frozen=True)
-class ImageReader:
-    """Reads an image file as float32 `shape` in [0, 1].
+@dataclass
+class ContextFolders:
+    """What `context_folders` finds.
 
     Attributes:
-        shape: (C, H, W) of every image.
-        resize: bring images to the (square) shape; otherwise another size is an error.
+        concepts: `Concepts`.
+        files: per canonical context name its files, in order; those of the contexts to train on first.
+        left_out: what was not read, in words.
     """
 
-    shape: tuple[int, int, int]
-    resize: bool
+    concepts: Concepts
+    files: dict[str, list[Path]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
-    @classmethod
-    def like(cls, image: Tensor, resolution: int | None, channels: int | None) -> ImageReader:
-        """The reader for images such as this one (C, H, W), where `resolution` and `channels` do not say otherwise."""
-        if resolution is not None and resolution < 1:
-            raise DataError(f"resolution must be a positive number of pixels, got {resolution}")
-        if channels not in (None, 1, 3):
-            raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
-        own_channels, height, width = image.shape
-        size = (height, width) if resolution is None else (resolution, resolution)
-        return cls((channels or own_channels, *size), resize=resolution is not None)
-
-    def __call__(self, path: Path) -> Tensor:
-        return self.fit(read_image(path), path)
-
-    def fit(self, image: Tensor, source: object) -> Tensor:
-        """Brings float32 (1 or 3, H, W) in [0, 1] to `shape`; `source` is what errors call the image."""
-        channels, *size = self.shape
-        if channels < len(image):
-            image = (image * _LUMA).sum(0, keepdim=True)
-        image = image.expand(channels, -1, -1)
-        if self.resize:
-            image = _resize_and_crop(image, size[0])
-        elif list(image.shape[1:]) != size:
-            raise DataError(
-                f"{source} has {image.shape[1]}x{image.shape[2]} pixels where the first image has "
-                f"{size[0]}x{size[1]}: set resolution to bring all images to one size"
-            )
-        return image.clamp(0, 1)  # sums of weights may exceed one by a rounding error
+    @property
+    def parts(self) -> tuple[list[str], list[str]]:
+        """The contexts to train on, and those to hold out."""
+        train = [context for context in self.concepts.training_contexts if context in self.files]
+        return train, [context for context in self.files if context not in train]
 
 
 def context_folders(
     root: str | Path, concepts: Iterable[str] | None = None, kind: Literal["images", "texts"] = "images"
-) -> tuple[dict[str, Path], Concepts]:
-    """Per canonical context name its folder in `root`, and the concepts; arguments and errors as for `image_folders`.
+) -> ContextFolders:
+    """The files of every context in `root`; arguments and errors as for `image_folders`.
 
     Args:
-        kind: what is looked for, for the errors.
+        kind: what is looked for, for the files and the errors.
+
+    Raises:
+        DataError: for a missing root; for no folder with files of ``obs``, or of a single concept.
     """
-    root = Path(root)
+    root, suffixes = Path(root), IMAGE_SUFFIXES if kind == "images" else (".txt",)
     if not root.is_dir():
         raise DataError(
             f"no folder {root}: expected one that holds a folder per context, {OBSERVATIONAL!r} among them"
         )
-    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    singles = [name for name in names if name != OBSERVATIONAL and SEPARATOR not in name]
-    if OBSERVATIONAL not in names:
-        raise DataError(
-            f"no folder {OBSERVATIONAL!r} in {root} for {kind} without an intervention; "
-            f"folders found: {', '.join(names) or 'none'}"
-        )
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    left_out = [path.name for path in folders if _is_systems(path.name)]
+    files: dict[str, list[Path]] = {}  # by the names of the folders
+    others: list[Path] = []
+    for folder in folders:
+        if not _is_systems(folder.name):
+            found, beside = files_below(folder, suffixes)
+            others += beside
+            if found:
+                files[folder.name] = found
+            else:
+                left_out.append(f"{folder.name} (no {kind})")
+    names = f"folders with {kind}: {', '.join(files) or 'none'}"
+    if left_out:
+        names += f"; left out: {', '.join(left_out)}"
+    written = {name: unified(name) for name in files}
+    singles = sorted({name for name in written.values() if name != OBSERVATIONAL and SEPARATOR not in name})
+    if OBSERVATIONAL not in written.values():
+        raise DataError(f"no folder {OBSERVATIONAL!r} in {root} for {kind} without an intervention; {names}")
     if not singles:
-        raise DataError(
-            f"no folder of a single concept in {root}, so nothing to learn an intervention from; "
-            f"folders found: {', '.join(names)}"
-        )
-    known = Concepts(singles if concepts is None else split_names(concepts))
-    folders: dict[str, Path] = {}
-    for name in names:
+        raise DataError(f"no folder of a single concept in {root}, so nothing to learn an intervention from; {names}")
+    known = ContextFolders(Concepts(singles if concepts is None else split_names(concepts)))
+    for name, context in written.items():
         try:
-            context = known.name(name)
+            context = known.concepts.name(context)
         except ConceptError as error:
-            raise ConceptError(f"folder {root / name}: {error}") from None
-        if context in folders:
+            hint = f"; left out: {', '.join(left_out)}" if left_out else ""
+            raise ConceptError(f"folder {root / name}: {error}{hint}") from None
+        if context in known.files:
             raise DataError(f"{root} holds two folders of context {context!r}: merge {name!r} into the other")
-        folders[context] = root / name
-    return folders, known
+        known.files[context] = files[name]
+    if others:
+        left_out.append(counted(others))
+        warnings.warn(
+            f"ignored {len(others)} files in {root} that are not {', '.join(suffixes)}: {counted(others)}, the first "
+            f"one {others[0]}",
+            stacklevel=3,
+        )
+    train, held_out = known.parts
+    known.files = {context: known.files[context] for context in (*train, *held_out)}
+    known.left_out = tuple(left_out)
+    return known
+
+
+def files_below(folder: Path, suffixes: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """The files of these types in a folder and those below it, and the others, both in the order of their paths.
+
+    Hidden entries and those of systems are neither. A link to a folder is not followed, but one of the others.
+    """
+    found: list[Path] = []
+    others: list[Path] = []
+    for where, folders, names in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(where, name))]
+        folders[:] = [name for name in folders if not _is_systems(name)]
+        for name in filter(lambda name: not _is_systems(name), [*names, *links]):
+            path = Path(where, name)
+            fits = name not in links and path.suffix.lower() in suffixes
+            (found if fits else others).append(path)
+    return sorted(found), sorted(others)
+
+
+def counted(files: Sequence[Path]) -> str:
+    """How many files there are of every type: ``2 .heic, 1 .txt``."""
+    kinds = Counter(path.suffix.lower() or path.name for path in files)
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def split_names(names: Iterable[str]) -> list[str]:
-    """A list of names, given as such or, as on a command line, separated by commas."""
-    return [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
+    """A list of names, given as such or, as on a command line, separated by commas; each `unified`."""
+    every = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
+    return [unified(name) for name in every]
 
 
-def _files_of_contexts(root: str | Path, folders: Mapping[str, Path]) -> dict[str, list[Path]]:
-    """Per context, its image files in order."""
-    files: dict[str, list[Path]] = {}
-    ignored = []
-    for context, folder in folders.items():
-        visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        files[context] = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
-        ignored += [path for path in visible if path.suffix.lower() not in IMAGE_SUFFIXES]
-        if not files[context]:
-            raise DataError(
-                f"no images in {folder}: expected {', '.join(IMAGE_SUFFIXES)} files directly in it; "
-                "add some or remove the folder"
-            )
-    if ignored:
-        warnings.warn(
-            f"ignored {len(ignored)} entries in {root} that are not {', '.join(IMAGE_SUFFIXES)} files, "
-            f"the first one {ignored[0]}",
-            stacklevel=3,
-        )
-    return files
+def unified(name: str) -> str:
+    """A name in the one form (NFC) of those Unicode has: systems write the accents of files' names in either."""
+    return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
 
 
-def without_corrupt(files: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
-    """Reads every file, per context; drops those that cannot be decoded, with a warning that names them.
-
-    Raises:
-        DataError: if a context is left without images.
-    """
-    kept: dict[str, list[Path]] = {}
-    corrupt = []
-    for context, paths in files.items():
-        kept[context] = []
-        for path in paths:
-            try:
-                read_image(path)
-                kept[context].append(path)
-            except _UnreadableImage:
-                corrupt.append(path)
-        if not kept[context]:
-            raise DataError(f"all {len(paths)} images of context {context!r} are corrupt, the first one {paths[0]}")
-    if corrupt:
-        warnings.warn(f"skipped {len(corrupt)} corrupt images: {', '.join(map(str, corrupt))}", stacklevel=3)
-    return kept
-
-
-def read_image(path: Path) -> Tensor:
-    """The image at `path` as float32 (1 or 3, H, W) in [0, 1].
-
-    Raises:
-        DataError: for a file that cannot be decoded, or that `picture_pixels` or `as_image` refuses.
-    """
-    try:
-        pixels = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _read_picture(path)
-    except (DataError, FileNotFoundError, PermissionError, ImportError, MemoryError):
-        raise
-    except Exception as error:  # a damaged file makes decoders raise nearly anything
-        raise _UnreadableImage(
-            f"cannot read {path}: {error}. Replace the file, or set skip_corrupt=True to leave such files out"
-        ) from error
-    return as_image(pixels, path)
-
-
-def _read_picture(path: Path) -> np.ndarray:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(f"reading {path} needs pillow: pip install context-module[train]") from error
-    with Image.open(path) as picture:
-        return picture_pixels(picture, path)
-
-
-def picture_pixels(picture: Image.Image, source: object) -> np.ndarray:
-    """A pillow image, upright, as uint8 (H, W) if it is grey, else (H, W, 3); transparency is dropped.
-
-    Raises:
-        DataError: for more than 8 bits per channel.
-    """
-    from PIL import ImageOps
-
-    if picture.mode in ("I", "F") or picture.mode.startswith("I;"):
-        raise DataError(
-            f"{source} has pixels of mode {picture.mode!r}: expected 8 bits per channel. Save it with 8 bits, or as "
-            "an array of floats in [0, 1]"
-        )
-    grey = picture.mode in ("1", "L", "LA", "La")
-    return np.asarray(ImageOps.exif_transpose(picture).convert("L" if grey else "RGB"))
-
-
-def as_image(pixels: Any, source: object) -> Tensor:
-    """An array (H, W), (H, W, C) or (C, H, W), uint8 or floats in [0, 1], as float32 (C, H, W) in [0, 1].
-
-    Raises:
-        DataError: for anything else, called `source`.
-    """
-    if not isinstance(pixels, np.ndarray) or not (pixels.dtype == np.uint8 or pixels.dtype.kind == "f"):
-        found = getattr(pixels, "dtype", type(pixels).__name__)
-        raise DataError(f"{source} holds {found}: expected an array of uint8, or of floats in [0, 1]")
-    shape = pixels.shape
-    if pixels.ndim == 2:
-        pixels = pixels[None]
-    elif pixels.ndim == 3 and shape[2] in (1, 3):
-        pixels = pixels.transpose(2, 0, 1)
-    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3) or 0 in shape:
-        raise DataError(
-            f"{source} has shape {shape}: expected one image (H, W), (H, W, C) or (C, H, W) with C = 1 or 3"
-        )
-    image = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
-    if pixels.dtype == np.uint8:
-        return image.div_(255)
-    if not image.isfinite().all():
-        raise DataError(f"{source} holds NaN or infinite values: replace or remove the file")
-    if image.min() < 0 or image.max() > 1:
-        raise DataError(
-            f"{source} holds floats from {image.min():.4g} to {image.max():.4g}: expected [0, 1]; "
-            "rescale them or save uint8"
-        )
-    return image
-
-
-def _resize_and_crop(image: Tensor, resolution: int) -> Tensor:
-    """(C, H, W) to (C, resolution, resolution): the shorter side scaled, the longer one cropped about the centre."""
-    height, width = image.shape[1:]
-    shorter = min(height, width)
-    if shorter != resolution:
-        height, width = (round(side * resolution / shorter) for side in (height, width))
-        image = F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
-    top, left = (height - resolution) // 2, (width - resolution) // 2
-    return image[:, top : top + resolution, left : left + resolution]
+def _is_systems(name: str) -> bool:
+    return name.startswith(".") or name in _OF_SYSTEMS

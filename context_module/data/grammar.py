@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from context_module.contexts import Concepts
-from context_module.data.dataset import ContextData
+from context_module.data.context_data import ContextData
 from context_module.data.texts import TextContextDataset, Tokenize
 from context_module.errors import DataError, ShapeError
 

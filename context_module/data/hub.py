@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from context_module.contexts import OBSERVATIONAL, SEPARATOR, Concepts
-from context_module.data.dataset import ContextData, ContextDataset
-from context_module.data.folders import ImageReader, as_image, picture_pixels, split_names
+from context_module.data.context_data import ContextData
+from context_module.data.dataset import ContextDataset
+from context_module.data.folders import split_names, unified
+from context_module.data.pictures import (
+    ImageReader,
+    as_image,
+    channels_of,
+    check_channels,
+    picture_pixels,
+    white_of,
+)
 from context_module.errors import ConceptError, DataError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 __all__ = ["HubContextDataset", "ImageColumn", "hub_dataset"]
 
+T = TypeVar("T")
+
+_LOOKED_AT = 1_000  # rows, to tell what a column holds
+
 
 def hub_dataset(
-    path: str | Path,
+    path: str | Path | Dataset | IterableDataset | Mapping[str, Dataset | IterableDataset],
     *,
     context_column: str = "context",
     image_column: str = "image",
@@ -34,13 +48,15 @@ def hub_dataset(
     concepts: Iterable[str] | None = None,
     resolution: int | None = None,
     channels: int | None = None,
+    max_examples: int = 10_000,
 ) -> ContextData:
     """A data set of `datasets`: memory-mapped, its images decoded when read.
 
     Args:
         path: a folder written by ``save_to_disk``; a folder or file that ``load_dataset`` understands, such as images
             with a ``metadata.csv``, or Parquet; or the id of a data set on the Hub. With ``HF_HUB_OFFLINE=1`` only
-            what is on disk or in the cache is found.
+            what is on disk or in the cache is found. In Python also a ``Dataset`` or an ``IterableDataset``, or splits
+            of them by name; what is streamed is read now, and kept in memory as it comes, encoded.
         context_column: of context names, ``obs``, ``smile``, ``smile+glasses``, as text or a ``ClassLabel``.
         image_column: of images, or of arrays (H, W), (H, W, C) or (C, H, W), uint8 or floats in [0, 1].
         factor_columns: of numbers, the true factors of every image, as a list or separated by commas.
@@ -48,7 +64,9 @@ def hub_dataset(
         name, revision: the configuration and the version, see ``load_dataset``.
         concepts: the concept names in order, as a list or separated by commas. Default: the contexts of one concept,
             sorted.
-        resolution, channels: see `image_folders`.
+        resolution, channels: see `image_folders`. That there is colour, or that uint8 images are masks, is told from
+            up to a thousand rows, evenly spaced.
+        max_examples: of every split that is streamed, the first so many.
 
     Returns:
         ContextData: of the split, ``obs`` and the single concepts to train on, compositions held out. If there is
@@ -60,14 +78,19 @@ def hub_dataset(
         ConceptError: for a context name that is malformed or names no concept.
         ImportError: if `datasets` is not installed.
     """
-    splits = _load(str(path), name, revision, split)
-    if split not in splits:
-        raise DataError(f"no split {split!r} in {path}; its splits: {', '.join(splits)}")
     factor_names = split_names(factor_columns)
+    if isinstance(path, str | Path):
+        splits = _load(str(path), name, revision, split)
+    else:
+        columns = [context_column, image_column, *factor_names]
+        splits = _given(path, split, columns, max_examples)
+    if split not in splits:
+        source = path if isinstance(path, str | Path) else "the data set"
+        raise DataError(f"no split {split!r} in {source}; its splits: {', '.join(splits)}")
     train = _Split(splits[split], split, context_column, image_column, factor_names)
     known = _concepts_of(train.contexts, context_column, concepts)
     rows = train.rows_of_contexts(known)
-    reader = ImageReader.like(train.images(rows[OBSERVATIONAL][0]), resolution, channels)
+    reader = train.images.reader(rows[OBSERVATIONAL][0], resolution, channels)
 
     training = {context: rows[context] for context in known.training_contexts if context in rows}
     held_out = {context: rows[context] for context in sorted(rows) if context not in training}
@@ -114,7 +137,8 @@ class HubContextDataset(ContextDataset):
 
     def read(self, rows: Tensor) -> Tensor:
         numbers = self._numbers[rows].tolist()
-        return torch.stack([self._reader.fit(self._images(row), self._images.source(row)) for row in numbers])
+        white = self._reader.white
+        return torch.stack([self._reader.fit(self._images(row, white), self._images.source(row)) for row in numbers])
 
 
 class ImageColumn:
@@ -142,10 +166,10 @@ class ImageColumn:
             while hasattr(inner, "feature"):  # lists of lists
                 inner = inner.feature
             dtype = str(getattr(inner, "dtype", ""))
-            if dtype != "uint8" and not dtype.startswith("float"):
+            if dtype not in ("uint8", "bool") and not dtype.startswith("float"):
                 raise DataError(
-                    f"column {column!r} holds {feature}: expected images, or arrays of uint8 or of floats in [0, 1]. "
-                    f"Files or encoded images become images by cast_column({column!r}, datasets.Image())"
+                    f"column {column!r} holds {feature}: expected images, or arrays of uint8, of bool or of floats in "
+                    f"[0, 1]. Files or encoded images become images by cast_column({column!r}, datasets.Image())"
                 )
             images = images.with_format("numpy", dtype=np.dtype(dtype))  # else integers come as int64
         self._images = images
@@ -153,8 +177,29 @@ class ImageColumn:
     def source(self, row: int) -> str:
         return f"row {row} of split {self.split!r}"
 
-    def __call__(self, row: int) -> Tensor:
-        """Float32 (1 or 3, H, W) in [0, 1]."""
+    def __call__(self, row: int, white: int = 255) -> Tensor:
+        """Float32 (1 or 3, H, W) in [0, 1]; `white` is what stands for 1 in uint8."""
+        return as_image(self._pixels(row), self.source(row), white)
+
+    def reader(self, row: int, resolution: int | None, channels: int | None) -> ImageReader:
+        """The reader for the column, with the size of the image in this row; see `ImageReader.of`."""
+        rows = [row, *np.unique(np.linspace(0, len(self._images) - 1, _LOOKED_AT).round().astype(int)).tolist()]
+        first = self(row)
+        check_channels(channels)
+        if channels is None:
+            channels = channels_of(self._if_readable(row, lambda pixels: len(as_image(pixels, ""))) for row in rows)
+        reader = ImageReader.like(first, resolution, channels)
+        pixels = (self._if_readable(row, lambda pixels: pixels) for row in rows)
+        return replace(reader, white=white_of(pixels, f"column {self.column!r}"))
+
+    def _if_readable(self, row: int, what: Callable[[Any], T]) -> T | None:
+        """Something of an image, or None if that cannot be read: it is said when it is needed."""
+        try:
+            return what(self._pixels(row))
+        except DataError:
+            return None
+
+    def _pixels(self, row: int) -> Any:
         try:
             image = self._images[row][self.column]
         except (ImportError, MemoryError):
@@ -166,8 +211,7 @@ class ImageColumn:
             ) from error
         if image is None:
             raise DataError(f"no image in {self.source(row)}, column {self.column!r}: add it or remove the row")
-        pixels = picture_pixels(image, self.source(row)) if self._pictures else image
-        return as_image(pixels, self.source(row))
+        return picture_pixels(image, self.source(row)) if self._pictures else image
 
 
 class _Split:
@@ -183,7 +227,7 @@ class _Split:
                     "Name others by context_column, image_column and factor_columns"
                 )
         self.name, self.context_column, self.factor_columns = name, context_column, factor_columns
-        self.contexts = _contexts(dataset, name, context_column)
+        self.contexts = [unified(context) for context in _contexts(dataset, name, context_column)]
         self.images = ImageColumn(dataset, name, image_column)
         self.factors = _factors(dataset, name, factor_columns)
 
@@ -231,6 +275,45 @@ def _load(path: str, name: str | None, revision: str | None, split: str) -> dict
         ) from error
     # a data set saved on its own may know which split it was
     return dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or split): loaded}
+
+
+def _given(
+    data: Dataset | IterableDataset | Mapping[str, Dataset | IterableDataset],
+    split: str,
+    columns: Sequence[str],
+    max_examples: int,
+) -> dict[str, Dataset]:
+    """The splits of what is a data set, or several, already."""
+    import datasets
+
+    splits = dict(data) if isinstance(data, Mapping) else {str(data.split or split): data}
+    for name, part in splits.items():
+        if isinstance(part, datasets.IterableDataset):
+            splits[name] = _read_stream(part, name, columns, max_examples)
+        elif not isinstance(part, datasets.Dataset):
+            raise DataError(
+                f"split {name!r} is a {type(part).__name__}: expected a Dataset or an IterableDataset of datasets"
+            )
+    return splits
+
+
+def _read_stream(stream: IterableDataset, split: str, columns: Sequence[str], max_examples: int) -> Dataset:
+    """The first examples of a stream, of these columns alone, its images as they come, not decoded."""
+    import datasets
+
+    if max_examples < 1:
+        raise DataError(f"max_examples must be at least 1, got {max_examples}")
+    features = stream.features
+    if features is not None:
+        for column, feature in features.items():
+            if isinstance(feature, datasets.Image):
+                stream = stream.cast_column(column, datasets.Image(mode=feature.mode, decode=False))
+    examples = list(stream.take(max_examples))
+    if not examples:
+        raise DataError(f"split {split!r} is a stream without examples")
+    kept = [column for column in columns if column in examples[0]]
+    features = stream.features and datasets.Features({name: stream.features[name] for name in kept})
+    return datasets.Dataset.from_list([{name: row[name] for name in kept} for row in examples], features=features)
 
 
 def _contexts(dataset: Dataset, split: str, column: str) -> list[str]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from context_module.contexts import Concepts
-from context_module.data.dataset import ContextData
+from context_module.data.context_data import ContextData
 from context_module.data.mnist import Digits, load_mnist
 from context_module.data.simulated import simulate
 from context_module.data.simulator import Simulator

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from context_module.contexts import OBSERVATIONAL, Concepts
-from context_module.data.dataset import ArrayContextDataset, ContextData
+from context_module.data.context_data import ContextData
+from context_module.data.dataset import ArrayContextDataset
 from context_module.data.simulated import simulate
 from context_module.data.simulator import Simulator
 from context_module.errors import DataError, ShapeError

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from context_module.contexts import OBSERVATIONAL
-from context_module.data.dataset import ContextData
-from context_module.data.folders import IMAGE_SUFFIXES, image_folders
+from context_module.data.context_data import ContextData
+from context_module.data.folders import files_below, image_folders, split_names
+from context_module.data.pictures import IMAGE_SUFFIXES
 from context_module.data.texts import Tokenize, text_folders
 from context_module.errors import DataError
 from context_module.registry import Registry
 
-__all__ = ["available_data", "load_data", "parse_options", "register_data"]
+__all__ = ["available_data", "data_function", "load_data", "register_data"]
 
 Load = Callable[..., ContextData]
 L = TypeVar("L", bound=Callable[..., ContextData])
@@ -40,6 +40,7 @@ _DATA: Registry[Load] = Registry(
         "cartoon": "context_module.data.cartoon:cartoon",
         "chase": "context_module.data.chase:chase",
         "attributes": "context_module.data.attributes:attributes",
+        "augment": "context_module.data.augment:augment",
         "datasets": "context_module.data.hub:hub_dataset",
         "grammar": "context_module.data.grammar:grammar",
     },
@@ -74,6 +75,27 @@ def available_data() -> list[str]:
     return _DATA.names()
 
 
+def data_function(name_or_dir: str | Path, *, texts: bool = False) -> Load:
+    """The function that `load_data` asks for this data; its arguments are the data's options.
+
+    Args:
+        name_or_dir: see `load_data`.
+        texts: of a directory, whether the data is for a language model.
+
+    Raises:
+        ImportError: for data of an installed package that cannot be imported; names the package.
+        DataError: for anything that is neither a known name nor a directory.
+    """
+    name = str(name_or_dir)
+    if name in (names := available_data()):
+        return _DATA.get(name)
+    if Path(name_or_dir).is_dir():
+        return text_folders if texts or _holds_texts(name_or_dir) else image_folders
+    raise DataError(
+        f"unknown data {name!r}: expected {', '.join(names)}, or a directory that holds a folder per context"
+    )
+
+
 def load_data(
     name_or_dir: str | Path,
     *,
@@ -86,6 +108,7 @@ def load_data(
     cache_dir: str | Path | None = None,
     seed: int = 0,
     tokenize: Tokenize | None = None,
+    training_on: Iterable[str] = (),
     **options: Any,
 ) -> ContextData:
     """The data a recipe names: one of `available_data`, or a directory with a folder per context.
@@ -101,8 +124,10 @@ def load_data(
         cache_dir: keep generated images in files there, memory-mapped.
         seed: of generated data; images on disk are what they are.
         tokenize: of a language model, ``base.tokenize``: gives texts their token ids.
+        training_on: compositions to train on, too, as a list or separated by commas: see `ContextData.training_on`.
         **options: further arguments of the data's own function: see `quad`, `morpho_mnist`, `dsprites`, `pendulum`,
-            `still_life`, `cartoon`, `chase`, `attributes`, `hub_dataset`, `grammar`, `image_folders`, `text_folders`.
+            `still_life`, `cartoon`, `chase`, `attributes`, `augment`, `hub_dataset`, `grammar`, `image_folders`,
+            `text_folders`.
 
     Raises:
         ImportError: for data of an installed package that cannot be imported; names the package.
@@ -110,16 +135,9 @@ def load_data(
             images for a language model or texts for any other base, and whatever the data's own function refuses.
     """
     name = str(name_or_dir)
-    function: Load
-    if name in (names := available_data()):
-        function = _DATA.get(name)
-    elif Path(name_or_dir).is_dir():
-        function = text_folders if tokenize or _holds_texts(name_or_dir) else image_folders
+    function = data_function(name_or_dir, texts=tokenize is not None)
+    if name not in available_data():
         options["root"] = name_or_dir
-    else:
-        raise DataError(
-            f"unknown data {name!r}: expected {', '.join(names)}, or a directory that holds a folder per context"
-        )
     preset = function.keywords if isinstance(function, partial) else {}
     known = inspect.signature(function).parameters
     _check_kind(name, "tokenize" in known, tokenize is not None, resolution is not None or channels is not None)
@@ -142,6 +160,7 @@ def load_data(
     data = function(**taken)
     if not isinstance(data, ContextData):
         raise DataError(f"the {name} data must be ContextData, its function returned {type(data).__name__}")
+    data = data.training_on(split_names(training_on))
     if channels is None:
         return data
     found = data.train.image_shape[0]
@@ -153,34 +172,10 @@ def load_data(
     return data
 
 
-def parse_options(words: Iterable[str]) -> dict[str, Any]:
-    """Options written ``name=value``; a value that is JSON (a number, true, a list) is taken as such, else as text.
-
-    Raises:
-        DataError: for a word without ``=``, or an option given twice.
-
-    >>> parse_options(["strength=0.5", "fracture=true", "root=mnist"])
-    {'strength': 0.5, 'fracture': True, 'root': 'mnist'}
-    """
-    options: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name.isidentifier():
-            raise DataError(f"cannot read the option {word!r}: write name=value, as in strength=0.5")
-        if name in options:
-            raise DataError(f"the option {name!r} is given twice")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value
-    return options
-
-
 def _holds_texts(root: str | Path) -> bool:
-    """Whether the folder of the observational context has .txt files in it, and no images."""
-    folder = Path(root) / OBSERVATIONAL
-    suffixes = {path.suffix.lower() for path in folder.iterdir()} if folder.is_dir() else set()
-    return ".txt" in suffixes and not suffixes & set(IMAGE_SUFFIXES)
+    """Whether there are .txt files for the observational context, and no images."""
+    images, others = files_below(Path(root) / OBSERVATIONAL, IMAGE_SUFFIXES)
+    return not images and any(path.suffix.lower() == ".txt" for path in others)
 
 
 def _check_kind(name: str, texts: bool, for_texts: bool, for_images: bool) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from context_module.data.dataset import ArrayContextDataset, ContextData, MappedImages
+from context_module.data.context_data import ContextData
+from context_module.data.dataset import ArrayContextDataset, MappedImages
 from context_module.data.simulator import Simulator
 from context_module.errors import DataError
 from context_module.io import write_atomically, write_json

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from context_module.contexts import Concepts
 from context_module.data.canvas import Canvas, box, disc, draw, hue
-from context_module.data.dataset import ContextData
+from context_module.data.context_data import ContextData
 from context_module.data.mechanisms import AdditiveSimulator, Range
 from context_module.data.simulated import simulate
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from context_module.data.dataset import ContextData, ContextDataset
+from context_module.data.context_data import ContextData
+from context_module.data.dataset import ContextDataset, joined_arguments
 from context_module.data.folders import context_folders
 from context_module.errors import DataError
 
@@ -76,6 +76,15 @@ class TextContextDataset(ContextDataset):
         ids = [self._ids[row] for row in rows.tolist()]
         return pad_sequence(ids, batch_first=True, padding_value=ids[0][-1].item())
 
+    def joined(self, other: ContextDataset) -> TextContextDataset:
+        if not isinstance(other, TextContextDataset):
+            raise DataError(f"texts cannot be joined with {other.kind}")
+        every = [(part, row) for part in (self, other) for row in part._rows.tolist()]
+        whole = TextContextDataset([part._texts[row] for part, row in every], **joined_arguments(self, other))
+        if self._ids is not None and other._ids is not None:
+            whole._ids = [part._ids[row] for part, row in every if part._ids is not None]
+        return whole
+
     def texts(self, context: str | Iterable[str] | None = None, n: int | None = None) -> list[str]:
         """The texts of one context, or of all, or the first n of them.
 
@@ -94,56 +103,47 @@ def text_folders(
     texts: Literal["line", "file"] = "line",
     tokenize: Tokenize | None = None,
 ) -> ContextData:
-    """Texts on disk, from a folder per context: all ``.txt`` files directly in it, in the order of their names.
+    """Texts on disk, from a folder per context: all ``.txt`` files in it and below it, in the order of their paths.
 
-    Files are UTF-8. White space around texts is dropped, and so are empty lines. Other files are passed over, with a
-    warning; hidden ones without.
+    Files are UTF-8. White space around texts is dropped, and so are empty lines. Other files and folders are left out
+    as by `image_folders`.
 
     Args:
         root: a folder that holds ``obs`` and at least one folder named after a single concept.
         concepts: the concept names in order, as a list or separated by commas. Default: the single names among the
             folders, sorted.
-        texts: whether a text is a ``line`` of a file, or a whole ``file``.
+        texts: whether a text is a ``line`` of a file, that ends with a newline, or a whole ``file``.
         tokenize: see `TextContextDataset`.
 
     Returns:
         ContextData: ``obs`` and the single concepts to train on, larger sets of interventions held out.
 
     Raises:
-        DataError: for a missing root, no ``obs`` folder, no folder of a single concept, a folder without texts, two
-            folders of one context, a file that is not UTF-8 or, with ``texts="file"``, empty; for a text that
-            `tokenize` refuses, named by its file.
+        DataError: for a missing root, no ``obs`` folder, no folder of a single concept, a folder of empty
+            files, two folders of one context, a file that is not UTF-8 or, with ``texts="file"``, empty; for a text
+            that `tokenize` refuses, named by its file.
         ConceptError: for a folder or a part of its name that is no concept.
     """
     if texts not in ("line", "file"):
         raise DataError(f"texts must be 'line' (a text per line) or 'file' (a text per file), got {texts!r}")
-    folders, known = context_folders(root, concepts, "texts")
+    found = context_folders(root, concepts, "texts")
     every: dict[str, list[tuple[str, str]]] = {}  # context -> its texts, each with what errors call it
-    ignored: list[Path] = []
-    for context, folder in folders.items():
-        visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        ignored += [path for path in visible if path.suffix.lower() != ".txt"]
-        files = [path for path in visible if path.suffix.lower() == ".txt"]
+    for context, files in found.files.items():
         every[context] = [text for path in files for text in _texts_of(path, texts)]
         if not every[context]:
-            raise DataError(f"no texts in {folder}: expected .txt files directly in it; add some or remove the folder")
-    if ignored:
-        warnings.warn(
-            f"ignored {len(ignored)} entries in {root} that are not .txt files, the first one {ignored[0]}",
-            stacklevel=2,
-        )
+            raise DataError(f"no texts of context {context!r}, such as in {files[0]}: write some or remove the folder")
 
-    def part(chosen: Mapping[str, list[tuple[str, str]]]) -> TextContextDataset | None:
-        if not chosen:
+    def part(contexts: Sequence[str]) -> TextContextDataset | None:
+        if not contexts:
             return None
-        counts = torch.tensor([len(some) for some in chosen.values()])
-        found, names = zip(*(text for some in chosen.values() for text in some), strict=True)
-        labels = torch.arange(len(chosen)).repeat_interleave(counts)
-        return TextContextDataset(found, labels, chosen, known, tokenize=tokenize, names=names)
+        counts = torch.tensor([len(every[context]) for context in contexts])
+        texts, names = zip(*(text for context in contexts for text in every[context]), strict=True)
+        labels = torch.arange(len(contexts)).repeat_interleave(counts)
+        return TextContextDataset(texts, labels, contexts, found.concepts, tokenize=tokenize, names=names)
 
-    train = part({context: every[context] for context in known.training_contexts if context in every})
+    train, held_out = map(part, found.parts)
     assert train is not None
-    return ContextData(train, part({name: some for name, some in every.items() if name not in train.context_names}))
+    return ContextData(train, held_out, left_out=found.left_out)
 
 
 def _texts_of(path: Path, texts: Any) -> list[tuple[str, str]]:
@@ -156,5 +156,6 @@ def _texts_of(path: Path, texts: Any) -> list[tuple[str, str]]:
         if not content.strip():
             raise DataError(f"{path} is empty: write a text into it, or remove it")
         return [(content.strip(), str(path))]
-    lines = [(line.strip(), f"{path}, line {number}") for number, line in enumerate(content.splitlines(), 1)]
+    # reading made every end of a line a newline; str.splitlines would split at more, such as form feeds
+    lines = [(line.strip(), f"{path}, line {number}") for number, line in enumerate(content.split("\n"), 1)]
     return [(line, where) for line, where in lines if line]

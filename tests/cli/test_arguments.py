@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from context_module.cli.arguments import argument, parse_arguments
+from context_module.cli.arguments import argument, given, parse_arguments
 from context_module.cli.training import TrainingArguments
 from context_module.io.files import write_json
 
@@ -185,3 +185,45 @@ def test_a_file_that_is_not_there(capsys):
     with pytest.raises(SystemExit):
         parse("--config", "nowhere.yaml")
     assert "error: --config nowhere.yaml: no such file" in capsys.readouterr().err
+
+
+# --- the user's home, and keys
+
+
+@pytest.fixture
+def home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+
+
+@pytest.mark.usefixtures("home")
+def test_the_home_on_the_command_line_and_in_files(tmp_path):
+    assert parse_arguments(
+        Arguments, description="", argv=["--path=~/x", "--names", "~/a", "b~/c", "~d"]
+    ) == Arguments(path="/home/me/x", names=["/home/me/a", "b~/c", "~d"])
+    args = parse_file(tmp_path, "path: ~/x\nnames: [~/a, it~/is]")
+    assert (args.path, args.names) == ("/home/me/x", ["/home/me/a", "it~/is"])
+    assert given("path", "none", ["--config", str(tmp_path / "flags.yaml")]) == "/home/me/x"
+
+
+def test_a_file_in_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "flags.yaml").write_text("path: p")
+    assert parse_arguments(Arguments, description="", argv=["--config=~/flags.yaml"]) == Arguments(path="p")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "f.yaml",
+            "path: p\nsteps: 1\nsteps: 2\n",
+            "the key 'steps' on line 3 is already on line 2: keep one of them",
+        ),
+        ("f.yml", "{path: p, quick: true, path: q}", "the key 'path' on line 1 is already on line 1"),
+        ("f.json", '{"path": "p", "rate": 1, "rate": 1}', "the key 'rate' is there twice: keep one of them"),
+    ],
+)
+def test_keys_that_are_there_twice(name, content, message, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse_file(tmp_path, content, name=name)
+    assert message in capsys.readouterr().err

@@ -1,5 +1,6 @@
 import os
 import pickle
+import unicodedata
 from itertools import product
 
 import numpy as np
@@ -151,6 +152,7 @@ def test_small_compositions_are_left_out_and_small_training_contexts_refused(roo
         data = attributes(root, table)
     assert data.held_out.context_names == ("Smiling+Male",)
     assert len(data.train) + len(data.held_out) == 13
+    assert data.describe().endswith("; left out: 3 compositions of fewer than 2 images")
     assert len(attributes(root, table, min_images=1).held_out) == 5
     with pytest.raises(DataError, match="context 'Smiling' has 2, context 'Male' has 2, .* at least 3 with just that"):
         attributes(root, table, min_images=3)
@@ -196,9 +198,9 @@ def test_folders_are_listed_and_no_image_read_before_it_is_asked_for(root, table
     monkeypatch.setattr(os, "scandir", lambda path, scandir=os.scandir: scanned.append(path) or scandir(path))
     data = attributes(root, table, concepts="Male")
     assert len(scanned) == 1
-    assert opened == [root / name(0)]  # for the shape of images
+    assert opened == [root / name(0), root / name(1)]  # for the shape; and the first is black, as masks might be
     data.train[3]
-    assert len(opened) == 2
+    assert len(opened) == 3
 
 
 def test_images_that_the_table_does_not_name_are_ignored(root, table):
@@ -229,7 +231,7 @@ def test_corrupt_images_are_skipped_with_their_labels(root, table):
     data = attributes(root, table, concepts="Male,Smiling")
     with pytest.raises(DataError, match=r"cannot read .*000002.png: .*skip_corrupt=True"):
         data.train.select("Male")
-    with pytest.warns(UserWarning, match=r"skipped 2 corrupt images: .*000002.png"):
+    with pytest.warns(UserWarning, match=r"skipped 2 corrupt or unusable images: .*000002.png"):
         data = attributes(root, table, concepts="Male,Smiling", skip_corrupt=True)
     assert rows_of(data.train, "Male") == [3, 10, 11]
     assert rows_of(data.held_out, "Male+Smiling") == [7, 14, 15]
@@ -284,6 +286,23 @@ def test_a_table_that_is_no_text(root, table):
     table.write_bytes(b"f,a\n\xff\xfe,1\n")
     with pytest.raises(DataError, match="is no table of text .*: expected a CSV file"):
         attributes(root, table)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_columns_in_either_form_of_unicode(root, table, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    write_csv(table, columns=[unicodedata.normalize(form, "Zöpfe") if name == "Male" else name for name in COLUMNS])
+    data = attributes(root, table, concepts=unicodedata.normalize(other, "Zöpfe,Smiling"))
+    assert data.concepts == [unicodedata.normalize("NFC", "Zöpfe"), "Smiling"]
+
+
+def test_a_table_of_masks(tmp_path):
+    mask = np.eye(8, dtype=np.uint8)
+    for i in range(4):
+        save_picture(tmp_path / f"{i}.npy", mask)
+    (tmp_path / "table.csv").write_text("file,a\n0.npy,0\n1.npy,0\n2.npy,1\n3.npy,1\n")
+    with pytest.warns(UserWarning, match="taken for masks"):
+        assert attributes(tmp_path, tmp_path / "table.csv").train.select("a").max() == 1
 
 
 def test_byte_order_mark_and_quotes(root, table):

@@ -1,9 +1,10 @@
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
-from context_module.data import ArrayContextDataset, ContextData
+from context_module.data import ArrayContextDataset, ContextData, MappedImages
 from context_module.errors import ConceptError, DataError, ShapeError
 
 CONTEXTS = ["obs", "a", "b+a"]
@@ -82,7 +83,7 @@ def test_refuses_what_cannot_be_used():
         ArrayContextDataset(images, [0, 2], ["obs", "a"], ["a"])
     with pytest.raises(DataError, match="at least one context"):
         ArrayContextDataset(images, [0, 0], [], ["a"])
-    with pytest.raises(ShapeError, match=r"must be uint8 of shape \(N, C, H, W\), got torch.float32"):
+    with pytest.raises(ShapeError, match=r"must be uint8 or bool of shape \(N, C, H, W\), got torch.float32"):
         ArrayContextDataset(images.float(), [0, 1], ["obs", "a"], ["a"])
     with pytest.raises(ShapeError, match="2 images for 3 labels"):
         ArrayContextDataset(images, [0, 1, 1], ["obs", "a"], ["a"])
@@ -153,3 +154,44 @@ def test_the_numbers_of_a_split_are_those_of_its_views():
     for indices, view in zip(data.split_indices(0.3, seed=1), data.split(0.3, seed=1), strict=True):
         assert torch.equal(data.factors[indices], view.factors)
         assert indices.tolist() == sorted(indices.tolist())
+
+
+# --- masks
+
+
+def masks(dtype=torch.uint8):
+    pixels = (torch.arange(32).reshape(2, 1, 4, 4) % 3 == 0).to(dtype)
+    return pixels, pixels.float()
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_masks_of_uint8_are_white_where_they_are_one(mapped, tmp_path):
+    pixels, expected = masks()
+    if mapped:
+        np.save(tmp_path / "masks.npy", pixels.numpy())
+        pixels = MappedImages(tmp_path / "masks.npy")
+    with pytest.warns(UserWarning, match="the largest value in the images is 1, of 255 .*: taken for masks"):
+        data = ArrayContextDataset(pixels, [0, 1], ["obs", "a"], ["a"])
+    assert data.read(torch.arange(2)).equal(expected)
+    assert pickle.loads(pickle.dumps(data)).select("a").equal(expected[1:])
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_bool_is_white_where_it_is_true(mapped, tmp_path):
+    pixels, expected = masks(torch.bool)
+    if mapped:
+        np.save(tmp_path / "masks.npy", pixels.numpy())
+        pixels = MappedImages(tmp_path / "masks.npy")
+    data = ArrayContextDataset(pixels, [0, 1], ["obs", "a"], ["a"])
+    assert data.read(torch.arange(2)).equal(expected)
+
+
+def test_pictures_are_no_masks_however_dark():
+    for scale in (0, 2, 255):
+        pixels = masks()[0] * scale
+        data = ArrayContextDataset(pixels, [0, 1], ["obs", "a"], ["a"])
+        assert data.read(torch.arange(2)).equal(pixels.float() / 255)
+    one_bright = torch.ones(600, 1, 2, 2, dtype=torch.uint8)
+    one_bright[-1, 0, 0, 0] = 7  # beyond what is looked at at a time
+    data = ArrayContextDataset(one_bright, torch.arange(600) % 2, ["obs", "a"], ["a"])
+    assert data[0]["x"].max() == pytest.approx(1 / 255)

@@ -1,5 +1,6 @@
 import pickle
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +70,53 @@ def test_hidden_entries_are_passed_over_and_other_files_counted(root):
     (root / "README.md").write_text("about")
     assert len(image_folders(root).train) == 7
     (root / "obs" / "notes.txt").write_text("")
-    save_picture(root / "smile" / "more" / "0.png", flat(0))
-    with pytest.warns(UserWarning, match="ignored 2 entries .* the first one .*notes.txt"):
-        assert len(image_folders(root).train) == 7
+    (root / "obs" / "0.heic").write_text("")
+    (root / "smile" / "0.HEIC").write_text("")
+    with pytest.warns(UserWarning, match="ignored 3 files .*: 2 .heic, 1 .txt, the first one .*0.heic"):
+        data = image_folders(root)
+    assert len(data.train) == 7
+    assert data.describe().endswith("; left out: .cache, 2 .heic, 1 .txt")
+
+
+def test_folders_of_systems_and_those_without_images_are_no_concepts(root):
+    for name in ("@eaDir", "__MACOSX", ".git", ".ipynb_checkpoints"):
+        save_picture(root / name / "0.png", flat(0))
+        save_picture(root / "obs" / name / "0.png", flat(0))
+    (root / "to_do" / "below").mkdir(parents=True)
+    data = image_folders(root)
+    assert data.describe() == (
+        "contexts: obs (3), glasses (2), smile (2); held out: glasses+smile (2); "
+        "left out: .git, .ipynb_checkpoints, @eaDir, __MACOSX, to_do (no images)"
+    )
+
+
+def test_images_below_a_context_are_of_that_context_in_the_order_of_their_paths(root):
+    save_picture(root / "smile" / "b" / "c" / "0.png", flat(200))
+    save_picture(root / "smile" / "a" / "0.png", flat(150))
+    (root / "smile" / "again").symlink_to(root / "smile" / "a", target_is_directory=True)
+    with pytest.warns(UserWarning, match="ignored 1 files .* the first one .*again"):
+        images = image_folders(root).train.select("smile")
+    assert (images.mean((1, 2, 3)) * 255).round().tolist() == pytest.approx([40, 60, 150, 200], abs=1)
+
+
+@pytest.mark.parametrize("name", ["0.webp", "0.bmp", "0.TIF", "0.tiff", "0.gif", "0.PNG", "0.JPeG"])
+def test_types_of_files(root, name):
+    save_picture(root / "hat" / name, flat(80))
+    assert (image_folders(root).train.select("hat") * 255).mean() == pytest.approx(80, abs=1)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_forms_of_unicode_are_one_name(root, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    (root / "smile").rename(root / unicodedata.normalize(form, "Bäckchen"))
+    (root / "smile+glasses").rename(root / f"glasses+{unicodedata.normalize(other, 'Bäckchen')}")
+    for concepts in (None, ["Bäckchen", "glasses"], unicodedata.normalize("NFD", "glasses,Bäckchen")):
+        data = image_folders(root, concepts=concepts)
+        assert set(data.concepts) == {unicodedata.normalize("NFC", "Bäckchen"), "glasses"}
+        assert len(data.held_out) == 2
+    save_picture(root / unicodedata.normalize(other, "Bäckchen") / "0.png", flat(0))
+    with pytest.raises(DataError, match="two folders of context 'Bäckchen'"):
+        image_folders(root)
 
 
 # --- sizes and channels ------------------------------------------------------------------------------------------
@@ -125,8 +170,11 @@ def test_channels(root):
     grey = image_folders(root, channels=1).train.select("obs")
     assert grey.shape == (3, 1, 8, 8)
     assert grey[0].mean() == pytest.approx(0.299)
-    save_picture(root / "obs" / "0.png", np.full((8, 8), 100, dtype=np.uint8))  # the first image decides
+    for path in root.rglob("*.*"):
+        save_picture(path, np.full((8, 8), 100, dtype=np.uint8))
     assert image_folders(root).train.image_shape == (1, 8, 8)
+    save_picture(root / "smile+glasses" / "1.JPG", flat(100))  # colour anywhere counts
+    assert image_folders(root).train.image_shape == (3, 8, 8)
     with pytest.raises(DataError, match="channels must be 1 .* or 3 .*, got 4"):
         image_folders(root, channels=4)
     with pytest.raises(DataError, match="positive number of pixels, got 0"):
@@ -134,14 +182,63 @@ def test_channels(root):
 
 
 def test_picture_modes(root):
-    rgba = np.dstack([flat(50), np.zeros((8, 8), dtype=np.uint8)])
-    save_picture(root / "obs" / "0.png", rgba)
-    Image.fromarray(flat(50)).quantize(4).save(root / "obs" / "1.JPG", format="png")
+    Image.fromarray(flat(50)).quantize(4).save(root / "obs" / "0.png")
+    save_picture(root / "obs" / "1.JPG", np.full((8, 8), 50 * 257, dtype=np.uint16), format="png")
     images = image_folders(root).train.select("obs", 2)
     assert (images * 255).round().unique().tolist() == [50]
-    save_picture(root / "obs" / "0.png", np.full((8, 8), 4000, dtype=np.uint16))
-    with pytest.raises(DataError, match="0.png has pixels of mode .*: expected 8 bits per channel"):
-        image_folders(root)
+    Image.fromarray(np.full((8, 8), 0.2, dtype=np.float32)).save(root / "obs" / "0.tif")
+    data = image_folders(root)
+    with pytest.raises(DataError, match="0.tif has pixels of mode 'F': expected 8 bits per channel, or grey of 16"):
+        data.train.select("obs")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L"])
+def test_what_is_transparent_is_black(root, mode):
+    colours = np.full((8, 8, 4), 200, dtype=np.uint8)
+    colours[..., 3] = 255
+    colours[:4] = 90, 90, 90, 0
+    options = {}
+    if mode == "P":
+        picture = Image.fromarray((colours[..., 0] > 100).astype(np.uint8), "P")
+        picture.putpalette([90, 90, 90, 200, 200, 200])
+        options["transparency"] = 0
+    else:
+        picture = Image.fromarray(colours).convert(mode)
+        options |= {"transparency": 90} if mode == "L" else {}
+    picture.save(root / "obs" / "0.png", **options)
+    (image,) = image_folders(root).train.select("obs", 1) * 255
+    assert image[:, :4].unique().tolist() == [0]
+    assert image[:, 4:].round().unique().tolist() == [200]
+
+
+def test_half_transparent_colours_are_half_as_bright(root):
+    save_picture(root / "obs" / "0.png", np.full((8, 8, 4), 128, dtype=np.uint8))
+    assert (image_folders(root).train.select("obs", 1) * 255).unique().item() == pytest.approx(64, abs=1)
+
+
+def every_file(root, pixels, suffix=".npy"):
+    for path in sorted(path for path in root.rglob("*.*")):
+        path.unlink()
+        save_picture(path.with_suffix(suffix), pixels)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".png"])
+def test_a_set_of_masks_is_white_where_they_are_one(root, suffix):
+    mask = np.eye(8, dtype=np.uint8)
+    every_file(root, mask, suffix)
+    with pytest.warns(UserWarning, match="the largest value in the images beside .*obs.* is 1, of 255"):
+        data = image_folders(root)
+    for part in (data.train, data.held_out):
+        assert part.select(part.context_names[-1])[0, 0].equal(torch.eye(8))
+    save_picture((root / "smile" / "2").with_suffix(suffix), 2 * mask)  # pictures, if dark ones
+    assert image_folders(root).train.select("obs").max() == pytest.approx(1 / 255)
+
+
+def test_bool_needs_no_guess_and_black_is_no_mask(root):
+    every_file(root, np.eye(8, dtype=bool))
+    assert image_folders(root).train.select("obs").max() == 1
+    every_file(root, np.zeros((8, 8), dtype=np.uint8))
+    assert image_folders(root).train.select("obs").max() == 0
 
 
 def test_pictures_stand_as_their_exif_says(root):
@@ -163,7 +260,7 @@ def test_pictures_stand_as_their_exif_says(root):
 )
 def test_npy_layouts(root, pixels, shape):
     save_picture(root / "obs" / "0.npy", pixels)
-    train = image_folders(root).train
+    train = image_folders(root, channels=shape[0]).train
     assert train.image_shape == shape
     assert train[0]["x"].numpy() == pytest.approx(0.5, abs=0.01)
 
@@ -178,7 +275,7 @@ def test_npy_layouts(root, pixels, shape):
         (np.array([[0.5, np.inf]]), "holds NaN or infinite values"),
         (np.array([[0.0, 255.0]]), r"holds floats from 0 to 255: expected \[0, 1\]"),
         (np.array([[-0.5, 0.5]]), "holds floats from -0.5 to 0.5"),
-        (np.zeros((8, 8), dtype=np.int64), "holds int64: expected an array of uint8, or of floats"),
+        (np.zeros((8, 8), dtype=np.int64), "holds int64: expected an array of uint8, bool, or of floats"),
         (np.zeros((8, 8, 4), dtype=np.uint8), r"has shape \(8, 8, 4\): expected one image"),
         (np.zeros((2, 3, 8, 8), dtype=np.uint8), r"has shape \(2, 3, 8, 8\): expected one image"),
         (np.zeros((0, 8), dtype=np.uint8), r"has shape \(0, 8\)"),
@@ -188,8 +285,16 @@ def test_unusable_npy(root, pixels, message):
     save_picture(root / "smile" / "bad.npy", pixels)
     with pytest.raises(DataError, match=r"bad.npy " + message):
         image_folders(root).train.select("smile")
-    with pytest.raises(DataError, match=r"bad.npy " + message):  # not what skip_corrupt is for
-        image_folders(root, skip_corrupt=True)
+    with pytest.warns(UserWarning, match=r"skipped 1 corrupt or unusable images: .*bad.npy"):
+        assert len(image_folders(root, skip_corrupt=True).train) == 7
+
+
+def test_links_to_nothing_are_skipped(root):
+    (root / "smile" / "2.png").symlink_to(root / "nowhere.png")
+    with pytest.warns(UserWarning, match=r"skipped 1 corrupt or unusable images: .*2.png"):
+        assert len(image_folders(root, skip_corrupt=True).train) == 7
+    with pytest.raises(FileNotFoundError, match=r"2\.png"):
+        image_folders(root).train.select("smile")
 
 
 def test_pickled_npy_is_refused_unread(root):
@@ -215,7 +320,7 @@ def test_corrupt_images_are_named_or_skipped(root, name):
     data = image_folders(root)
     with pytest.raises(DataError, match=rf"cannot read .*smile.{name}: .*skip_corrupt=True"):
         data.train.select("smile")
-    with pytest.warns(UserWarning, match=rf"skipped 1 corrupt images: .*smile.{name}"):
+    with pytest.warns(UserWarning, match=rf"skipped 1 corrupt or unusable images: .*smile.{name}"):
         data = image_folders(root, skip_corrupt=True)
     assert len(data.train.select("smile")) == 2
     assert len(data.train) == 7
@@ -232,17 +337,13 @@ def test_not_an_image_at_all(root):
 def test_a_context_of_corrupt_images_only(root):
     for path in (root / "smile").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DataError, match="all 2 images of context 'smile' are corrupt"):
+    with pytest.raises(DataError, match="all 2 images of context 'smile' are corrupt or unusable"):
         image_folders(root, skip_corrupt=True)
 
 
 def test_folder_errors(root, tmp_path_factory):
     with pytest.raises(DataError, match="no folder .*nowhere: expected one that holds a folder per context"):
         image_folders(root / "nowhere")
-    (root / "hat").mkdir()
-    with pytest.raises(DataError, match="no images in .*hat: expected .png"):
-        image_folders(root)
-    (root / "hat").rmdir()
     with pytest.raises(ConceptError, match="folder .*smile.*: unknown concept 'smile'"):
         image_folders(root, concepts=["glasses"])
     save_picture(root / "smile+hat" / "0.png", flat(0))
@@ -255,10 +356,10 @@ def test_folder_errors(root, tmp_path_factory):
 
     other = tmp_path_factory.mktemp("other")
     save_picture(other / "smile" / "0.png", flat(0))
-    with pytest.raises(DataError, match="no folder 'obs' in .*; folders found: smile"):
+    with pytest.raises(DataError, match="no folder 'obs' in .*; folders with images: smile"):
         image_folders(other)
     (other / "smile").rename(other / "obs")
-    with pytest.raises(DataError, match="no folder of a single concept in .*; folders found: obs"):
+    with pytest.raises(DataError, match="no folder of a single concept in .*; folders with images: obs"):
         image_folders(other)
 
 

@@ -3,6 +3,7 @@ import importlib
 import json
 import pickle
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -205,6 +206,82 @@ def test_pictures_that_are_stored_encoded_or_turned_or_grey(save):
     other = hub_dataset(save(made(images=grey)))
     assert other.train.image_shape == (1, 8, 8)
     assert rows_of(other.train, "smile") == [1, 6]
+
+
+def test_colour_anywhere_in_the_column_counts(save):
+    images = [Image.fromarray(flat(10 * i) if i == 5 else flat(10 * i)[..., 0]) for i in range(8)]
+    assert hub_dataset(save(made(images=images))).train.image_shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "bool"])
+def test_columns_of_masks(dtype):
+    features = datasets.Features(image=datasets.Array2D((4, 4), dtype), context=datasets.Value("string"))
+    rows = {"image": [np.eye(4, dtype=dtype).tolist()] * 4, "context": ["obs", "a"] * 2}
+    data = datasets.Dataset.from_dict(rows, features)
+    if dtype == "bool":
+        images = hub_dataset(data).train.select("a")
+    else:
+        with pytest.warns(UserWarning, match="the largest value in column 'image' is 1, of 255"):
+            images = hub_dataset(data).train.select("a")
+    assert images[0, 0].equal(torch.eye(4))
+
+
+# --- data sets that are in Python already
+
+
+def test_a_data_set_in_memory_and_splits_of_it():
+    check(hub_dataset(made()))
+    check(load_data("datasets", path=made(), resolution=8))
+    splits = {"train": made(), "test": made(["smile", "obs"])}
+    for given in (splits, datasets.DatasetDict(splits)):
+        data = hub_dataset(given)
+        check(data)
+        assert data.test.context_names == ("obs", "smile")
+    with pytest.raises(DataError, match="no split 'all' in the data set; its splits: train, test"):
+        hub_dataset(splits, split="all")
+    with pytest.raises(DataError, match="split 'train' is a list: expected a Dataset or an IterableDataset"):
+        hub_dataset({"train": [1]})
+
+
+def streamed(data, kind):
+    """A stream that knows its features, or one that does not."""
+    if kind == "features":
+        return data.to_iterable_dataset()
+    return datasets.IterableDataset.from_generator(lambda: iter(data))
+
+
+@pytest.mark.parametrize("kind", ["features", "plain"])
+def test_a_stream_is_read_up_to_a_number_of_examples(kind):
+    stream = streamed(made(CONTEXTS * 3, value=range(24), other=["x"] * 24), kind)
+    data = hub_dataset(stream, max_examples=8, factor_columns="value")
+    check(data)
+    assert data.train.factors.flatten().tolist() == [0, 5, 7, 2, 4, 1, 6]
+    assert len(hub_dataset(stream).train) == 21
+    again = pickle.loads(pickle.dumps(data.train))
+    assert again.select("obs").equal(data.train.select("obs"))
+
+
+def test_a_stream_of_splits_and_of_class_labels():
+    labels = datasets.ClassLabel(names=sorted(set(CONTEXTS)))
+    stream = made().cast_column("context", labels).to_iterable_dataset()
+    check(hub_dataset(datasets.IterableDatasetDict({"train": stream})))
+
+
+def test_streams_that_cannot_be_used():
+    with pytest.raises(DataError, match="max_examples must be at least 1, got 0"):
+        hub_dataset(streamed(made(), "features"), max_examples=0)
+    with pytest.raises(DataError, match="no column 'photo' in split 'train'; its columns: context"):
+        hub_dataset(streamed(made(), "features"), image_column="photo")
+    with pytest.raises(DataError, match="split 'train' is a stream without examples"):
+        hub_dataset(streamed(made(), "features").skip(8))
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_forms_of_unicode_are_one_context(form):
+    one, other = (unicodedata.normalize(name, "café") for name in (form, "NFC"))
+    data = hub_dataset(made(["obs", one, other, "obs"]))
+    assert data.concepts == [unicodedata.normalize("NFC", "café")]
+    assert len(data.train.select(unicodedata.normalize("NFC", "café"))) == 2
 
 
 def test_factors(save):

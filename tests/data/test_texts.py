@@ -90,6 +90,22 @@ def test_folders(corpora):
     assert whole.train.texts("obs") == ["ab\n\n  c", "d"]
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"])
+def test_a_line_ends_with_a_newline_and_nothing_else(corpora, mark):
+    (corpora / "obs" / "1.txt").write_bytes(f"a{mark}b\r\nc{mark}\rd\n".encode())
+    assert text_folders(corpora).train.texts("obs", 3) == [f"a{mark}b", "c", "d"]
+
+
+def test_texts_below_a_context_and_folders_of_systems(corpora):
+    for name in ("x/more/2.txt", "x/.git/3.txt", "@eaDir/1.txt"):
+        (corpora / name).parent.mkdir(parents=True)
+        (corpora / name).write_text("ee", encoding="utf-8")
+    (corpora / "z").mkdir()
+    data = load_data(corpora)
+    assert data.train.texts("x") == ["aa", "bb", "ee"]
+    assert data.describe() == "contexts: obs (3), x (3), y (1); held out: x+y (1); left out: @eaDir, z (no texts)"
+
+
 def test_folders_by_their_path(corpora):
     assert load_data(corpora).train.texts("y") == ["cd"]
     assert load_data(str(corpora), tokenize=tokenize, texts="file").train.texts("x") == ["aa\nbb"]
@@ -104,12 +120,17 @@ def test_folders_by_their_path(corpora):
     [
         (
             lambda root: (root / "x" / "1.TXT").unlink(),
+            ConceptError,
+            r"folder .*x\+y: .*'x'.*; left out: x \(no texts",
+        ),
+        (
+            lambda root: (root / "x" / "1.TXT").write_text("\n"),
             DataError,
-            "no texts in .*x: expected .txt files directly in it",
+            "no texts of context 'x', such as in .*1.TXT",
         ),
         (lambda root: (root / "x" / "1.TXT").write_bytes(b"a\xff"), DataError, "1.TXT is not UTF-8 .*at byte 1"),
         (lambda root: (root / "x" / "1.TXT").write_text("a\n\nb?\n"), DataError, "1.TXT, line 3 cannot be read"),
-        (lambda root: (root / "x+z").mkdir(), ConceptError, r"folder .*x\+z: .*'z'"),
+        (lambda root: (root / "x+y").rename(root / "x+z"), ConceptError, r"folder .*x\+z: .*'z'"),
         (lambda root: (root / "obs").rename(root / "z"), DataError, "no folder 'obs' in .* for texts without"),
     ],
 )
@@ -123,7 +144,7 @@ def test_empty_files_bad_options_and_other_files(corpora):
     with pytest.raises(DataError, match="texts must be 'line' .* or 'file' .*, got 'word'"):
         text_folders(corpora, texts="word")
     (corpora / "y" / "notes.md").write_text("")
-    with pytest.warns(UserWarning, match=r"ignored 1 entries in .* not .txt files, the first one .*notes.md"):
+    with pytest.warns(UserWarning, match=r"ignored 1 files in .* not .txt: 1 .md, the first one .*notes.md"):
         text_folders(corpora)
     (corpora / "y" / "notes.md").rename(corpora / "y" / "2.txt")
     assert text_folders(corpora).train.texts("y") == ["cd"]
