@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -38,7 +39,7 @@ class Concepts(Sequence[str]):
     def __init__(self, names: Iterable[str]) -> None:
         if isinstance(names, str):
             raise ConceptError(f"concepts must be a list of names, got the single string {names!r}: write [{names!r}]")
-        self.names = tuple(names)
+        self.names = tuple(map(_unified, names))
         for name in self.names:
             if not isinstance(name, str) or not name or name == OBSERVATIONAL or set(name) & set("+/\\ \t\n"):
                 raise ConceptError(
@@ -85,6 +86,7 @@ class Concepts(Sequence[str]):
             words = [] if context == OBSERVATIONAL else context.split(SEPARATOR)
         else:
             words = list(context)
+        words = list(map(_unified, words))
         for word in words:
             if word not in self.names:
                 close = difflib.get_close_matches(str(word), self.names, n=1)
@@ -158,3 +160,8 @@ class Concepts(Sequence[str]):
     def _row(self, context: str) -> Tensor:
         intervened = self.parse(context)
         return torch.tensor([name in intervened for name in self.names], dtype=torch.bool)
+
+
+def _unified(name: str) -> str:
+    """A name in one form (NFC) of those Unicode has: keyboards and files' names have accents in either."""
+    return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
