@@ -261,8 +261,8 @@ class DecoderAdapter(nn.Module, ABC):
 
     def data_settings(self) -> dict[str, Any]:
         """Arguments of `context_module.data.load_data` that make data fit the base."""
-        channels, resolution, _ = self.image_shape
-        return {"resolution": resolution, "channels": channels}
+        channels, height, width = self.image_shape
+        return {"resolution": height if height == width else (height, width), "channels": channels}
 
     def present(self, samples: Tensor) -> Any:
         """Means or samples as `ContextualDecoder.generate` hands them out: images (B, C, H, W), float32."""

@@ -24,6 +24,7 @@ from context_module.cli import (
     TrainingArguments,
     argument,
     edit_terms_of,
+    next_command,
     parse_arguments,
     recipe_file,
     run_recipe,
@@ -315,6 +316,8 @@ def finish(
         model.details.metrics = "\n\n".join(scores.tables.values())
         model.save_pretrained(run.path, repo_id=repository)
     args.publish(run.path, repository, FILES, "context module")
+    if model.concepts:
+        print("\n" + next_command(__file__, "compose", "--model", args.output_dir, "--do", *model.concepts[:2]))
 
 
 def contexts_of(data: ContextData) -> list[str]:
@@ -333,6 +336,7 @@ def main(argv: list[str] | None = None) -> None:
     frozen_share = set_train_mode(model, args.train_mode, frozen_share=args.frozen_share, rank=args.lora_rank)
     images = (data.train.pooled() if args.pooled else data.train).split(args.val_fraction, seed=args.seed)
     if accelerator.is_main_process:
+        print(data.describe())
         model.print_trainable_parameters()
     model.base.to(accelerator.device)
     if wants_encoder(model.base):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from context_module.adapters import DecoderAdapter, get_adapter
-from context_module.cli import TrainingArguments, argument, given, parse_arguments, run_recipe
+from context_module.cli import TrainingArguments, argument, given, next_command, parse_arguments, run_recipe
 from context_module.drawing import labelled_samples
 from context_module.training import RunDirectory, Trainer, make_accelerator
 
@@ -78,6 +78,8 @@ def main(argv: list[str] | None = None) -> None:
     base, objective = args.build(data.train)
     if base.kind == "texts":
         data = args.load(**base.data_settings())
+    if accelerator.is_main_process:
+        print(data.describe())
     images = data.train.only(args.contexts) if args.contexts else data.train
     train_data, val_data = images.split(args.val_fraction, seed=args.seed)
     shown = val_data.first(2) if base.kind == "images" else None
@@ -93,6 +95,8 @@ def main(argv: list[str] | None = None) -> None:
             f"per {base.kind[:-1]} at step {result.best_step} of {result.steps}, {result.seconds:.0f} s"
         )
         args.publish(run.path, repository, (*args.files, "README.md"), f"{args.base} base")
+        words = ("--base", args.base, "--base_checkpoint", args.output_dir, "--data", args.data)
+        print(next_command(__file__, "finetune", *words))
 
 
 if __name__ == "__main__":

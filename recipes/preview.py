@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.n < 1:
         raise ValueError(f"--n must be at least 1, got {args.n}")
     data = load(args)
+    print(data.describe())
     rows = {}
     for part in filter(None, (data.train, data.held_out)):
         for label, context in enumerate(part.context_names):

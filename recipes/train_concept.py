@@ -13,7 +13,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from context_module import ContextualDecoder
-from context_module.cli import BaseArguments, TrainingArguments, argument, parse_arguments, run_recipe
+from context_module.cli import BaseArguments, TrainingArguments, argument, next_command, parse_arguments, run_recipe
 from context_module.contexts import OBSERVATIONAL
 from context_module.drawing import labelled_grid
 from context_module.model import contexts_on_one_noise
@@ -69,6 +69,8 @@ def main(argv: list[str] | None = None) -> None:
         run.finish(dataclasses.asdict(result))
         print(f"{file}: best validation loss {result.loss:.1f} at step {result.best_step} of {result.steps}")
         args.publish(run.path, repository, (file.name,), f"concept pack {args.concept}")
+        words = ("--model", args.model, "--concept_pack", file, "--do", args.concept)
+        print(next_command(__file__, "compose", *words))
 
 
 if __name__ == "__main__":

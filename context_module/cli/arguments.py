@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import inspect
 import json
 import re
 import sys
@@ -39,8 +40,14 @@ def parse_arguments(arguments: type[T], *, description: str, argv: Sequence[str]
     )
     hints = get_type_hints(arguments)
     fields = {field.name: field for field in dataclasses.fields(arguments)}  # type: ignore[arg-type]
+    required = [f"--{name} ..." for name, field in fields.items() if "required" in flag_options(field, hints[name])]
+    parser.usage = " ".join(["%(prog)s", *required, "[--flag value ...]"])
+    groups: dict[str, Any] = {}
     for name, field in fields.items():
-        parser.add_argument(f"--{name}", **flag_options(field, hints[name]))
+        title = _group(arguments, name)
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        groups[title].add_argument(f"--{name}", **flag_options(field, hints[name]))
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     if file := first.parse_known_args(argv)[0].config:
@@ -55,6 +62,13 @@ def parse_arguments(arguments: type[T], *, description: str, argv: Sequence[str]
     except ValueError as error:  # it names fields, which are flags here
         names = "|".join(sorted((name for name in fields if "_" in name), key=len, reverse=True))
         raise type(error)(re.sub(rf"(?<![\w-])({names})\b", r"--\1", str(error))) from None
+
+
+def _group(arguments: type, name: str) -> str:
+    """What a flag is listed under: the first sentence on the class that its field comes from."""
+    owner = next(kind for kind in arguments.__mro__ if name in inspect.get_annotations(kind))
+    first = (owner.__doc__ or "").strip().partition(".")[0]
+    return first.removeprefix("The ")
 
 
 def given(name: str, default: str, argv: Sequence[str] | None = None) -> str:
@@ -175,7 +189,7 @@ def flag_options(field: dataclasses.Field[Any], hint: Any) -> dict[str, Any]:
     elif field.default_factory is not dataclasses.MISSING:
         options["default"] = field.default_factory()
     else:
-        options["required"] = True
+        options |= {"required": True, "help": f"{options['help']} (required)"}
     kind = _kind(hint)
     if get_origin(kind) is list:
         options["nargs"] = "+"

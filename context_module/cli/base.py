@@ -23,8 +23,8 @@ class BaseArguments:
     subfolder: str | None = argument(None, help="diffusers: folder in the checkpoint's, such as vae in a pipeline's")
     variant: str | None = argument(None, help="diffusers: of the weights' files, such as fp16")
     revision: str | None = argument(None, help="branch, tag or commit of the base's Hub repository")
-    sample_size: int | None = argument(
-        None, help="diffusers, denoiser: height and width of the images; default: the base's own"
+    sample_size: list[int] = argument(
+        [], help="diffusers, denoiser: side of the images, or height and width; default: the base's own"
     )
     encoder_name_or_path: str | None = argument(
         None, help="transformers: folder or Hub id of a (sentence) encoder that reads texts in the base's place"
@@ -43,7 +43,7 @@ class BaseArguments:
         Raises:
             ValueError: for options without the family, and as `load_base`.
         """
-        options = [*(name for name in _OPTIONS if getattr(self, name) is not None), *self.base_options]
+        options = [*self._set(), *self.base_options]
         if self.base_checkpoint and not self.base:
             if options:
                 raise ValueError(f"{options[0]} is an option of the base: give --base, too, its family")
@@ -63,7 +63,7 @@ class BaseArguments:
         """
         checkpoint = self.base_checkpoint or checkpoint
         if checkpoint is None:
-            if given := [name for name in _OPTIONS if getattr(self, name) is not None] or self.base_options:
+            if given := [*self._set()] or self.base_options:
                 raise ValueError(f"--{given[0]} is of the base to load: give --base and --base_checkpoint, too")
             return None
         family = family or self.base or "nvae"
@@ -71,13 +71,18 @@ class BaseArguments:
         # some families hand options on to their class, and all those of the Hub to it
         options = {
             **parse_options(self.base_options, adapter.load, adapter, local_folder),
-            **{
-                name.removesuffix("_name_or_path"): _found(value)
-                for name in _OPTIONS
-                if (value := getattr(self, name)) is not None
-            },
+            **{name.removesuffix("_name_or_path"): _found(value) for name, value in self._set().items()},
         }
         return load_base(family, _found(checkpoint), **options)
+
+    def _set(self) -> dict[str, Any]:
+        """The options that were given by flags of their own."""
+        if len(self.sample_size) > 2:
+            raise ValueError(f"--sample_size is a side, or height and width, got {len(self.sample_size)} numbers")
+        given = {name: value for name in _OPTIONS if (value := getattr(self, name)) not in (None, [])}
+        if self.sample_size:
+            given["sample_size"] = self.sample_size[0] if len(self.sample_size) == 1 else tuple(self.sample_size)
+        return given
 
 
 def _found(value: Any) -> Any:

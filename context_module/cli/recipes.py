@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["accelerate_configs", "find_by_name", "recipe_file", "recipe_scripts", "recipes_folder"]
+__all__ = ["accelerate_configs", "find_by_name", "next_command", "recipe_file", "recipe_scripts", "recipes_folder"]
 
 
 def recipes_folder() -> Path:
@@ -35,6 +36,19 @@ def recipe_file(recipe: str, name: str) -> Path:
     """
     beside = Path(recipe).resolve().parent / name
     return beside if beside.exists() else recipes_folder() / name
+
+
+def next_command(recipe: str, name: str, *words: object) -> str:
+    """What to type next, for the last line of a recipe: another recipe with these words.
+
+    Args:
+        recipe: the ``__file__`` of the recipe that ends.
+        name: of the other one.
+        words: flags and their values.
+    """
+    file, here = recipe_file(recipe, f"{name}.py"), Path.cwd()
+    called = f"python {file.relative_to(here)}" if file.is_relative_to(here) else f"context-module run {name}"
+    return f"next: {called} {shlex.join(map(str, words))}"
 
 
 def find_by_name(name: str, files: Mapping[str, Path], kind: str) -> Path:

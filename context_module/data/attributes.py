@@ -17,7 +17,7 @@ import torch
 from context_module.contexts import OBSERVATIONAL, Concepts
 from context_module.data.context_data import ContextData
 from context_module.data.folders import FolderContextDataset, split_names, unified
-from context_module.data.pictures import IMAGE_SUFFIXES, ImageReader, without_unreadable
+from context_module.data.pictures import IMAGE_SUFFIXES, ImageReader, Resolution, without_unreadable
 from context_module.errors import DataError
 
 __all__ = ["PRESETS", "attributes"]
@@ -55,7 +55,7 @@ def attributes(
     concepts: Iterable[str] | None = None,
     preset: str | None = None,
     min_images: int = 2,
-    resolution: int | None = None,
+    resolution: Resolution | None = None,
     channels: int | None = None,
     skip_corrupt: bool = False,
 ) -> ContextData:

@@ -16,7 +16,7 @@ from context_module.contexts import OBSERVATIONAL, Concepts
 from context_module.data.context_data import ContextData
 from context_module.data.dataset import ContextDataset
 from context_module.data.folders import counted, files_below, split_names
-from context_module.data.pictures import IMAGE_SUFFIXES, ImageReader, without_unreadable
+from context_module.data.pictures import IMAGE_SUFFIXES, ImageReader, Resolution, without_unreadable
 from context_module.errors import DataError
 
 __all__ = ["TRANSFORMS", "AugmentedDataset", "augment"]
@@ -29,7 +29,7 @@ def augment(
     *,
     transforms: Iterable[str] = ("crop", "flip", "warm", "blur", "overlay"),
     unseen: float = 0.2,
-    resolution: int | None = None,
+    resolution: Resolution | None = None,
     channels: int | None = None,
     skip_corrupt: bool = False,
     seed: int = 0,

@@ -17,7 +17,7 @@ from torch import Tensor
 from context_module.contexts import OBSERVATIONAL, SEPARATOR, Concepts
 from context_module.data.context_data import ContextData
 from context_module.data.dataset import ContextDataset
-from context_module.data.pictures import IMAGE_SUFFIXES, ImageReader, without_unreadable
+from context_module.data.pictures import IMAGE_SUFFIXES, ImageReader, Resolution, without_unreadable
 from context_module.errors import ConceptError, DataError
 
 __all__ = [
@@ -52,7 +52,7 @@ def image_folders(
     root: str | Path,
     *,
     concepts: Iterable[str] | None = None,
-    resolution: int | None = None,
+    resolution: Resolution | None = None,
     channels: int | None = None,
     skip_corrupt: bool = False,
 ) -> ContextData:
@@ -70,8 +70,8 @@ def image_folders(
         root: a folder that holds ``obs`` and at least one folder named after a single concept.
         concepts: the concept names in order, as a list or separated by commas. Default: the single names among the
             folders, sorted.
-        resolution: scale the shorter side to this many pixels, antialiased, and crop the centre to a square. Default:
-            leave images as they are; all must then have the size of the first.
+        resolution: scale images, antialiased, and crop their centre, to a square of this side or to (height, width).
+            Default: leave images as they are; all must then have the size of the first.
         channels: 1 (grey) or 3 (RGB). Default: 3 if any image has colour.
         skip_corrupt: leave out files that cannot be read or used, with a warning that names them. This reads every
             file once now, for only a full read finds them all. Default: an error at the time such a file is read.

@@ -18,6 +18,7 @@ from context_module.data.dataset import ContextDataset
 from context_module.data.folders import split_names, unified
 from context_module.data.pictures import (
     ImageReader,
+    Resolution,
     as_image,
     channels_of,
     check_channels,
@@ -46,7 +47,7 @@ def hub_dataset(
     name: str | None = None,
     revision: str | None = None,
     concepts: Iterable[str] | None = None,
-    resolution: int | None = None,
+    resolution: Resolution | None = None,
     channels: int | None = None,
     max_examples: int = 10_000,
 ) -> ContextData:
@@ -181,7 +182,7 @@ class ImageColumn:
         """Float32 (1 or 3, H, W) in [0, 1]; `white` is what stands for 1 in uint8."""
         return as_image(self._pixels(row), self.source(row), white)
 
-    def reader(self, row: int, resolution: int | None, channels: int | None) -> ImageReader:
+    def reader(self, row: int, resolution: Resolution | None, channels: int | None) -> ImageReader:
         """The reader for the column, with the size of the image in this row; see `ImageReader.of`."""
         rows = [row, *np.unique(np.linspace(0, len(self._images) - 1, _LOOKED_AT).round().astype(int)).tolist()]
         first = self(row)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "IMAGE_SUFFIXES",
     "ImageReader",
+    "Resolution",
     "as_image",
     "channels_of",
     "check_channels",
@@ -39,13 +40,17 @@ _GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")  # modes of pi
 _WHITE = 255
 
 
+#: Pixels of a square's side, or height and width.
+Resolution = int | tuple[int, int]
+
+
 @dataclass(frozen=True)
 class ImageReader:
     """Reads an image file as float32 `shape` in [0, 1].
 
     Attributes:
         shape: (C, H, W) of every image.
-        resize: bring images to the (square) shape; otherwise another size is an error.
+        resize: bring images to the shape; otherwise another size is an error.
         white: what stands for 1 in images of uint8: 255, or 1 in data of masks.
     """
 
@@ -54,7 +59,9 @@ class ImageReader:
     white: int = _WHITE
 
     @classmethod
-    def of(cls, files: Mapping[str, Sequence[Path]], resolution: int | None, channels: int | None) -> ImageReader:
+    def of(
+        cls, files: Mapping[str, Sequence[Path]], resolution: Resolution | None, channels: int | None
+    ) -> ImageReader:
         """The reader for these files per context, where `resolution` and `channels` do not say otherwise.
 
         The first image gives the size. There are three channels if any file has colour, as its header says. Where
@@ -75,13 +82,11 @@ class ImageReader:
         return cls(reader.shape, reader.resize, white_of(every, f"the images beside {first}"))
 
     @classmethod
-    def like(cls, image: Tensor, resolution: int | None, channels: int | None) -> ImageReader:
+    def like(cls, image: Tensor, resolution: Resolution | None, channels: int | None) -> ImageReader:
         """The reader for images such as this one (C, H, W), where `resolution` and `channels` do not say otherwise."""
-        if resolution is not None and resolution < 1:
-            raise DataError(f"resolution must be a positive number of pixels, got {resolution}")
-        check_channels(channels)
         own_channels, height, width = image.shape
-        size = (height, width) if resolution is None else (resolution, resolution)
+        size = (height, width) if resolution is None else _sides(resolution)
+        check_channels(channels)
         return cls((channels or own_channels, *size), resize=resolution is not None)
 
     def __call__(self, path: Path) -> Tensor:
@@ -94,7 +99,7 @@ class ImageReader:
             image = (image * _LUMA).sum(0, keepdim=True)
         image = image.expand(channels, -1, -1)
         if self.resize:
-            image = _resize_and_crop(image, size[0])
+            image = _resize_and_crop(image, *size)
         elif list(image.shape[1:]) != size:
             raise DataError(
                 f"{source} has {image.shape[1]}x{image.shape[2]} pixels where the first image has "
@@ -296,12 +301,19 @@ def as_image(pixels: Any, source: object, white: int = _WHITE) -> Tensor:
     return image
 
 
-def _resize_and_crop(image: Tensor, resolution: int) -> Tensor:
-    """(C, H, W) to (C, resolution, resolution): the shorter side scaled, the longer one cropped about the centre."""
-    height, width = image.shape[1:]
-    shorter = min(height, width)
-    if shorter != resolution:
-        height, width = (round(side * resolution / shorter) for side in (height, width))
-        image = F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
-    top, left = (height - resolution) // 2, (width - resolution) // 2
-    return image[:, top : top + resolution, left : left + resolution]
+def _sides(resolution: Resolution) -> tuple[int, int]:
+    """Height and width; DataError for what are none."""
+    sides = resolution if isinstance(resolution, tuple) else (resolution, resolution)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise DataError(f"resolution must be a positive number of pixels, or height and width, got {resolution}")
+    return sides
+
+
+def _resize_and_crop(image: Tensor, height: int, width: int) -> Tensor:
+    """(C, H, W) to (C, height, width): scaled until it covers that, and what sticks out cropped about the centre."""
+    scale = max(height / image.shape[1], width / image.shape[2])
+    if scale != 1:
+        covering = (max(height, round(scale * image.shape[1])), max(width, round(scale * image.shape[2])))
+        image = F.interpolate(image[None], covering, mode="bilinear", antialias=True)[0]
+    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    return image[:, top : top + height, left : left + width]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from context_module.contexts import OBSERVATIONAL
 from context_module.data.context_data import ContextData
 from context_module.data.folders import files_below, image_folders, split_names
-from context_module.data.pictures import IMAGE_SUFFIXES
+from context_module.data.pictures import IMAGE_SUFFIXES, Resolution
 from context_module.data.texts import Tokenize, text_folders
 from context_module.errors import DataError
 from context_module.registry import Registry
@@ -99,7 +99,7 @@ def data_function(name_or_dir: str | Path, *, texts: bool = False) -> Load:
 def load_data(
     name_or_dir: str | Path,
     *,
-    resolution: int | None = None,
+    resolution: Resolution | None = None,
     channels: int | None = None,
     samples_per_context: int | None = None,
     held_out_samples: int | None = None,
@@ -115,7 +115,7 @@ def load_data(
 
     Args:
         name_or_dir: as above; a name wins over a directory of that name (write ``./quad``).
-        resolution: height and width in pixels. Default: what suits the data.
+        resolution: height and width in pixels, or a pair of them where data can have it. Default: what suits the data.
         channels: 3 (RGB) or 1 (grey). Default: those of the data.
         samples_per_context: training images made per context; generated data only.
         held_out_samples: images of each held-out composition, of generated data; other data has what it has.
@@ -141,6 +141,11 @@ def load_data(
     preset = function.keywords if isinstance(function, partial) else {}
     known = inspect.signature(function).parameters
     _check_kind(name, "tokenize" in known, tokenize is not None, resolution is not None or channels is not None)
+    square = "resolution" in known and "Resolution" not in str(known["resolution"].annotation)
+    if square and isinstance(resolution, tuple):
+        raise DataError(
+            f"the {name} data makes square images, got {resolution[0]}x{resolution[1]}: use a base for square ones"
+        )
     # what only some data has a use for, and needs no complaint elsewhere
     general = {
         "held_out_samples": held_out_samples,

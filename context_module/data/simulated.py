@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from context_module.data.context_data import ContextData
 from context_module.data.dataset import ArrayContextDataset, MappedImages
 from context_module.data.simulator import Simulator
 from context_module.errors import DataError
-from context_module.io import write_atomically, write_json
+from context_module.io import progress_bar, write_atomically, write_json
 
 __all__ = ["simulate"]
 
@@ -85,7 +84,7 @@ def _rendered_file(simulator: Simulator, factors: Tensor, cache_dir: Path) -> Ma
 
         def write(temporary: Path) -> None:
             images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-            bar = tqdm(total=len(factors), desc=f"rendering {simulator.name}", unit="image")
+            bar = progress_bar(total=len(factors), desc=f"rendering {simulator.name}", unit="image")
             for start in range(0, len(factors), _CHUNK):
                 images[start : start + _CHUNK] = simulator.render(factors[start : start + _CHUNK]).numpy()
                 bar.update(min(_CHUNK, len(factors) - start))

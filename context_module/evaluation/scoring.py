@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from context_module.adapters import DecoderAdapter
 from context_module.data import ContextData, ContextDataset
@@ -18,6 +17,7 @@ from context_module.evaluation.costless import Costless
 from context_module.evaluation.result import ContextScores, Evaluation, Scores
 from context_module.evaluation.samples import Compared, real_parts
 from context_module.evaluation.subject import subject_of
+from context_module.io import progress_bar
 from context_module.metrics import (
     MIN_SAMPLES,
     Case,
@@ -94,7 +94,7 @@ def evaluate(
     total = len(scored) + len(whole)
     with (
         nullcontext() if subject.network is None else evaluating(subject.network),
-        tqdm(total=total, desc="evaluating", unit="part", disable=not progress) as bar,
+        progress_bar(total=total, desc="evaluating", unit="part", disable=not progress) as bar,
     ):
         found = _contexts(by_context, compared, scored, bar)
         wholes: dict[str, Any] = {}

@@ -25,6 +25,7 @@ from context_module.io.hub import (
     upload,
 )
 from context_module.io.interruption import Interruption, TrainingInterrupted
+from context_module.io.progress import progress_bar
 from context_module.io.table import MappedArray, MappedTable, cached_table
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "local_folder",
     "make_repository",
     "misfits",
+    "progress_bar",
     "read_json",
     "read_metadata",
     "recorded",

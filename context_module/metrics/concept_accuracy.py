@@ -91,7 +91,7 @@ def train_concept_classifier(
     determined off the data; a yes-or-no loss of little weight settles them.
 
     Args:
-        data: images of ``obs`` and of every single concept, of no other context; with a thousand or more each.
+        data: images of ``obs`` and of every single concept, a thousand or more each; of others nothing is learned.
         steps, batch_size: of the training; batches mix the contexts in equal shares.
         seed: the same seed gives the same classifier.
         device: to train on and leave the classifier on; by default torch's own default.
@@ -103,10 +103,10 @@ def train_concept_classifier(
         the classifier in eval mode.
 
     Raises:
-        DataError: for a context that is missing or has several interventions, or a batch size below 1.
+        DataError: for a context that is missing, or a batch size below 1.
         ValueError: for fewer than one step.
     """
-    _check_contexts(data)
+    data = _single_interventions(data)
     targets = data.concepts.mask(data.context_names)[data.labels].float()
     return train_network(
         lambda: ConceptClassifier(data.concepts, data.image_shape),
@@ -160,17 +160,14 @@ def _loss(logits: Tensor, mask: Tensor) -> Tensor:
     return F.cross_entropy(ratios, context) + _YES_OR_NO * F.binary_cross_entropy_with_logits(logits, mask)
 
 
-def _check_contexts(data: ContextDataset) -> None:
+def _single_interventions(data: ContextDataset) -> ContextDataset:
+    """The images of ``obs`` and of single interventions; DataError where a context is missing."""
     expected = data.concepts.training_contexts
     if missing := [name for name in expected if name not in data.context_names]:
         raise DataError(
             f"a concept classifier learns from images of obs and of every single concept; none of {', '.join(missing)}"
         )
-    if joint := [name for name in data.context_names if name not in expected]:
-        raise DataError(
-            f"a concept classifier learns from single interventions, got {', '.join(joint)} too: "
-            "use data.only(data.concepts.training_contexts)"
-        )
+    return data if set(data.context_names) == set(expected) else data.only(expected)
 
 
 METRIC = ContextMetric(

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
-from tqdm.auto import tqdm
 
 from context_module.data import ContextDataset, LabelledDataset, mixed_context_loader
 from context_module.errors import CheckpointError, ShapeError
-from context_module.io import load_strictly, load_tensors, save_tensors
+from context_module.io import load_strictly, load_tensors, progress_bar, save_tensors
 
 __all__ = ["ConvNet", "train_network"]
 
@@ -153,7 +152,9 @@ def train_network(
                 warnings.warn(f"{error}: training a {type(network).__name__} anew", stacklevel=3)
         optimizer = torch.optim.AdamW(network.parameters())
         schedule = OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps)
-        for batch in tqdm(loader, desc=f"training {type(network).__name__}", unit="step", disable=not progress):
+        for batch in progress_bar(
+            loader, desc=f"training {type(network).__name__}", unit="step", disable=not progress
+        ):
             optimizer.zero_grad()
             loss(network(batch["x"].to(device)), batch["target"].to(device)).backward()
             optimizer.step()

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tqdm.auto import tqdm
 
-from context_module.io import Interruption, TrainingInterrupted
+from context_module.io import Interruption, TrainingInterrupted, progress_bar
 
 __all__ = ["Command", "Run", "flags", "run_all", "slots", "with_needs", "work_on"]
 
@@ -173,7 +172,7 @@ def run_all(
     running: dict[str, tuple[Any, Mapping[str, str]]] = {}
     free = list(slots)
     executor = ThreadPoolExecutor(len(free)) if cluster == "local" else _slurm(folder, options or {})
-    bar = tqdm(total=len(waiting), initial=len(finished), unit="run", desc="runs")
+    bar = progress_bar(total=len(waiting), initial=len(finished), unit="run", desc="runs")
     for name in finished:
         del waiting[name]
     with Interruption() as interruption:

@@ -9,12 +9,12 @@ import math
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from context_module.adapters import DecoderAdapter
 from context_module.base import base_output
 from context_module.data import ContextDataset, mixed_context_loader
 from context_module.errors import NonFiniteError
+from context_module.io import progress_bar
 
 __all__ = ["fit_encoder", "wants_encoder"]
 
@@ -62,7 +62,7 @@ def fit_encoder(
     generator = torch.Generator().manual_seed(seed)
     losses: list[float] = []
     _mark(encoder, True)
-    bar = tqdm(total=steps, desc="training an encoder", unit="step", disable=not progress)
+    bar = progress_bar(total=steps, desc="training an encoder", unit="step", disable=not progress)
     loader = mixed_context_loader(images, batch_size, seed, num_steps=steps)
     for step, batch in enumerate(loader):
         share = step / steps

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from context_module.adapters import DecoderAdapter, Encoding
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextDataset, LabelledDataset, evaluation_loader
 from context_module.errors import DataError
-from context_module.io import MappedTable, cached_table
+from context_module.io import MappedTable, cached_table, progress_bar
 
 __all__ = ["EncodedDataset", "EncodingLayout", "encode_dataset"]
 
@@ -131,8 +130,8 @@ class EncodedDataset(LabelledDataset):
             raise DataError("the base's encodings of these images are not finite: does it take such images?")
         if variance.max() < _SAME * (1e-3 + mean.square().max()):
             raise DataError(
-                "all images look the same to the base, which encodes them alike: nothing can be learned from copies of "
-                "one image, or with an encoder that does not look at them"
+                "all images look the same to the base, which encodes them alike: nothing can be learned from copies "
+                "of one image, or with an encoder that does not look at them"
             )
         return mean.float(), variance.float(), (variances / len(self)).float()
 
@@ -187,7 +186,7 @@ def _rows(
 ) -> Iterator[Tensor]:
     """The encodings from number `start` on, a batch of rows at a time."""
     rest = dataset.pooled().subset(torch.arange(start, len(dataset)))  # pooled: no context may be left without images
-    with tqdm(total=len(dataset), initial=start, desc="encoding", unit="image", disable=not progress) as bar:
+    with progress_bar(total=len(dataset), initial=start, desc="encoding", unit="image", disable=not progress) as bar:
         for batch in evaluation_loader(rest, batch_size):
             base.check_inputs(batch["x"])
             yield layout.pack(base.encode(batch["x"].to(base.device)))

@@ -19,11 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from context_module.data import LabelledDataset, evaluation_loader, mixed_context_loader
 from context_module.errors import CheckpointError, DataError, NonFiniteError
-from context_module.io import Interruption, TrainingInterrupted, load_strictly, load_tensors, save_tensors, write_json
+from context_module.io import (
+    Interruption,
+    TrainingInterrupted,
+    load_strictly,
+    load_tensors,
+    progress_bar,
+    save_tensors,
+    write_json,
+)
 from context_module.objective import Objective
 from context_module.training.groups import Groups
 from context_module.training.run_directory import RunDirectory
@@ -351,7 +358,7 @@ class Trainer:
             self.accelerator.log(values, step=self.step)
 
     def _progress_bar(self) -> Any:
-        return tqdm(
+        return progress_bar(
             total=self.args.max_train_steps,
             initial=self.step,
             unit="step",

@@ -84,9 +84,7 @@ def test_a_base_in_data_parallel(base):
 def test_a_given_base_is_not_converted(base, tmp_path):
     wrapped(load(base)).save_pretrained(tmp_path / "saved")
     mine = load(base)
-    with pytest.raises(
-        ValueError, match="is torch.float32 and stays as it is, dtype=torch.float16: convert"
-    ):
+    with pytest.raises(ValueError, match="is torch.float32 and stays as it is, dtype=torch.float16: convert"):
         ContextualDecoder.from_pretrained(tmp_path / "saved", base=mine, dtype="float16")
     assert mine.dtype == torch.float32
     assert ContextualDecoder.from_pretrained(tmp_path / "saved", base=mine, dtype="float32").base is mine
