@@ -20,6 +20,8 @@ def _wrong(name: str, thing: Any) -> str | None:
     return f"must be a subclass of DecoderAdapter whose name is {name!r}, got {thing!r} ({called!r})"
 
 
+_MODULES_OWN = "wrap_decoder takes the fields of ContextModuleConfig besides"
+
 # built-in families are imported on demand; outside packages add theirs through the entry-point group
 _ADAPTERS: Registry[type[DecoderAdapter]] = Registry(
     "base",
@@ -78,7 +80,9 @@ def adapt(base: object, **options: Any) -> DecoderAdapter:
     """
     if isinstance(base, DecoderAdapter):
         if options:
-            raise TypeError(f"{', '.join(options)}: give this to {type(base).__name__}, which is built already")
+            raise TypeError(
+                f"{', '.join(options)}: give this to {type(base).__name__}, which is built already; {_MODULES_OWN}"
+            )
         return base
     base = network_of(base)
     # installed ones last: what our own families know takes no import of other packages
@@ -96,12 +100,12 @@ def adapt(base: object, **options: Any) -> DecoderAdapter:
 
 def _check_options(adapter: type[DecoderAdapter], options: Iterable[str]) -> None:
     """Raise TypeError for an option that a family's `wrap` does not take, nor the class that it passes options to."""
-    takes = dict(inspect.signature(adapter.wrap).parameters)
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values()):
-        takes |= inspect.signature(adapter).parameters
-    names = [name for name, parameter in takes.items() if parameter.default is not inspect.Parameter.empty]
-    if unknown := [name for name in options if name not in {*takes}]:
+    takes = inspect.signature(adapter.wrap).parameters
+    names = [name for name, parameter in takes.items() if parameter.kind is not parameter.VAR_KEYWORD][1:]
+    if len(names) + 1 < len(takes):
+        names += list(inspect.signature(adapter).parameters)[1:]
+    if unknown := [name for name in options if name not in names]:
         raise TypeError(
-            f"unknown option {', '.join(unknown)}: of a {adapter.name!r} base that is loaded already the options are "
-            f"{', '.join(names) or 'none'}"
+            f"unknown option {', '.join(unknown)}: a {adapter.name!r} base that is loaded already takes "
+            f"{', '.join(names) or 'none'}; {_MODULES_OWN}"
         )

@@ -137,7 +137,9 @@ class TransformersAdapter(DecoderAdapter):
         if options.get("tokenizer") is not None:
             return cls(getattr(base, "model", base) if hasattr(base, "tokenizer") else base, **options)
         options.pop("tokenizer", None)
-        net, tokenizer, source = parts_of(base, f"TransformersAdapter(model, tokenizer) of {cls.__module__}", _WHAT)
+        net, tokenizer, source = parts_of(
+            base, "wrap_decoder(model, ..., tokenizer=...) or TransformersAdapter(model, tokenizer)", _WHAT
+        )
         return cls(net, tokenizer, source=source, **options)
 
     @classmethod

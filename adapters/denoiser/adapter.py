@@ -20,8 +20,8 @@ from context_module.adapters.denoiser.encoders import (
     checked_encoder,
     encoder_of,
 )
-from context_module.adapters.denoiser.pipelines import DENOISERS, denoiser_of
-from context_module.adapters.denoiser.schedule import NoiseSchedule, with_fixed_variance, with_shift_of
+from context_module.adapters.denoiser.pipelines import DENOISERS, denoiser_of, schedule_of
+from context_module.adapters.denoiser.schedule import with_fixed_variance, with_shift_of
 from context_module.adapters.diffusers import DiffusersAdapter
 from context_module.adapters.diffusers.autoencoders import row_of
 from context_module.adapters.pretrained import import_library, read_network, reading, source_of
@@ -119,7 +119,7 @@ class DenoiserAdapter(DecoderAdapter):
         if self.conditioning.patch is not None:
             seen = math.prod(self.data_shape[1:]) // self.conditioning.patch**2
             self.scheduler = with_shift_of(self.scheduler, seen)
-        self.schedule = NoiseSchedule(self.scheduler, math.inf if max_snr is None else max_snr)
+        self.schedule = schedule_of(pipeline, self.scheduler, max_snr)
         self.vae = None if autoencoder is None else self._autoencoder(pipeline, autoencoder)
         self.image_shape = self.data_shape if self.vae is None else self.vae.image_shape
         self.latent = self._latent()

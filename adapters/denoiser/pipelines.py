@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 from context_module.adapters.denoiser.conditioning import SUPPORTED
+from context_module.adapters.denoiser.schedule import NoiseSchedule
 from context_module.adapters.pretrained import network_of
 from context_module.errors import ShapeError
 
-__all__ = ["DENOISERS", "denoiser_of"]
+__all__ = ["DENOISERS", "denoiser_of", "schedule_of"]
 
 DENOISERS = ("unet", "transformer")  # names of the denoiser among a pipeline's components
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -50,3 +52,11 @@ def denoiser_of(pipeline: Any) -> Any:
             "noisy data are not supported"
         )
     return net
+
+
+def schedule_of(pipeline: Any, scheduler: Any, max_snr: float | None) -> NoiseSchedule:
+    """The noise levels of a pipeline's scheduler; TypeError that names the pipeline if none are known."""
+    try:
+        return NoiseSchedule(scheduler, math.inf if max_snr is None else max_snr)
+    except TypeError as error:
+        raise TypeError(f"a {type(pipeline).__name__} is not supported: {error}") from error

@@ -42,7 +42,6 @@ def test_without_decoder_input_images_are_those_of_the_pipeline(kind, scheduler,
     assert base.latent.shape == (16,)
     noise = torch.randn(2, 3, 8, 8, generator=seeded())
     decoding = base.decode(base.sample_latent(2), residuals=(noise,))
-    drawn = []
     monkeypatch.setattr(
         f"diffusers.pipelines.{kind[:4].lower()}.pipeline_{kind[:4].lower()}.randn_tensor", first(noise)
     )
@@ -86,6 +85,7 @@ def test_it_is_saved_and_comes_back_from_its_folder(unconditional, tmp_path, x):
 
 
 @torch.no_grad()
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of DPM-Solver, before numpy 2
 @pytest.mark.parametrize("learned", ["learned", "learned_range"])
 @pytest.mark.parametrize("scheduler", ["DDPMScheduler", "DPMSolverMultistepScheduler"])
 def test_learned_variances_are_left_out(scheduler, learned, unet, unconditional, x):
@@ -120,7 +120,7 @@ def test_a_denoiser_in_a_peft_model(unet, unconditional, x):
     pipeline = unconditional(net=net)
     pipeline.unet = tuned
     model = wrap_decoder(pipeline, ["a"], num_inference_steps=2)
-    assert len(foreign_lora(model.base)) == 4
+    assert foreign_lora(model.base)
     assert model(x, "a").loss.isfinite().all()
 
 
