@@ -8,6 +8,7 @@ if __name__ == "adapters":  # the folder imported from the repository's root: a 
 
 from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec, Likelihood
 from context_module.adapters.loading import load_base
+from context_module.adapters.places import family_of
 from context_module.adapters.pretraining import Pretraining
 from context_module.adapters.registry import adapt, available_adapters, get_adapter, register_adapter
 
@@ -20,6 +21,7 @@ __all__ = [
     "Pretraining",
     "adapt",
     "available_adapters",
+    "family_of",
     "get_adapter",
     "load_base",
     "register_adapter",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from context_module.adapters.contract import Encoding
 from context_module.adapters.modules import ModulesAdapter
+from context_module.adapters.outputs import Output
 from context_module.errors import UnfittedError
 
 __all__ = ["DecoderOnlyAdapter", "SmallEncoder"]
@@ -53,8 +54,8 @@ class SmallEncoder(nn.Module):
         mean, log_var = self.head(self.trunk(x)).unflatten(1, (2, *self.latent_shape)).unbind(1)
         return mean, log_var
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.posterior(x)[0]
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.posterior(x)
 
 
 class DecoderOnlyAdapter(ModulesAdapter):
@@ -64,22 +65,30 @@ class DecoderOnlyAdapter(ModulesAdapter):
     module brings the one that was trained with it. Subclass it to give a family of such decoders a name and a `load`.
 
     Args:
-        decoder: latents (B, *latent_shape) from N(0, I) to the logits of images (before any sigmoid), (B, C, H, W).
+        decoder: latents (B, *latent_shape) from N(0, I) to images (B, C, H, W), as `output` says.
         latent_shape: shape of one latent, without the batch.
         image_shape: (C, H, W).
+        output: as for `ModulesAdapter`: ``tanh`` for the generators of most GANs.
 
     Raises:
-        ShapeError: if the decoder does not fit the shapes; found by a trial run.
+        TypeError: if the decoder does not return a tensor.
+        ShapeError: if the decoder does not fit the shapes; found by a trial run. And for another `output`.
     """
 
     name = "decoder_only"
     own_parts = ("encoder",)
     encoder: SmallEncoder
 
-    def __init__(self, decoder: nn.Module, latent_shape: tuple[int, ...], image_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        decoder: nn.Module,
+        latent_shape: tuple[int, ...],
+        image_shape: tuple[int, int, int],
+        output: Output = "logits",
+    ) -> None:
         first = next(decoder.parameters(), torch.empty(0))
         encoder = SmallEncoder(image_shape, tuple(latent_shape)).to(first.device, first.dtype)
-        super().__init__(encoder, decoder, latent_shape, image_shape)
+        super().__init__(encoder, decoder, latent_shape, image_shape, output=output)
 
     def encode(self, x: Tensor) -> Encoding:
         if not self.encoder.fitted:
@@ -87,5 +96,4 @@ class DecoderOnlyAdapter(ModulesAdapter):
                 f"the encoder of this {self.name!r} base is untrained: fit_encoder(base, images) of "
                 "context_module.training.encoder trains it"
             )
-        mean, log_var = self.encoder.posterior(x)
-        return Encoding(features=mean.flatten(1), mean=mean, log_var=log_var)
+        return super().encode(x)

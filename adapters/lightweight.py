@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.likelihoods import BernoulliLikelihood
+from context_module.adapters.pretrained import source_of
 from context_module.adapters.pretraining import Pretraining
 from context_module.io import (
     CONFIG_FILE,
@@ -72,9 +73,14 @@ class LightweightVAE(nn.Module):
         heads: with posterior heads of its own (features -> latent); the published checkpoints have none, their
             decoder input comes from the context module alone.
 
+    Attributes:
+        name_or_path: where it was read from; None if it was not.
+
     Raises:
         ValueError: for another architecture.
     """
+
+    name_or_path: str | None = None
 
     def __init__(self, architecture: str = "simple64bn", heads: bool = True) -> None:
         super().__init__()
@@ -105,7 +111,9 @@ class LightweightVAE(nn.Module):
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> LightweightVAE:
         """Read what `save_pretrained` wrote, in eval mode; CheckpointError for anything else."""
-        return load_network(directory, cls, "lightweight VAE", {"base": "lightweight"}).eval()
+        net = load_network(directory, cls, "lightweight VAE", {"base": "lightweight"}).eval()
+        net.name_or_path = str(directory)
+        return net
 
 
 class LightweightAdapter(DecoderAdapter):
@@ -118,7 +126,7 @@ class LightweightAdapter(DecoderAdapter):
 
     def __init__(self, net: LightweightVAE) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.source = net, source_of(net)
         self.image_shape = net.image_shape
 
     @classmethod

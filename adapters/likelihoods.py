@@ -10,6 +10,8 @@ from context_module.normal import draw_uniform
 
 __all__ = ["BernoulliLikelihood", "DiscretisedLogistic", "DiscretisedLogisticLikelihood"]
 
+_PROBABILITY = 1e-6  # of the rarer value of a pixel, at least
+
 
 class BernoulliLikelihood:
     """Independent Bernoulli variables, one per channel and pixel.
@@ -20,11 +22,23 @@ class BernoulliLikelihood:
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits.float()
+        self._mean: Tensor | None = None
+
+    @classmethod
+    def of_mean(cls, mean: Tensor) -> BernoulliLikelihood:
+        """From probabilities (B, C, H, W) in [0, 1], which `mean` returns as they are; values outside are clipped.
+
+        For densities they are kept 1e-6 from both ends, so that no image is impossible.
+        """
+        mean = mean.float().clamp(0, 1)
+        likelihood = cls(mean.clamp(_PROBABILITY, 1 - _PROBABILITY).logit())
+        likelihood._mean = mean
+        return likelihood
 
     @property
     def mean(self) -> Tensor:
         """(B, C, H, W) in [0, 1]."""
-        return self.logits.sigmoid()
+        return self.logits.sigmoid() if self._mean is None else self._mean
 
     def log_prob(self, x: Tensor) -> Tensor:
         """x log p + (1 - x) log(1 - p) summed over channels and pixels: (B,), nats. Values between 0 and 1 may be."""

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from context_module.adapters.contract import DecoderAdapter
+from context_module.adapters.places import PEFT_CONFIG
 from context_module.adapters.registry import get_adapter
 from context_module.errors import CheckpointError
 from context_module.io import load_tensors, misfits, read_json
 
 __all__ = ["load_base"]
 
-_PEFT_CONFIG, _PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # ours have these names, too
+_PEFT_WEIGHTS = "adapter_model.safetensors"  # ours has this name, too
 
 
 def load_base(family: str, path: str | Path, **options: Any) -> DecoderAdapter:
@@ -39,7 +40,7 @@ def load_base(family: str, path: str | Path, **options: Any) -> DecoderAdapter:
             takes = ", ".join(adapter.load_options) or "none"
             raise ValueError(f"a {family!r} base takes no option {name} ({value!r}): it takes {takes}")
     load: Callable[..., DecoderAdapter] = adapter.load
-    config = Path(path) / _PEFT_CONFIG
+    config = Path(path) / PEFT_CONFIG
     if not config.is_file():
         return load(path, **given).eval()
     content = read_json(config)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from context_module.errors import CheckpointError
 
-__all__ = ["import_library", "parts_of", "read_network", "reading"]
+__all__ = ["import_library", "network_of", "parts_of", "read_network", "reading", "source_of"]
 
 
 def import_library(name: str, family: str) -> Any:
@@ -63,6 +63,31 @@ def read_network(
     return net
 
 
+def network_of(base: Any) -> Any:
+    """The network in a `peft.PeftModel`, whose layers hold its LoRA; all else as it is. Found without importing peft.
+
+    Raises:
+        TypeError: for a method of peft that changes what goes into a network.
+    """
+    if not any(kind.__name__ == "PeftModel" and kind.__module__.startswith("peft.") for kind in type(base).__mro__):
+        return base
+    if base.active_peft_config.is_prompt_learning:
+        raise TypeError(
+            f"a PeftModel with {base.active_peft_config.peft_type.value} changes what goes into a network, not its "
+            "layers, and cannot be a base: LoRA and other methods that adapt layers can"
+        )
+    return base.get_base_model()
+
+
+def source_of(base: Any) -> str | None:
+    """Where a model or pipeline says that it was loaded from, a path or Hub id; None if it does not say."""
+    config = getattr(base, "config", None)
+    inner = getattr(base, "model", None)  # of a pipeline of transformers
+    places = [getattr(base, "name_or_path", None), getattr(inner, "name_or_path", None)]
+    places += [config.get("_name_or_path")] if isinstance(config, Mapping) else []
+    return next((str(place) for place in places if place), None)
+
+
 def parts_of(model: Any, by_hand: str, what: str) -> tuple[Any, Any, str | None]:
     """Model, tokenizer and source, of a pipeline of transformers or a model that says where it was loaded from.
 
@@ -76,9 +101,8 @@ def parts_of(model: Any, by_hand: str, what: str) -> tuple[Any, Any, str | None]
         CheckpointError: where there is no tokenizer.
     """
     if hasattr(model, "tokenizer") and hasattr(model, "model"):
-        return model.model, model.tokenizer, model.model.name_or_path or None
-    source = getattr(model, "name_or_path", None)
-    if not source:
+        return model.model, model.tokenizer, source_of(model)
+    if (source := source_of(model)) is None:
         raise TypeError(f"a {type(model).__name__} does not say where its tokenizer is: give both, as {by_hand}")
     with reading(source, what):
         return model, import_library("transformers", "transformers").AutoTokenizer.from_pretrained(source), source

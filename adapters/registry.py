@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from context_module.adapters.contract import DecoderAdapter
+from context_module.adapters.pretrained import network_of
 from context_module.registry import Registry
 
 __all__ = ["adapt", "available_adapters", "get_adapter", "register_adapter"]
@@ -17,6 +19,8 @@ def _wrong(name: str, thing: Any) -> str | None:
     called = getattr(thing, "name", "no name")
     return f"must be a subclass of DecoderAdapter whose name is {name!r}, got {thing!r} ({called!r})"
 
+
+_MODULES_OWN = "wrap_decoder takes the fields of ContextModuleConfig besides"
 
 # built-in families are imported on demand; outside packages add theirs through the entry-point group
 _ADAPTERS: Registry[type[DecoderAdapter]] = Registry(
@@ -76,14 +80,17 @@ def adapt(base: object, **options: Any) -> DecoderAdapter:
     """
     if isinstance(base, DecoderAdapter):
         if options:
-            raise TypeError(f"{', '.join(options)}: give this to {type(base).__name__}, which is built already")
+            raise TypeError(
+                f"{', '.join(options)}: give this to {type(base).__name__}, which is built already; {_MODULES_OWN}"
+            )
         return base
-    base = _network(base)
+    base = network_of(base)
     # installed ones last: what our own families know takes no import of other packages
     for name in dict.fromkeys([*_ADAPTERS.known(), *available_adapters()]):
         adapter = get_adapter(name)
         if adapter.matches(base):
             wrap: Callable[..., DecoderAdapter] = adapter.wrap
+            _check_options(adapter, options)
             return wrap(base, **options)
     raise TypeError(
         f"no adapter for a base of type {type(base).__name__}; known families: {', '.join(available_adapters())}. "
@@ -91,13 +98,14 @@ def adapt(base: object, **options: Any) -> DecoderAdapter:
     )
 
 
-def _network(base: Any) -> Any:
-    """What is in a `peft.PeftModel`, all else as it is; found without importing peft."""
-    if not any(kind.__name__ == "PeftModel" and kind.__module__.startswith("peft.") for kind in type(base).__mro__):
-        return base
-    if base.active_peft_config.is_prompt_learning:
+def _check_options(adapter: type[DecoderAdapter], options: Iterable[str]) -> None:
+    """Raise TypeError for an option that a family's `wrap` does not take, nor the class that it passes options to."""
+    takes = inspect.signature(adapter.wrap).parameters
+    names = [name for name, parameter in takes.items() if parameter.kind is not parameter.VAR_KEYWORD][1:]
+    if len(names) + 1 < len(takes):
+        names += list(inspect.signature(adapter).parameters)[1:]
+    if unknown := [name for name in options if name not in names]:
         raise TypeError(
-            f"a PeftModel with {base.active_peft_config.peft_type.value} changes what goes into a network, not its "
-            "layers, and cannot be a base: LoRA and other methods that adapt layers can"
+            f"unknown option {', '.join(unknown)}: a {adapter.name!r} base that is loaded already takes "
+            f"{', '.join(names) or 'none'}; {_MODULES_OWN}"
         )
-    return base.get_base_model()

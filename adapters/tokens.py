@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,14 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from context_module.adapters.contract import Decoding
+from context_module.adapters.prefix import Prefix, run
 from context_module.normal import draw_uniform
 
-__all__ = ["Prefix", "TokenDecoding", "TokenLikelihood", "own_tokens", "run"]
+__all__ = ["TokenDecoding", "TokenLikelihood", "own_tokens"]
 
 _MARGIN = 1e-3
-
-#: Keys and values (B, heads, P, head width) of P virtual tokens, of each layer.
-Prefix = Sequence[tuple[Tensor, Tensor]]
 
 
 def own_tokens(ids: Tensor, end: int) -> Tensor:
@@ -33,20 +29,12 @@ def gumbel(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return -(-draw_uniform(like, generator).clamp_min(1e-20).log()).log()
 
 
-def run(net: Any, ids: Tensor, cache: Any) -> Tensor:
-    """Logits (B, T, vocabulary), float32, of token ids (B, T) after those in the cache, which then holds all."""
-    name = (
-        "cache" if "cache" in inspect.signature(net.forward).parameters else "past_key_values"
-    )  # until transformers 5
-    return net(ids, use_cache=True, **{name: cache}).logits.float()
-
-
 class TokenLikelihood:
     """Token sequences (B, T), int64, each up to its first end token, after a prefix and the begin token.
 
     Args:
         net: the language model, of transformers.
-        prefix: what it has in its cache.
+        prefix: what it has in its cache before them.
         begin, end: ids of the begin and the end token.
         max_tokens: sequences drawn have at most as many tokens.
         temperature: of drawn tokens; 0 gives the likeliest ones, one by one.
@@ -98,11 +86,11 @@ class TokenLikelihood:
 
     def _logits(self, x: Tensor) -> Tensor:
         # texts are filled up at their ends, where a causal model's own tokens do not look: no attention mask
-        return run(self.net, torch.cat([self._begins(), x[:, :-1]], dim=1), self._cache())
+        return run(self.net, torch.cat([self._begins(), x[:, :-1]], dim=1), self.prefix.cache(grows=False))
 
     @torch.no_grad()
     def _draw(self, temperature: float, generator: torch.Generator | None) -> Tensor:
-        cache, last = self._cache(), self._begins()
+        cache, last = self.prefix.cache(), self._begins()
         ended = torch.zeros_like(last[:, 0], dtype=torch.bool)
         tokens: list[Tensor] = []
         while len(tokens) < self.max_tokens - 1 and not ended.all():
@@ -118,16 +106,7 @@ class TokenLikelihood:
         return torch.stack(tokens, dim=1)
 
     def _begins(self) -> Tensor:
-        keys = self.prefix[0][0]
-        return torch.full((len(keys), 1), self.begin, device=keys.device)
-
-    def _cache(self) -> Any:
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        for layer, (keys, values) in enumerate(self.prefix):
-            cache.update(keys, values, layer)
-        return cache
+        return torch.full((len(self.prefix), 1), self.begin, device=self.prefix.device)
 
 
 class TokenDecoding(Decoding):
@@ -141,8 +120,7 @@ class TokenDecoding(Decoding):
 
     def __init__(self, likelihood: TokenLikelihood, given: Tensor | None, generator: torch.Generator | None) -> None:
         self.likelihood, self._tokens, self._given, self._generator = likelihood, likelihood, given, generator
-        keys = likelihood.prefix[0][0]
-        self.kl = torch.zeros(len(keys), device=keys.device)
+        self.kl = torch.zeros(len(likelihood.prefix), device=likelihood.prefix.device)
 
     @cached_property
     def residuals(self) -> tuple[Tensor, ...]:  # type: ignore[override]

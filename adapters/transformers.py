@@ -11,10 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
-from context_module.adapters.pretrained import import_library, parts_of, read_network, reading
+from context_module.adapters.prefix import Prefix, attending, silent_cache
+from context_module.adapters.pretrained import (
+    import_library,
+    network_of,
+    parts_of,
+    read_network,
+    reading,
+    source_of,
+)
 from context_module.adapters.pretraining import Pretraining
 from context_module.adapters.sentence_encoder import SentenceEncoder
-from context_module.adapters.tokens import TokenDecoding, TokenLikelihood, own_tokens, run
+from context_module.adapters.tokens import TokenDecoding, TokenLikelihood, own_tokens
 from context_module.errors import CheckpointError, DataError, ShapeError
 from context_module.io import HUB_OPTIONS, recorded
 
@@ -42,17 +50,19 @@ class TransformersAdapter(DecoderAdapter):
     likelihood's "mean".
 
     Args:
-        net: the model, such as a ``LlamaForCausalLM``.
-        tokenizer: its tokenizer, with an end token.
+        net: the model, such as a ``LlamaForCausalLM``, or a `peft.PeftModel` of one: its LoRA is a part of the base.
+        tokenizer: its tokenizer, with an end token, and with no more tokens than the model has embeddings.
         virtual_tokens: how many.
         max_tokens: limit of texts read and generated, the end token included. Default: 64, or what the model reads.
-        source: the folder or hub id both were read from, if any.
+        source: the folder or hub id both were read from; default: what both say.
         encoder: an encoder of transformers (BERT, MPNet, ...): its folder or Hub id, a loaded model, a
             feature-extraction pipeline, or a `SentenceEncoder`. Default: the language model itself.
 
     Raises:
-        TypeError: for a model that is no causal language model, or an encoder that is none.
+        TypeError: for a model that is no causal language model, or has no keys and values (Mamba, ...), or an encoder
+            that is none.
         CheckpointError: for an encoder that cannot be read.
+        ShapeError: for a tokenizer with more tokens than the model has embeddings.
         ValueError: for a tokenizer without an end token, for weights of several types, for counts out of range.
     """
 
@@ -71,12 +81,21 @@ class TransformersAdapter(DecoderAdapter):
         encoder: Any = None,
     ) -> None:
         super().__init__()
+        net = network_of(net)
         _check_net(net)
         if tokenizer.eos_token_id is None:
             raise ValueError(
                 "the tokenizer has no end token, so texts would never end: set tokenizer.eos_token to the token that "
                 "texts ended with when the model was trained"
             )
+        embeddings = net.get_input_embeddings().num_embeddings
+        if len(tokenizer) > embeddings:
+            raise ShapeError(
+                f"the tokenizer has {len(tokenizer)} tokens, the model embeddings of {embeddings}: call "
+                "model.resize_token_embeddings(len(tokenizer)) after adding tokens, and before wrapping the model"
+            )
+        if source is None and source_of(net) == source_of(tokenizer):  # elsewhere there is another tokenizer
+            source = source_of(net)
         self.net, self.tokenizer, self.source = net.eval(), tokenizer, source
         longest = getattr(net.config, "max_position_embeddings", None)
         if max_tokens is None:
@@ -93,10 +112,8 @@ class TransformersAdapter(DecoderAdapter):
         self.virtual_tokens, self.max_tokens = virtual_tokens, max_tokens
         self.end: int = tokenizer.eos_token_id
         self.begin: int = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        shapes = {tuple(states.shape[1:]) for pair in self._silent_prefix() for states in pair}
-        if len(shapes) != 1:
-            raise TypeError(f"{_unsupported(type(net).__name__)}; its layers have keys and values of several sizes")
-        self.latent = LatentSpec((len(self._silent_prefix()), 2, *shapes.pop()))
+        layers = attending(silent_cache(net, self.begin, virtual_tokens))
+        self.latent = LatentSpec((len(layers), 2, *layers[0].keys.shape[1:]))
         self.encoder = None if encoder is None else SentenceEncoder.of(encoder)
         self.num_features = (
             net.get_input_embeddings().embedding_dim if self.encoder is None else self.encoder.num_features
@@ -114,9 +131,15 @@ class TransformersAdapter(DecoderAdapter):
 
         Args:
             base: the pipeline or model.
-            options: the adapter's own arguments: `virtual_tokens`, `max_tokens`, `encoder`.
+            options: the adapter's own arguments: `virtual_tokens`, `max_tokens`, `encoder`; and `tokenizer`, for a
+                model without one where it was loaded from.
         """
-        net, tokenizer, source = parts_of(base, f"TransformersAdapter(model, tokenizer) of {cls.__module__}", _WHAT)
+        if options.get("tokenizer") is not None:
+            return cls(getattr(base, "model", base) if hasattr(base, "tokenizer") else base, **options)
+        options.pop("tokenizer", None)
+        net, tokenizer, source = parts_of(
+            base, "wrap_decoder(model, ..., tokenizer=...) or TransformersAdapter(model, tokenizer)", _WHAT
+        )
         return cls(net, tokenizer, source=source, **options)
 
     @classmethod
@@ -286,7 +309,7 @@ class TransformersAdapter(DecoderAdapter):
             features = self.encoder(self.present(x))
             return Encoding(features, features.new_zeros(len(x), *self.latent.shape), states=x)
         begin = torch.full_like(x[:, :1], self.begin)
-        hidden = self.net.base_model(torch.cat([begin, x[:, :-1]], 1), use_cache=False).last_hidden_state
+        hidden = _body(self.net)(torch.cat([begin, x[:, :-1]], 1), use_cache=False).last_hidden_state
         own = own_tokens(x, self.end)[..., None]
         features = (hidden.float() * own).sum(1) / own.sum(1)
         return Encoding(features, features.new_zeros(len(x), *self.latent.shape), states=x)
@@ -303,10 +326,7 @@ class TransformersAdapter(DecoderAdapter):
 
         The residual is the noise of tokens: see `TokenLikelihood.noise_of`.
         """
-        prefix = [
-            (keys + change[:, 0].to(keys), values + change[:, 1].to(values))
-            for (keys, values), change in zip(self._silent_prefix(), latent.unbind(1), strict=True)
-        ]
+        prefix = Prefix(silent_cache(self.net, self.begin, self.virtual_tokens), latent)
         noise = residuals[0].to(self.device) if residuals else None
         likelihood = TokenLikelihood(self.net, prefix, self.begin, self.end, self.max_tokens, temperature, noise)
         return TokenDecoding(likelihood, None if encoding is None else encoding.states, generator)
@@ -315,19 +335,18 @@ class TransformersAdapter(DecoderAdapter):
         """Virtual tokens that say nothing, n times: zeros."""
         return torch.zeros(n, *self.latent.shape, device=self.device)
 
-    @torch.no_grad()
-    def _silent_prefix(self) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values (1, heads, virtual tokens, head width) of begin tokens, of each layer."""
-        cache = import_library("transformers", self.name).DynamicCache()
-        run(self.net, torch.full((1, self.virtual_tokens), self.begin, device=self.device), cache)
-        return [(layer.keys, layer.values) for layer in cache.layers]
-
 
 def _unsupported(found: str) -> str:
     return (
         f"no adapter for transformers' {found}: supported are causal language models, as AutoModelForCausalLM loads "
         "them (GPT-2, Llama, Qwen, ...), not encoders or encoder-decoder models"
     )
+
+
+def _body(net: Any) -> Any:
+    """A model without its output layer; that of Llama 4 is not where its `base_model` looks for it."""
+    found = (net.base_model, net.get_decoder(), getattr(net, "model", net))
+    return next((body for body in found if body is not net), net)
 
 
 def _check_net(net: Any) -> None:

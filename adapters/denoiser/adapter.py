@@ -20,17 +20,17 @@ from context_module.adapters.denoiser.encoders import (
     checked_encoder,
     encoder_of,
 )
-from context_module.adapters.denoiser.schedule import NoiseSchedule, with_shift_of
+from context_module.adapters.denoiser.pipelines import DENOISERS, denoiser_of, schedule_of
+from context_module.adapters.denoiser.schedule import with_fixed_variance, with_shift_of
 from context_module.adapters.diffusers import DiffusersAdapter
 from context_module.adapters.diffusers.autoencoders import row_of
-from context_module.adapters.pretrained import import_library, read_network, reading
+from context_module.adapters.pretrained import import_library, read_network, reading, source_of
 from context_module.adapters.pretraining import Pretraining
 from context_module.errors import CheckpointError, ShapeError
 from context_module.io import CONFIG_FILE, HUB_OPTIONS, local_folder, recorded
 
 __all__ = ["DenoiserAdapter"]
 
-_DENOISERS = ("unet", "transformer")  # names of the denoiser among a pipeline's components
 _TOKENS = 4
 _SIZE_KEY = "_sample_size"  # for denoisers that have no sample_size of their own; diffusers keeps such entries
 _FRESH_CHANNELS = (16, 32, 64)  # of a fresh denoiser, at the images' size and after each halving of it
@@ -40,7 +40,7 @@ class DenoiserAdapter(DecoderAdapter):
     """A diffusion model as a base: the decoder input conditions its denoiser.
 
     It is added to the timestep's embedding (`UNet2DModel`) or to that of the null class (`DiTTransformer2DModel`), or
-    makes up virtual tokens (the others).
+    makes up virtual tokens (the others). Of variances that a denoiser learned nothing is read.
 
     With an encoder whose embeddings of images the denoiser was trained to decode, the decoder input is an embedding:
     of a pipeline of image variation, whose ``image_encoder`` is CLIP's, or of a diffusion autoencoder (Preechakul et
@@ -64,7 +64,7 @@ class DenoiserAdapter(DecoderAdapter):
             Concepts show in much noise; detail that is only seen in less of it adds to the bound what drowns them.
         sample_size: height and width of the images, a number or a pair; default: what the denoiser's configuration
             (``sample_size``, of its data) or the pipeline says. It is kept in the configuration.
-        source: the folder or hub id it was read from, if any.
+        source: the folder or hub id it was read from; default: what the pipeline says, without an `encoder`.
         encoder: of a diffusion autoencoder, an `EmbeddingEncoder`: such as a `SemanticEncoder`. Default: CLIP's, if
             that is what conditions the pipeline.
 
@@ -74,7 +74,7 @@ class DenoiserAdapter(DecoderAdapter):
         num_inference_steps, guidance_scale: may be set.
 
     Raises:
-        TypeError: for a denoiser, scheduler, autoencoder or encoder of a class that is not supported.
+        TypeError: for a pipeline, denoiser, scheduler, autoencoder or encoder of a class that is not supported.
         ValueError: for a denoiser without a place for a decoder input, or a prompt without a text encoder.
         ShapeError: for a denoiser of data of unknown size or of one that it cannot divide, or that takes other
             channels than there are; for an encoder of other images, or of other embeddings than the denoiser reads.
@@ -104,24 +104,23 @@ class DenoiserAdapter(DecoderAdapter):
         encoder: Any = None,
     ) -> None:
         super().__init__()
-        components = pipeline.components
-        net = next((components[name] for name in _DENOISERS if components.get(name) is not None), None)
-        if net is None:
-            raise TypeError(f"a {type(pipeline).__name__} has no denoiser: no component {' or '.join(_DENOISERS)}")
+        components, net = pipeline.components, denoiser_of(pipeline)
+        if source is None and encoder is None:  # which does not lie there
+            source = source_of(pipeline)
         self.encoder = encoder_of(pipeline) if encoder is None else checked_encoder(encoder)
         self.embeds = self.encoder is not None
         if tokens is None:
             tokens = _TOKENS if self.encoder is None else self.encoder.latent_shape[0]
         self.conditioning = conditioning_of(net, tokens)
-        self.net, self.scheduler, self.source = net, pipeline.scheduler, source
+        self.net, self.scheduler, self.source = net, with_fixed_variance(pipeline.scheduler), source
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
         autoencoder = components.get("vae", components.get("vqvae"))
         self.data_shape = self._data_shape(pipeline, _factor(autoencoder), sample_size)
         if self.conditioning.patch is not None:
             seen = math.prod(self.data_shape[1:]) // self.conditioning.patch**2
             self.scheduler = with_shift_of(self.scheduler, seen)
-        self.schedule = NoiseSchedule(self.scheduler, math.inf if max_snr is None else max_snr)
-        self.vae = None if autoencoder is None else self._autoencoder(autoencoder)
+        self.schedule = schedule_of(pipeline, self.scheduler, max_snr)
+        self.vae = None if autoencoder is None else self._autoencoder(pipeline, autoencoder)
         self.image_shape = self.data_shape if self.vae is None else self.vae.image_shape
         self.latent = self._latent()
         self.num_features = math.prod(self.latent.shape if self.embeds else self.data_shape)
@@ -160,7 +159,7 @@ class DenoiserAdapter(DecoderAdapter):
         net.register_to_config(**{key: height if height == width else (height, width)})
         return self.conditioning.channels, height, width
 
-    def _autoencoder(self, net: Any) -> DiffusersAdapter:
+    def _autoencoder(self, pipeline: Any, net: Any) -> DiffusersAdapter:
         """The adapter around the pipeline's autoencoder, for images whose latents are the data."""
         channels, height, width = self.data_shape
         factor = _factor(net)
@@ -168,8 +167,8 @@ class DenoiserAdapter(DecoderAdapter):
         vae = DiffusersAdapter(net, sample_size=size[0] if height == width else size)
         if vae.latent.shape[0] != channels:
             raise ShapeError(
-                f"the denoiser takes {channels} channels, the autoencoder's latents have {vae.latent.shape[0]}: "
-                "denoisers that read more than the noisy latents are not supported"
+                f"the denoiser of this {type(pipeline).__name__} takes {channels} channels, the autoencoder's latents "
+                f"have {vae.latent.shape[0]}: denoisers that read more than the noisy latents are not supported"
             )
         return vae
 
@@ -249,11 +248,11 @@ class DenoiserAdapter(DecoderAdapter):
             index = diffusers.DiffusionPipeline.load_config(str(path), **hub)
             # a pipeline wants to be told of parts that it was saved without
             loaded = {part: None for part, found in index.items() if isinstance(found, list) and found[0] is None}
-            for part in (*_DENOISERS, "vae", "vqvae", "image_encoder"):
+            for part in (*DENOISERS, "vae", "vqvae", "image_encoder"):
                 library, kind = index.get(part) or (None, None)
                 if kind is None or library not in ("diffusers", "transformers"):
                     continue
-                if part in _DENOISERS and kind not in SUPPORTED:
+                if part in DENOISERS and kind not in SUPPORTED:
                     raise CheckpointError(f"{path} holds a denoiser {kind}; supported: {', '.join(SUPPORTED)}")
                 network = getattr(import_library(library, cls.name), kind)
                 loaded[part] = read_network(network, str(path), f"{part} of {path}", subfolder=part, **hub)

@@ -1,4 +1,4 @@
-"""Where the decoder input goes in a denoiser: a class embedding, or virtual tokens that attention reads."""
+"""Where the decoder input goes in a denoiser: an embedding of time or class, or tokens that attention reads."""
 
 from __future__ import annotations
 
@@ -59,22 +59,32 @@ class Conditioning(nn.Module, ABC):
         """
 
 
-class ClassEmbedding(Conditioning):
-    """`UNet2DModel`: the decoder input is added to the timestep's embedding."""
+class TimeOffset(Conditioning):
+    """`UNet2DModel`: the decoder input is added to the timestep's embedding.
+
+    One with ``class_embed_type="identity"`` takes it as its class embedding, with which it may have been trained. To
+    an unconditional one it is added as the denoiser runs here; its own pipeline runs it as ever.
+    """
 
     def __init__(self, net: Any, tokens: int) -> None:
         super().__init__(net, tokens)
-        if net.config.class_embed_type != "identity":
+        kinds = net.config.class_embed_type, net.config.num_class_embeds
+        if kinds[0] != "identity" and kinds != (None, None):
             raise ValueError(
-                f"this UNet2DModel has no place for a decoder input: its class_embed_type is "
-                f"{net.config.class_embed_type!r}, num_class_embeds {net.config.num_class_embeds!r}. An unconditional "
-                'one (None, None) takes it after UNet2DModel.from_pretrained(..., class_embed_type="identity"), or '
-                "that entry in its config.json: its weights stay the same"
+                "this UNet2DModel has no place for a decoder input, as it asks for a class: its class_embed_type is "
+                f"{kinds[0]!r}, num_class_embeds {kinds[1]!r}. Supported are unconditional ones (None, None) and "
+                'class_embed_type="identity"'
             )
         self.latent_shape = (4 * net.config.block_out_channels[0],)
 
-    def forward(self, net: nn.Module, z: Tensor, timestep: Tensor, latent: Tensor, prompted: bool = True) -> Tensor:
-        return net(z, timestep, class_labels=latent).sample
+    def forward(self, net: Any, z: Tensor, timestep: Tensor, latent: Tensor, prompted: bool = True) -> Tensor:
+        if net.config.class_embed_type == "identity":
+            return net(z, timestep, class_labels=latent).sample
+        hook = net.time_embedding.register_forward_hook(lambda _, inputs, embedding: embedding + latent)
+        try:
+            return net(z, timestep).sample
+        finally:
+            hook.remove()
 
 
 class ClassOffset(Conditioning):
@@ -277,7 +287,7 @@ class PackedTokens(JointTokens):
 
 
 _CONDITIONINGS: dict[str, type[Conditioning]] = {
-    "UNet2DModel": ClassEmbedding,
+    "UNet2DModel": TimeOffset,
     "UNet2DConditionModel": VirtualTokens,
     "PixArtTransformer2DModel": CaptionTokens,
     "SD3Transformer2DModel": JointTokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["NoiseSchedule", "with_shift_of"]
+__all__ = ["NoiseSchedule", "with_fixed_variance", "with_shift_of"]
 
 _FLOOR = -10.0  # log signal-to-noise ratio below which levels are hardly drawn: they tell nothing of the data
 
@@ -148,6 +149,17 @@ def with_shift_of(scheduler: Any, tokens: int) -> Any:
     fixed.register_to_config(use_dynamic_shifting=False, shift=shift)
     fixed.set_shift(shift)
     return fixed
+
+
+def with_fixed_variance(scheduler: Any) -> Any:
+    """The scheduler with the variance that its class has by default, if its steps are of one that the denoiser learns.
+
+    What a denoiser says of variances (``learned`` and ``learned_range``, the second half of its output) is not read.
+    """
+    if not str(scheduler.config.get("variance_type")).startswith("learned"):
+        return scheduler
+    default = inspect.signature(type(scheduler)).parameters["variance_type"].default
+    return type(scheduler).from_config(scheduler.config, variance_type=default)
 
 
 def _wide(values: Tensor) -> Tensor:

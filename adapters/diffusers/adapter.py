@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.diffusers.autoencoders import AUTOENCODERS, row_of
 from context_module.adapters.likelihoods import DiscretisedLogistic, DiscretisedLogisticLikelihood
-from context_module.adapters.pretrained import import_library, read_network, reading
+from context_module.adapters.pretrained import import_library, network_of, read_network, reading, source_of
 from context_module.adapters.pretraining import Pretraining
 from context_module.errors import CheckpointError, ShapeError
 from context_module.io import HUB_OPTIONS
@@ -64,6 +64,7 @@ class DiffusersAdapter(DecoderAdapter):
         self, net: Any, source: str | None = None, *, sample_size: int | tuple[int, int] | None = None
     ) -> None:
         super().__init__()
+        net = network_of(net)
         row = row_of(net)
         if row is None:
             raise TypeError(f"no adapter for diffusers' {type(net).__name__}; supported: {', '.join(AUTOENCODERS)}")
@@ -90,8 +91,7 @@ class DiffusersAdapter(DecoderAdapter):
         net.disable_tiling()
         net.disable_slicing()
         self.net = net
-        found = source or config.get("_name_or_path")
-        self.source = str(found) if found else None
+        self.source = source or source_of(net)
         self.image_shape = (ins, height, width)
         self.likelihood = DiscretisedLogistic(config.get(_SCALE_KEY, _DEFAULT_SCALE)).to(net.device)
         shape = (channels, height // down, width // down)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
 from context_module.adapters.nvae.layers import EncoderCombiner
 from context_module.adapters.nvae.network import NVAE
+from context_module.adapters.pretrained import source_of
 from context_module.adapters.pretraining import Pretraining
 from context_module.io import CONFIG_FILE, HUB_OPTIONS, WEIGHTS_FILE, local_folder, recorded
 
@@ -27,7 +28,7 @@ class NVAEAdapter(DecoderAdapter):
 
     Args:
         net: the network.
-        source: the file or folder it was read from, if any.
+        source: the file or folder it was read from; default: what the network says.
     """
 
     name = "nvae"
@@ -36,7 +37,7 @@ class NVAEAdapter(DecoderAdapter):
     def __init__(self, net: NVAE, source: str | None = None) -> None:
         super().__init__()
         self.net = net
-        self.source = source
+        self.source = source or source_of(net)
         self.latent = LatentSpec(net.latent_shape)
         self.image_shape = (net.config.in_channels, net.config.image_size, net.config.image_size)
         channels, height, width = net.latent_shape

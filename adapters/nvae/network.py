@@ -69,7 +69,12 @@ class NVAE(nn.Module):
 
     Args:
         config: the network's shape.
+
+    Attributes:
+        name_or_path: the file or folder it was read from; None if it was not.
     """
+
+    name_or_path: str | None = None
 
     def __init__(self, config: NVAEConfig) -> None:
         super().__init__()
@@ -277,6 +282,7 @@ class NVAE(nn.Module):
         config, tensors = read_public_checkpoint(path)
         net = cls(config)
         load_strictly(net, tensors, path)
+        net.name_or_path = str(path)
         return net.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -290,7 +296,9 @@ class NVAE(nn.Module):
         Raises:
             CheckpointError: for files that are missing, broken, or do not fit each other; names them.
         """
-        return load_network(folder, lambda **config: cls(NVAEConfig.from_dict(config)), "NVAE", {}).eval()
+        net = load_network(folder, lambda **config: cls(NVAEConfig.from_dict(config)), "NVAE", {}).eval()
+        net.name_or_path = str(folder)
+        return net
 
     def _score(self, posterior: Normal, prior: Normal, draw: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """KL, log q of the draw and log p of the value the flows made of it: (B,) each."""

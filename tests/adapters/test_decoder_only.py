@@ -137,6 +137,23 @@ def test_errors(fitted):
         DecoderOnlyAdapter.load("somewhere")
 
 
+@pytest.mark.parametrize(("last", "output"), [(nn.Tanh, "tanh"), (nn.Sigmoid, "unit")])
+def test_a_generator_of_images(last, output):
+    """Its images come out as they are, and its encoder learns from them."""
+    net = nn.Sequential(*decoder(), last())
+    base = DecoderOnlyAdapter(net, LATENT, IMAGE, output=output)
+    data, latents = images(base, 40)
+    x = data.read(torch.arange(len(data)))
+    with torch.no_grad():
+        image = net(latents)
+        assert torch.equal(base.decode(latents).mean, image if output == "unit" else (image + 1) / 2)
+    before = loss(base, x)
+    fit_encoder(base, data, steps=40, batch_size=20, learning_rate=3e-3, progress=False)
+    assert loss(base, x) < before
+    with pytest.warns(UserWarning, match=f"output='logits', but it ends in a .*: give output='{output}'"):
+        DecoderOnlyAdapter(net, LATENT, IMAGE)
+
+
 def test_an_encoder_of_its_own_is_left_alone(make_base):
     base = make_base("modules")
     assert not wants_encoder(base)

@@ -9,6 +9,7 @@ from context_module.adapters.diffusers import AUTOENCODERS, AutoencoderKLObjecti
 from context_module.adapters.likelihoods import DiscretisedLogisticLikelihood
 from context_module.adapters.registry import adapt
 from context_module.errors import ShapeError
+from helpers.bases import tiny_autoencoder
 from helpers.draws import seeded
 
 VIDEO = ("AutoencoderKLCogVideoX", "AutoencoderKLHunyuanVideo", "AutoencoderKLQwenImage", "AutoencoderKLWan")
@@ -287,3 +288,31 @@ def test_the_calibrated_scale_explains_best(autoencoder, x):
     location, best = base.decode(base.encode(x).mean).likelihood.location, base.likelihood.scale
     fits = [DiscretisedLogisticLikelihood(location, best * factor).log_prob(x).mean() for factor in (0.7, 1.0, 1.4)]
     assert fits[0] < fits[1] > fits[2]
+
+
+# as they come
+
+
+def test_a_model_of_peft_by_hand(autoencoder, x):
+    peft = pytest.importorskip("peft")
+    tuned = peft.get_peft_model(autoencoder(), peft.LoraConfig(r=2, target_modules=["to_q", "to_v"]))
+    by_hand, found = DiffusersAdapter(tuned), adapt(tuned)
+    assert by_hand.net is found.net is tuned.get_base_model()
+    assert torch.equal(by_hand.encode(x).mean, found.encode(x).mean)
+
+
+@pytest.mark.parametrize("name", ["AutoencoderKL", "AutoencoderKLWan", "VQModel"])
+def test_gradients_are_the_same_with_checkpoints(name, x):
+    found = {}
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        net = tiny_autoencoder(name)
+        if checkpointed and net._supports_gradient_checkpointing:
+            net.enable_gradient_checkpointing()
+        base = DiffusersAdapter(net, sample_size=8).train()
+        encoding = base.encode(x)
+        loss = -base.decode(encoding.mean).log_prob(x).sum()
+        loss.backward()
+        gradients = {key: parameter.grad for key, parameter in net.named_parameters() if parameter.grad is not None}
+        found[checkpointed] = (loss.detach(), gradients)
+    torch.testing.assert_close(found[True], found[False], rtol=1e-4, atol=1e-4)

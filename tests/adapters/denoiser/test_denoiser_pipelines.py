@@ -245,15 +245,6 @@ def test_refuses_a_spoiled_folder(case, folder):
         DenoiserAdapter.load(folder)
 
 
-def test_a_place_for_the_decoder_input_can_be_added_in_the_file(folder):
-    """As the error says: an unconditional denoiser keeps its weights."""
-    edit_json(folder / "unet" / "config.json", class_embed_type=None)
-    with pytest.raises(ValueError, match="no place for a decoder input: its class_embed_type is None.*or that entry"):
-        DenoiserAdapter.load(folder)
-    edit_json(folder / "unet" / "config.json", class_embed_type="identity")
-    assert DenoiserAdapter.load(folder).latent.shape == (16,)
-
-
 def test_every_autoencoder_that_is_a_base_serves(diffusers, text_pipeline):
     base = adapt(text_pipeline(vae=diffusers.AutoencoderTiny(latent_channels=2)))
     assert (base.data_shape, base.image_shape) == ((2, 4, 4), (3, 32, 32))
