@@ -39,7 +39,6 @@ def main(argv: list[str] | None = None) -> None:
     if args.n < 1:
         raise ValueError(f"--n must be at least 1, got {args.n}")
     data = load(args)
-    print(data.describe())
     rows = {}
     for part in filter(None, (data.train, data.held_out)):
         for label, context in enumerate(part.context_names):
@@ -49,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     output = save_samples(args.output, labelled_samples(rows))
     texts = isinstance(data.train, TextContextDataset)
     items = "texts" if texts else f"{'x'.join(map(str, data.train.image_shape))} images"
-    print(f"{output}: {len(rows)} contexts of {items}: {', '.join(rows)}")
+    print(f"{output}: {len(rows)} contexts of {items}: {', '.join(rows)}\n{data.describe()}")
 
 
 if __name__ == "__main__":

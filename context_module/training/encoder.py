@@ -75,7 +75,7 @@ def fit_encoder(
             _mark(encoder, False)
             raise NonFiniteError(
                 f"the loss of the encoder is {loss.item()} at step {step}: lower its learning rate, or check that the "
-                "decoder gives logits of images"
+                "decoder gives logits of images, or what its `output` says"
             )
         optimizer.zero_grad()
         loss.backward()

@@ -24,7 +24,7 @@ from context_module.io import MappedTable, cached_table, progress_bar
 __all__ = ["EncodedDataset", "EncodingLayout", "encode_dataset"]
 
 _CHUNK = 1024  # rows in memory at a time for the moments
-_SAME = 1e-9  # variance of encodings, in their mean squares, that is but rounding
+_SAME = 1e-11  # variance of encodings that is but rounding
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class EncodedDataset(LabelledDataset):
         variance = (squares / len(self) - mean.square()).clamp_min(0) * len(self) / max(len(self) - 1, 1)
         if not (mean.isfinite().all() and variance.isfinite().all()):
             raise DataError("the base's encodings of these images are not finite: does it take such images?")
-        if variance.max() < _SAME * (1e-3 + mean.square().max()):
+        if variance.max() < _SAME + 4 * (torch.finfo(torch.float32).eps * mean).square().max():
             raise DataError(
                 "all images look the same to the base, which encodes them alike: nothing can be learned from copies "
                 "of one image, or with an encoder that does not look at them"

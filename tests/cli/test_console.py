@@ -91,7 +91,7 @@ def test_run(console):
 def test_the_help_of_a_recipe_is_its_own(console):
     code, out, _ = console("run", "preview", "--help")
     assert code == 0
-    assert out.startswith("usage: preview.py [-h]")
+    assert out.startswith("usage: preview.py [--flag value ...]")
     assert "images per context" in out
     code, out, _ = console("run", "--help")
     assert code == 0

@@ -177,7 +177,7 @@ def test_channels(root):
     assert image_folders(root).train.image_shape == (3, 8, 8)
     with pytest.raises(DataError, match="channels must be 1 .* or 3 .*, got 4"):
         image_folders(root, channels=4)
-    with pytest.raises(DataError, match="positive number of pixels, got 0"):
+    with pytest.raises(DataError, match="positive number of pixels, or height and width, got 0"):
         image_folders(root, resolution=0)
 
 

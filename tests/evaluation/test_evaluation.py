@@ -111,7 +111,7 @@ def tiny_base(size):
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(3 * size**2, 6))
     decoder = nn.Sequential(nn.Linear(6, 3 * size**2), nn.Unflatten(1, (3, size, size)), nn.Sigmoid())
-    return ModulesAdapter(encoder, decoder, (6,), (3, size, size))
+    return ModulesAdapter(encoder, decoder, (6,), (3, size, size), output="unit")
 
 
 # --- contexts

@@ -96,7 +96,7 @@ def test_is_trained_once_for_the_same_images_where_there_is_a_cache(data, tmp_pa
     assert not torch.equal(first(images), fewer(images))
     assert len(list((tmp_path / "cache").iterdir())) == 5
 
-    monkeypatch.setattr("context_module.metrics.networks.tqdm", None)  # it would be trained with a bar
+    monkeypatch.setattr("context_module.metrics.networks.progress_bar", None)  # it would be trained with a bar
     again = train_concept_classifier(data.train, **few)
     assert torch.equal(first(images), again(images))
     assert not again.training

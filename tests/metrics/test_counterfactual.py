@@ -188,7 +188,7 @@ def tiny_base(channels, size):
 
     encoder = nn.Sequential(nn.Conv2d(channels, 2, 4, 4))
     decoder = nn.Sequential(nn.ConvTranspose2d(2, channels, 4, 4), nn.Sigmoid())
-    return ModulesAdapter(encoder, decoder, (2, size // 4, size // 4), (channels, size, size))
+    return ModulesAdapter(encoder, decoder, (2, size // 4, size // 4), (channels, size, size), output="unit")
 
 
 def test_determined_by_the_seed_and_global_random_state_untouched(data, score):
