@@ -11,7 +11,7 @@ BIN = .venv/bin
 .PHONY: demo test quality docs tests oldest
 
 demo: .venv/ready
-	$(BIN)/accelerate launch recipes/finetune.py --base nvae --output_dir outputs/demo --overwrite
+	$(BIN)/python recipes/finetune.py --base nvae --output_dir outputs/demo --overwrite
 	$(BIN)/python recipes/compose.py --model outputs/demo --do quad1 quad4 size --output outputs/demo/composition.png
 
 test: .venv/ready quality docs tests

@@ -1,7 +1,7 @@
 """Put a context module in front of a pretrained base and train it on per-context data.
 
-    accelerate launch recipes/finetune.py --base nvae
-    accelerate launch recipes/finetune.py --base nvae --base_checkpoint checkpoint.pt --data photos/ --output_dir out
+    python recipes/finetune.py --base nvae
+    python recipes/finetune.py --base nvae --base_checkpoint checkpoint.pt --data photos/ --output_dir out
 
 Without ``--base_checkpoint`` the small NVAE that ships with these recipes is used, on the quad data at its size. The
 base stays as it is unless ``--train_mode`` lets it train along, or LoRA on its decoder; then the result holds that

@@ -1,6 +1,6 @@
 """Pretrain a base on contexts pooled, their labels unused: what a context module is then put in front of.
 
-    accelerate launch recipes/pretrain.py --base nvae --data quad --resolution 32 --output_dir outputs/base
+    python recipes/pretrain.py --base nvae --data quad --resolution 32 --output_dir outputs/base
 
 The result is a folder for ``recipes/finetune.py --base_checkpoint``: config.json and the weights, in
 safetensors. Each family has flags of its own: ``--base NAME --help`` lists them.

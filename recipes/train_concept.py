@@ -1,7 +1,7 @@
 """Train one concept alone on a module that stays as it is: a concept pack, one file to add to it beside others.
 
-    accelerate launch recipes/finetune.py --contexts obs --output_dir outputs/obs
-    accelerate launch recipes/train_concept.py --module outputs/obs --concept size --output_dir outputs/size
+    python recipes/finetune.py --contexts obs --output_dir outputs/obs
+    python recipes/train_concept.py --module outputs/obs --concept size --output_dir outputs/size
     python recipes/compose.py --model outputs/obs --concept_pack outputs/size/size.safetensors --do size
 
 It learns from the images of the concept's context and no others. Packs that were trained apart compose.

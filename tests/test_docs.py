@@ -62,7 +62,7 @@ def test_an_options_page_says_what_a_flag_takes(options, monkeypatch):
     assert "One of `structural`, `reduced`, `edits`." in text
     assert "falls to 1% along a cosine. Default: `0.002`." in text
     assert "unfrozen after `--frozen_share` of the steps" in text
-    assert ".. code-block:: bash\n\n    accelerate launch recipes/finetune.py --base nvae\n" in text
+    assert ".. code-block:: bash\n\n    python recipes/finetune.py --base nvae\n" in text
     monkeypatch.setitem(sys.modules, "recipe_compose", None)
     assert "files of train\\_concept.py" in options.page("compose")
     assert "Required." in options.page("compose")
