@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         run.finish(dataclasses.asdict(result))
         print(f"{file}: best validation loss {result.loss:.1f} at step {result.best_step} of {result.steps}")
         args.publish(run.path, repository, (file.name,), f"concept pack {args.concept}")
-        words = ("--model", args.model, "--concept_pack", file, "--do", args.concept)
+        words = ("--model", args.module, "--concept_pack", file, "--do", args.concept)
         print(next_command(__file__, "compose", *words))
 
 

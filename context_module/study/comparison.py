@@ -31,7 +31,8 @@ class Score:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Score | None:
-        """None for no values."""
+        """None for no values; one that is not finite, as of a share of nothing, is none."""
+        values = [value for value in values if math.isfinite(value)]
         if not values:
             return None
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan

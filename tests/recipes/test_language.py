@@ -62,7 +62,7 @@ def test_grammar(here, check, tmp_path):
     assert table in out
     assert "Total variation distance" in out
     assert "| context | base | with context module | real against real | closer by | intended | parses |" in table
-    assert table.count("\n") == 13  # ten pairs and their mean
+    assert table.count("\n") == 2 + 13  # ten pairs and their mean, under the title
     samples = (tmp_path / "module" / "samples" / "step-000002.md").read_text()
     assert "| number+tense |" in samples
     model = ContextualDecoder.from_pretrained(tmp_path / "module")

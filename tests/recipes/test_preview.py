@@ -8,7 +8,7 @@ from PIL import Image
 def test_a_row_for_every_context_of_generated_data(run, check, tmp_path):
     out = check.succeeded(run("preview.py", "--data", "quad", "--n", "3", "--resolution", "16", cwd=tmp_path))
     assert out.startswith("preview.png: 16 contexts of 3x16x16 images: obs, quad1, ")
-    assert out.endswith(", quad2+orientation\n")
+    assert ", quad2+orientation\ncontexts: obs (3), quad1 (3), " in out
     with Image.open(tmp_path / "preview.png") as picture:
         assert picture.height == 16 * 66
         assert 3 * 66 < picture.width < 3 * 66 + 150

@@ -22,7 +22,7 @@ def test_module_and_concept_pack(here, check, uploads, tmp_path):
     assert "https://huggingface.co/me/demo" in out
     files = ["README.md", "adapter_config.json", "adapter_model.safetensors", "contexts.png"]
     assert uploads == [("me/demo", files, "Upload context module")]
-    assert 'from_pretrained("me/demo", base=base)' in (tmp_path / "demo" / "README.md").read_text()
+    assert 'from_pretrained("me/demo", base="path/to/nvae-quad32")' in (tmp_path / "demo" / "README.md").read_text()
     options = ["--module", "demo", "--concept", "size", "--output_dir", "pack", "--hub_model_id", "size-of-things"]
     check.succeeded(here("train_concept.py", *options, *SHORT))
     assert uploads[1:] == [("me/size-of-things", ["size.safetensors"], "Upload concept pack size")]

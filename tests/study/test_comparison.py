@@ -27,7 +27,8 @@ def test_mean_and_standard_error():
     one = Score.of([0.5])
     assert str(one) == "0.500"
     assert math.isnan(one.error)
-    assert Score.of([]) is None
+    assert Score.of([]) is Score.of([math.nan, math.inf]) is None
+    assert Score.of([math.nan, 2.0, 1.0]) == Score.of([2.0, 1.0])
 
 
 def test_markdown(comparison):
