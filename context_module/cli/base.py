@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ class BaseArguments:
     subfolder: str | None = argument(None, help="diffusers: folder in the checkpoint's, such as vae in a pipeline's")
     variant: str | None = argument(None, help="diffusers: of the weights' files, such as fp16")
     revision: str | None = argument(None, help="branch, tag or commit of the base's Hub repository")
-    sample_size: list[int] = argument(
-        [], help="diffusers, denoiser: side of the images, or height and width; default: the base's own"
+    sample_size: str | None = argument(
+        None, help="diffusers, denoiser: side of the images, or height and width, 32x48; default: the base's own"
     )
     encoder_name_or_path: str | None = argument(
         None, help="transformers: folder or Hub id of a (sentence) encoder that reads texts in the base's place"
@@ -77,12 +78,18 @@ class BaseArguments:
 
     def _set(self) -> dict[str, Any]:
         """The options that were given by flags of their own."""
-        if len(self.sample_size) > 2:
-            raise ValueError(f"--sample_size is a side, or height and width, got {len(self.sample_size)} numbers")
-        given = {name: value for name in _OPTIONS if (value := getattr(self, name)) not in (None, [])}
-        if self.sample_size:
-            given["sample_size"] = self.sample_size[0] if len(self.sample_size) == 1 else tuple(self.sample_size)
+        given = {name: value for name in _OPTIONS if (value := getattr(self, name)) is not None}
+        if self.sample_size is not None:
+            given["sample_size"] = _sides(self.sample_size)
         return given
+
+
+def _sides(text: str) -> int | tuple[int, ...]:
+    """``64``, or height and width, ``32x48`` or ``32,48``."""
+    if not re.fullmatch(r"\d+([x,]\d+)?", text):
+        raise ValueError(f"--sample_size is a number of pixels, or height and width, as in 32x48; got {text!r}")
+    sides = tuple(map(int, re.split("[x,]", text)))
+    return sides if len(sides) == 2 else sides[0]
 
 
 def _found(value: Any) -> Any:

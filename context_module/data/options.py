@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import inspect
 import json
+import math
 import sys
 import types
 from collections.abc import Callable, Iterable
@@ -27,8 +28,8 @@ def parse_options(words: Iterable[str], *functions: Callable[..., Any]) -> dict[
     An argument that is annotated as a ``str`` or ``Path`` gets the text as it is, whatever it looks like, one of
     several names (``Iterable[str]``) too, if it is no JSON list; of ``int``, ``float``, ``bool`` (true or false) and
     ``Literal`` the value is read as such, and null and none stand for None where that is allowed. For all others, and
-    without a function, a value that is JSON (a number, true, a list) is taken as such, else as text. Text that begins
-    with ``~/`` is a path below the user's home.
+    without a function, a value that is JSON (a finite number, true, a list) is taken as such, else as text. Text that
+    begins with ``~/`` is a path below the user's home.
 
     Args:
         words: the options.
@@ -118,6 +119,8 @@ def _of_names(kind: Any) -> bool:
 
 def _guess(text: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return text
+    beyond = isinstance(value, float) and not math.isfinite(value)  # such as the commit 12e4567
+    return text if beyond else value

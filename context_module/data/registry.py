@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 from context_module.contexts import OBSERVATIONAL
 from context_module.data.context_data import ContextData
 from context_module.data.folders import files_below, image_folders, split_names
+from context_module.data.options import parse_options
 from context_module.data.pictures import IMAGE_SUFFIXES, Resolution
 from context_module.data.texts import Tokenize, text_folders
 from context_module.errors import DataError
 from context_module.registry import Registry
 
-__all__ = ["available_data", "data_function", "load_data", "register_data"]
+__all__ = ["available_data", "data_function", "load_data", "parse_options", "register_data"]
 
 Load = Callable[..., ContextData]
 L = TypeVar("L", bound=Callable[..., ContextData])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -51,24 +51,27 @@ def _score(case: Case) -> dict[str, Any]:
     by_factors = test.factors is not None and case.data.graph is not None
     concepts = [name for name in case.subject.concepts or () if not by_factors or name in test.factor_names]
     contexts = [OBSERVATIONAL, *concepts]
-    read: dict[str, list[Tensor]] = {context: [] for context in contexts}
-    reader = case.trained(train_factor_regressor) if by_factors else classifier_of(case)
-    for part in images.split(case.batch_size):
-        found = case.subject.counterfactuals(part.to(case.subject.device), contexts, generator)  # type: ignore[attr-defined]
-        for context in contexts:
-            pictures = found[context].cpu().clamp(0, 1)
-            read[context].append(reader.read(pictures) if by_factors else reader.detect(pictures).float())
-    before = torch.cat(read[OBSERVATIONAL])
-    names = test.factor_names if by_factors else tuple(case.data.concepts)
-    ranges = torch.ones(len(names))  # of concepts that are shown or not
+    read: Callable[[Tensor], Tensor]
     if by_factors:
-        ranges = ((reader.values[:, -1] - reader.values[:, 0]) / reader.std).cpu()
+        regressor = case.trained(train_factor_regressor)
+        read, names = regressor.read, test.factor_names
+        ranges = ((regressor.values[:, -1] - regressor.values[:, 0]) / regressor.std).cpu()
+    else:
+        classifier = classifier_of(case)
+        read, names = lambda pictures: classifier.detect(pictures).float(), tuple(case.data.concepts)
+        ranges = torch.ones(len(names))  # of concepts that are shown or not
+    found: dict[str, list[Tensor]] = {context: [] for context in contexts}
+    for part in images.split(case.batch_size):
+        made = case.subject.counterfactuals(part.to(case.subject.device), contexts, generator)  # type: ignore[attr-defined]
+        for context in contexts:
+            found[context].append(read(made[context].cpu().clamp(0, 1)))
+    before = torch.cat(found[OBSERVATIONAL])
     causes = ancestors_of(case.data.graph or (), names)
     varying = [name for name, extent in zip(names, ranges.tolist(), strict=True) if extent > 0]
     shares: dict[str, Any] = {}
     for concept in concepts:
         untouched = [name for name in varying if name != concept and concept not in causes[name]]
-        shares[concept] = leak(before, torch.cat(read[concept]), ranges, names, untouched)
+        shares[concept] = leak(before, torch.cat(found[concept]), ranges, names, untouched)
     return shares
 
 

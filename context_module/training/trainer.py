@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -234,7 +235,7 @@ class Trainer:
                     sums[name] = sums.get(name, 0) + value.sum()
                 count += len(batch["mask"])
             if self.preview is not None and accelerator.is_main_process:
-                self.run.save_preview(self.step, self.preview())
+                self._show(self.preview())
         total = accelerator.reduce(count)
         means = {name: (accelerator.reduce(value) / total).item() for name, value in sums.items()}
         loss = means["loss"]
@@ -256,6 +257,18 @@ class Trainer:
                 name: tensor.cpu().clone() for name, tensor in trainable_state_dict(self.bare).items()
             }
         return 0 < args.early_stopping_patience <= self.failures
+
+    def _show(self, samples: Image | str) -> None:
+        """Keep a preview in the run's folder, and pictures in the trackers that take them."""
+        self.run.save_preview(self.step, samples)
+        if isinstance(samples, str):
+            return
+        pixels = np.asarray(samples)
+        for tracker in self.accelerator.trackers if self.args.report_to else ():
+            if tracker.name == "tensorboard":
+                tracker.log_images({"samples": pixels[None]}, step=self.step, dataformats="NHWC")
+            elif hasattr(tracker, "log_images"):
+                tracker.log_images({"samples": [pixels]}, step=self.step)
 
     def _stage(self, step: int) -> int:
         """How many of the objective's stages had begun in the last of so many steps."""

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 
 from context_module.cli.arguments import argument, given, parse_arguments
+from context_module.cli.recipes import next_command, recipe_scripts
 from context_module.cli.training import TrainingArguments
 from context_module.io.files import write_json
 
@@ -93,6 +94,22 @@ def test_help_shows_defaults(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for part in ("Try.", "whole (default: 5)", "in 100% of cases", "--quick, --no-quick", "{round,square}"):
         assert part in text
+
+
+def test_help_is_in_groups_and_marks_what_is_required(capsys):
+    @dataclass(kw_only=True)
+    class Own(TrainingArguments):
+        """The flags of this recipe."""
+
+        folder: str = argument(help="where it lies")
+
+    with pytest.raises(SystemExit):
+        parse_arguments(Own, description="Try.", argv=["--help"])
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].endswith(" --folder ... [--flag value ...]")
+    own, training = out.index("\nflags of this recipe:"), out.index("\nflags of every recipe that trains:")
+    assert "(required)" in out[own:]
+    assert out.index("--val_fraction", training) > training
 
 
 def test_every_training_flag_has_help():
@@ -227,3 +244,12 @@ def test_keys_that_are_there_twice(name, content, message, tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse_file(tmp_path, content, name=name)
     assert message in capsys.readouterr().err
+
+
+def test_the_next_command_can_be_typed(monkeypatch, tmp_path):
+    script = recipe_scripts()["finetune"]
+    monkeypatch.chdir(script.parents[1])
+    said = next_command(str(script), "compose", "--model", "out puts/demo", "--do", "a")
+    assert said == "next: python recipes/compose.py --model 'out puts/demo' --do a"
+    monkeypatch.chdir(tmp_path)
+    assert next_command(str(script), "compose", "--n", 3) == "next: context-module run compose --n 3"

@@ -82,6 +82,28 @@ def test_tables_name_what_has_too_few_images(here, check, tmp_path):
     assert "to real images of single concepts, of validation images (12 of each):" in card
 
 
+def test_a_base_whose_images_are_not_square(here, check, tmp_path):
+    pytest.importorskip("diffusers")
+    from diffusers import AutoencoderKL
+
+    halves = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    sizes = {"block_out_channels": (8, 8), "norm_num_groups": 4, "sample_size": (16, 32)}
+    AutoencoderKL(**halves, **sizes).save_pretrained(tmp_path / "kl")
+    write_photos(tmp_path / "wide", (16, 32), {"obs": 12, "a": 12})
+    write_photos(tmp_path / "tall", (50, 40), {"obs": 12, "a": 12})
+    options = ["--base", "diffusers", "--base_checkpoint", "kl", "--max_train_steps", "0", "--value_draws", "0"]
+    for data in ("wide", "tall"):
+        out = check.succeeded(here("finetune.py", *options, "--data", data, "--output_dir", f"of-{data}"))
+        assert out.splitlines()[0] == "contexts: obs (12), a (12)"
+        assert out.endswith(f"next: context-module run compose --model of-{data} --do a\n")
+    other = ["--data", "wide", "--output_dir", "out", "--sample_size"]
+    assert check.succeeded(here("finetune.py", *options, *other, "32x16"))
+    message = check.failed(here("finetune.py", *options, *other, "32;16", "--overwrite"))
+    assert message == "error: --sample_size is a number of pixels, or height and width, as in 32x48; got '32;16'"
+    message = check.failed(here("finetune.py", *options, "--data", "quad", "--output_dir", "square"))
+    assert "the quad data makes square images, got 16x32: use a base for square ones" in message
+
+
 def test_a_corrupt_image_is_named_and_skipped_only_if_asked(here, check, photos, tmp_path):
     shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "photos" / "a" / "3.png").write_bytes(b"no image")
@@ -96,6 +118,11 @@ def test_logs_to_a_tracker(run, check, tmp_path):
     check.succeeded(run("finetune.py", *options, cwd=tmp_path))
     events = list((tmp_path / "out" / "logs").rglob("events.out.tfevents.*"))
     assert any(path.stat().st_size for path in events)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(max(events, key=lambda path: path.stat().st_size).parent), {"images": 0}).Reload()
+    assert log.Tags()["images"] == ["samples"]
+    assert [event.step for event in log.Images("samples")] == [0, 3, 6]
 
 
 def test_through_accelerate_launch_on_folders(run, check, photos, tmp_path):
