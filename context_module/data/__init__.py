@@ -15,6 +15,7 @@ from context_module.data.pendulum import PendulumSimulator, pendulum, shift_envi
 from context_module.data.pictures import ImageReader
 from context_module.data.quad import quad
 from context_module.data.registry import available_data, data_function, load_data, register_data
+from context_module.data.samples import SampledDataset, from_samples
 from context_module.data.simulated import simulate
 from context_module.data.simulator import Simulator
 from context_module.data.texts import TextContextDataset, text_folders
@@ -33,6 +34,7 @@ __all__ = [
     "MixedContextBatchSampler",
     "PairView",
     "PendulumSimulator",
+    "SampledDataset",
     "Simulator",
     "TextContextDataset",
     "attributes",
@@ -41,6 +43,7 @@ __all__ = [
     "data_function",
     "dsprites",
     "evaluation_loader",
+    "from_samples",
     "grammar",
     "hub_dataset",
     "image_folders",

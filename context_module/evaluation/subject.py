@@ -15,6 +15,7 @@ from context_module.errors import DataError
 from context_module.metrics import Subject
 from context_module.model import ContextualDecoder
 from context_module.nn import CausalGraph
+from context_module.training import wants_encoder
 
 __all__ = ["BaseSubject", "ModuleSubject", "subject_of"]
 
@@ -70,7 +71,8 @@ class ModuleSubject(Subject):
         self.model = self.network = model
         self.pooled, self.concepts = pooled, model.concepts
         base = model.base
-        self.embedder = base if base.embeds and base.kind == "images" and not model.base_trains else None
+        embeds = base.embeds and not model.base_trains and not wants_encoder(base)
+        self.embedder = base if embeds and base.kind == "images" else None
         self.kind, self.device = base.kind, base.device
         if base.kind == "images":
             self.image_shape = base.image_shape

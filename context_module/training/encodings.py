@@ -17,12 +17,13 @@ from torch import Tensor
 
 from context_module.adapters import DecoderAdapter, Encoding
 from context_module.contexts import OBSERVATIONAL
-from context_module.data import ContextDataset, LabelledDataset, evaluation_loader
+from context_module.data import ContextDataset, LabelledDataset, SampledDataset, evaluation_loader
 from context_module.errors import DataError
 from context_module.io import MappedTable, cached_table, progress_bar
 
 __all__ = ["EncodedDataset", "EncodingLayout", "encode_dataset"]
 
+_ROUNDED = 2 / 255  # images are kept in 8 bits
 _CHUNK = 1024  # rows in memory at a time for the moments
 _SAME = 1e-11  # variance of encodings that is but rounding
 
@@ -146,6 +147,9 @@ def encode_dataset(
 ) -> EncodedDataset:
     """Encode every image of a data set with a base, on the base's device.
 
+    Of samples of the base itself the decoder inputs are known (`from_samples`): nothing is encoded, so that a
+    generator needs no encoder.
+
     Args:
         base: in eval mode.
         dataset: its images, in order.
@@ -163,6 +167,8 @@ def encode_dataset(
     """
     first = dataset[0]["x"][None]
     base.check_inputs(first)
+    if isinstance(dataset, SampledDataset) and _decodes(base, dataset, first):
+        return EncodedDataset(dataset, dataset.latents.flatten(1), EncodingLayout(base.latent.shape, None, False))
     with torch.no_grad():
         encoding = base.encode(first.to(base.device))
     layout = EncodingLayout.of(encoding)
@@ -178,6 +184,16 @@ def encode_dataset(
     folder = Path(cache_dir) / f"encodings-{key}"
     table = cached_table(folder, described, len(dataset), first_row, rows_from, progress=progress)
     return EncodedDataset(dataset, table, layout)
+
+
+@torch.no_grad()
+def _decodes(base: DecoderAdapter, samples: SampledDataset, first: Tensor) -> bool:
+    """Whether what is known of the samples is all that this base says of images, as the first of them shows."""
+    shape = tuple(base.latent.shape)
+    if tuple(samples.latents.shape[1:]) != shape or base.num_features != math.prod(shape):
+        return False
+    made = base.decode(samples.latents[:1].to(base.device, base.dtype)).mean.float().cpu().clamp(0, 1)
+    return torch.allclose(made, first, atol=_ROUNDED)
 
 
 @torch.no_grad()
