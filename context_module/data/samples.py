@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,12 +17,27 @@ from context_module.data.dataset import ArrayContextDataset, MappedImages
 from context_module.errors import DataError, ShapeError
 from context_module.io import progress_bar, write_atomically
 
-if TYPE_CHECKING:
-    from context_module.adapters import DecoderAdapter
-
 __all__ = ["SampledDataset", "from_samples"]
 
 Labeller = Callable[[Tensor], Tensor]
+
+
+class Generative(Protocol):
+    """What is asked of a base; every `context_module.adapters.DecoderAdapter` has it."""
+
+    name: Any
+    kind: Any
+    image_shape: tuple[int, int, int]
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor: ...
+
+    def decode(self, latent: Tensor, *, generator: torch.Generator | None = None) -> Any: ...
 
 
 class SampledDataset(ArrayContextDataset):
@@ -45,7 +60,7 @@ class SampledDataset(ArrayContextDataset):
 
 @torch.no_grad()
 def from_samples(
-    base: DecoderAdapter,
+    base: Generative,
     labellers: Mapping[str, Labeller],
     *,
     n: int,
@@ -110,7 +125,7 @@ def from_samples(
     return _sorted(concepts, pictures, latents, scores > 0, clear)
 
 
-def _pictures(base: DecoderAdapter, latents: list[Tensor], generator: torch.Generator, progress: bool) -> Any:
+def _pictures(base: Generative, latents: list[Tensor], generator: torch.Generator, progress: bool) -> Any:
     total = sum(map(len, latents))
     with progress_bar(total=total, desc="drawing samples", unit="image", disable=not progress) as bar:
         for part in latents:
@@ -119,9 +134,7 @@ def _pictures(base: DecoderAdapter, latents: list[Tensor], generator: torch.Gene
             bar.update(len(part))
 
 
-def _write(
-    file: Path, base: DecoderAdapter, latents: list[Tensor], generator: torch.Generator, progress: bool
-) -> None:
+def _write(file: Path, base: Generative, latents: list[Tensor], generator: torch.Generator, progress: bool) -> None:
     shape = (sum(map(len, latents)), *base.image_shape)
     images, start = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape), 0
     for part in _pictures(base, latents, generator, progress):
@@ -130,9 +143,7 @@ def _write(
     images.flush()
 
 
-def _scores(
-    base: DecoderAdapter, labellers: Mapping[str, Labeller], drawn: ArrayContextDataset, rows: Tensor
-) -> Tensor:
+def _scores(base: Generative, labellers: Mapping[str, Labeller], drawn: ArrayContextDataset, rows: Tensor) -> Tensor:
     """(B, K), of the images of these numbers."""
     images = drawn.read(rows).to(base.device)
     columns = []

@@ -5,17 +5,24 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
+import torch
+
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextData, ContextDataset
 from context_module.evaluation.result import Evaluation
 from context_module.evaluation.scoring import evaluate
+from context_module.evaluation.subject import subject_of
 from context_module.evaluation.tables import composition_table, intervention_table
 from context_module.metrics import MIN_SAMPLES
 from context_module.model import ContextualDecoder
+from context_module.nn import evaluating
+from context_module.normal import standard_normal_kl
 
 __all__ = ["FinishedScores", "score_finished"]
 
 _STRANGE = 0.05  # a share of images that is worth a word
+_TOLD = 0.01  # nats
+_LOOKED_AT = 20  # images of a context
 
 
 @dataclass
@@ -51,7 +58,12 @@ def score_finished(
     if texts and data.parser is None:
         found.notes.append("no tables of scores: no parser comes with this data to read factors from texts")
         return found
-    metrics = ["sliced_wasserstein", *(["unfamiliar"] if model.base.embeds and not model.base_trains else [])]
+    if collapsed := _collapsed(model, validation, pooled):
+        found.notes.append(
+            f"the posterior hardly tells the noise of {', '.join(collapsed)} from any other: counterfactuals move "
+            "these too little, unless abduct(..., sample=True) draws it"
+        )
+    metrics = ["sliced_wasserstein", *(["unfamiliar"] if subject_of(model).embedder else [])]
     unseen = dataclasses.replace(data, test=validation)
     for file, what, scored_on, part, table in (
         ("interventions.md", "single concepts, of validation images", unseen, validation, intervention_table),
@@ -75,6 +87,21 @@ def score_finished(
         if strange := _strangers(scored):
             found.notes.append(f"unlike anything that the base knows, empty or blended perhaps: {strange} of images")
     return found
+
+
+@torch.no_grad()
+def _collapsed(model: ContextualDecoder, validation: ContextDataset, pooled: bool) -> list[str]:
+    """The concepts of whose noise images tell next to nothing: less than `_TOLD` nats a number, on average."""
+    if model.posterior_heads is None or pooled or validation.kind == "texts":
+        return []
+    images, names = validation.first(_LOOKED_AT), validation.context_names
+    counts = validation.labels.bincount(minlength=len(names)).clamp(max=_LOOKED_AT).tolist()
+    contexts = [name for name, count in zip(names, counts, strict=True) for _ in range(count)]
+    with evaluating(model):
+        posterior = model.posterior(images.to(model.device), contexts)
+    told = standard_normal_kl(posterior.mean.T, posterior.variance.T).cpu() / len(images)
+    by_block = told.unflatten(0, (-1, model.config.noise_width)).mean(1)
+    return [name for name, nats in zip(model.config.concepts, by_block.tolist(), strict=False) if nats < _TOLD]
 
 
 def _strangers(scored: Evaluation) -> str:
