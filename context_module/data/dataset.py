@@ -53,6 +53,19 @@ class LabelledDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def places(self, context: str, most: int | None = None) -> Tensor:
+        """The numbers of the items of a context, int64, ascending: all, or at most so many, evenly spaced.
+
+        Raises:
+            DataError: for a context that is not in this data set.
+        """
+        if context not in self.context_names:
+            raise DataError(f"no {self.kind} of context {context!r}; contexts here: {', '.join(self.context_names)}")
+        found = (self.labels == self.context_names.index(context)).nonzero().flatten()
+        if most is None or len(found) <= most:
+            return found
+        return found[torch.linspace(0, len(found) - 1, most).long()]
+
 
 class ContextDataset(LabelledDataset, ABC):
     """A map-style data set of images, each seen in one context.

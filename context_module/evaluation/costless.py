@@ -39,8 +39,7 @@ class Costless:
         self._base, self._batch_size = base, batch_size
         self._generator = torch.Generator().manual_seed(seed)
         train = data.train
-        places = [(train.labels == label).nonzero().flatten() for label in range(len(train.context_names))]
-        chosen = torch.cat([p[torch.linspace(0, len(p) - 1, min(len(p), _PER_CONTEXT)).long()] for p in places])
+        chosen = torch.cat([train.places(name, _PER_CONTEXT) for name in train.context_names])
         encoded = encode_dataset(base, train.subset(chosen), batch_size=batch_size, progress=False)
         rows = {name: _rows(encoded, name) for name in encoded.context_names}
         source, found = data.train, _count(data.train)
@@ -92,8 +91,7 @@ def _count(images: ContextDataset) -> int:
 
 
 def _rows(encoded: EncodedDataset, context: str) -> Tensor:
-    places = (encoded.labels == encoded.context_names.index(context)).nonzero().flatten()
-    return encoded.batch(places)["mean"].flatten(1)
+    return encoded.batch(encoded.places(context))["mean"].flatten(1)
 
 
 def _moments(rows: Tensor) -> Moments:

@@ -166,9 +166,7 @@ def _fit_coordinates(module: EditModule, encodings: EncodedDataset, metric: _Met
 
 def _rows(module: EditModule, encodings: EncodedDataset, context: str) -> Tensor:
     """Coordinates (n, r) of a context's images, of evenly spaced ones where there are very many."""
-    places = (encodings.labels == encodings.context_names.index(context)).nonzero().flatten()
-    most = 4 * max(_ROWS, module.config.noise_size)
-    places = places[torch.linspace(0, len(places) - 1, min(len(places), most)).long()]
+    places = encodings.places(context, 4 * max(_ROWS, module.config.noise_size))
     return torch.cat([module.coordinates(encodings.batch(p)["mean"].to(module.device)) for p in places.split(_CHUNK)])
 
 
@@ -178,8 +176,7 @@ def _check_contexts(encodings: EncodedDataset, concepts: tuple[str, ...]) -> Non
             raise DataError(
                 f"maps go from {OBSERVATIONAL!r} to every concept's context: there are no images of {name!r}"
             )
-        found = int((encodings.labels == encodings.context_names.index(name)).sum())
-        if found < 2:
+        if (found := len(encodings.places(name))) < 2:
             raise DataError(f"context {name!r} has {found} image, a covariance takes two at least: add images of it")
 
 

@@ -59,7 +59,8 @@ def fit_values(
     fitted, generator = model.value_maps, torch.Generator().manual_seed(seed)
     try:
         if named:
-            chosen = dataset.subset(_spread(dataset.labels))
+            places = [dataset.places(name, _PER_CONTEXT) for name in dataset.context_names]
+            chosen = dataset.subset(torch.cat(places))
             features, blocks = _explain(model, chosen, batch_size)
             drawn = _draw_blocks(model, draws, generator)
         for name in named:
@@ -76,12 +77,6 @@ def fit_values(
     finally:  # after an interruption, the maps there were
         model.slot.value_maps = fitted.to(model.base.device)
     return errors
-
-
-def _spread(labels: Tensor) -> Tensor:
-    """Up to `_PER_CONTEXT` images of each context, evenly spaced over those there are; int64 (n,)."""
-    places = [(labels == label).nonzero().flatten() for label in labels.unique()]
-    return torch.cat([p[torch.linspace(0, len(p) - 1, min(len(p), _PER_CONTEXT)).long()] for p in places])
 
 
 def _explain(model: ContextualDecoder, dataset: ContextDataset, batch_size: int) -> tuple[Tensor, Tensor]:

@@ -195,3 +195,15 @@ def test_pictures_are_no_masks_however_dark():
     one_bright[-1, 0, 0, 0] = 7  # beyond what is looked at at a time
     data = ArrayContextDataset(one_bright, torch.arange(600) % 2, ["obs", "a"], ["a"])
     assert data[0]["x"].max() == pytest.approx(1 / 255)
+
+
+def test_places_of_a_context_evenly_spaced():
+    images = torch.zeros(3000, 1, 4, 4, dtype=torch.uint8) + 7
+    data = ArrayContextDataset(images, torch.arange(3000) % 3, ("obs", "a", "b"), ("a", "b"))
+    assert torch.equal(data.places("a"), torch.arange(1, 3000, 3))
+    assert torch.equal(data.places("a", 1000), data.places("a"))
+    some = data.places("b", 10)
+    assert (some[0], some[-1], len(some.unique())) == (2, 2999, 10)
+    assert data.places("b", 10).diff().float().std() < 3
+    with pytest.raises(DataError, match="no images of context 'c'; contexts here: obs, a, b"):
+        data.places("c")

@@ -82,8 +82,7 @@ class EditObjective(EmbeddingObjective):
         super().__init__(model, encodings, posterior_share=0.0)
         if start:
             fit_maps(model, encodings)
-        places = (encodings.labels == encodings.context_names.index(OBSERVATIONAL)).nonzero().flatten()
-        places = places[torch.linspace(0, len(places) - 1, min(len(places), _POOL)).long()]
+        places = encodings.places(OBSERVATIONAL, _POOL)
         rows = [
             self._module.coordinates(encodings.batch(p)["mean"].to(self.center.device)) for p in places.split(4096)
         ]
