@@ -28,6 +28,8 @@ from context_module.cli import argument, parse_arguments, recipe_file, run_recip
 from context_module.errors import CheckpointError
 from context_module.io import read_json
 from context_module.study import (
+    BESIDE,
+    BETTER_BESIDE,
     BUDGETS,
     PAPERS_MODULE,
     PIXEL,
@@ -82,9 +84,7 @@ COLUMNS = {
     "concept": "concept",
     "composition": "composition",
     "worst_pair": "worst pair",
-    "maps": "Gaussian maps",
-    "recon": "the base's own",
-    "headline": "of what the base allows",
+    **BESIDE,
     "worst_beside": "worst pair beside maps",
     "floor": "floor",
     "precision": "precision",
@@ -94,9 +94,7 @@ COLUMNS = {
     "graph_distance": "graph distance",
 }
 BETTER: dict[str, Literal["lower", "higher"] | None] = {
-    "maps": None,
-    "recon": None,
-    "headline": "higher",
+    **BETTER_BESIDE,
     "floor": None,
     "precision": "higher",
     "concept_accuracy": "higher",

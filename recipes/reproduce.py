@@ -21,6 +21,8 @@ from typing import Any, Literal
 from context_module.cli import argument, parse_arguments, recipe_file, run_recipe
 from context_module.io import read_json
 from context_module.study import (
+    BESIDE,
+    BETTER_BESIDE,
     BUDGETS,
     Command,
     Run,
@@ -37,11 +39,8 @@ COLUMNS = {
     "concept": "concept",
     "composition": "composition",
     "reconstruction": "reconstruction (bits)",
-    "maps": "Gaussian maps",
-    "recon": "the base's own",
-    "headline": "of what the base allows",
+    **BESIDE,
 }
-BETTER: dict[str, Literal["lower", "higher"] | None] = {"maps": None, "recon": None, "headline": "higher"}
 
 # The published means over 5 seeds, of the first three COLUMNS: PMLR 323 (CLeaR 2026), lightweight VAE.
 PUBLISHED: dict[str, dict[str, tuple[float | None, ...]]] = {
@@ -153,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     seeds = [runs_of_seed(args, folder, seed) for seed in range(args.seeds)]
     title = f"{args.table}, budget {args.budget}"
-    run_study(args, title, folder, args.methods, seeds, scores_of, COLUMNS, published=published, better=BETTER)
+    run_study(args, title, folder, args.methods, seeds, scores_of, COLUMNS, published=published, better=BETTER_BESIDE)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,6 @@ class ContextData:
 
 
 def _counts(part: ContextDataset) -> str:
-    counts = part.labels.bincount(minlength=len(part.context_names)).tolist()
-    named = [f"{name} ({count:,})" for name, count in zip(part.context_names, counts, strict=True)]
-    rest = len(named) - _NAMED
-    return ", ".join(named[:_NAMED]) + (f", and {rest} more ({sum(counts[_NAMED:]):,})" if rest > 0 else "")
+    named = [f"{name} ({count:,})" for name, count in part.counts.items()]
+    rest = list(part.counts.values())[_NAMED:]
+    return ", ".join(named[:_NAMED]) + (f", and {len(rest)} more ({sum(rest):,})" if rest else "")

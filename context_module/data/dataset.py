@@ -53,18 +53,27 @@ class LabelledDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many items each context has, by its name."""
+        counts = self.labels.bincount(minlength=len(self.context_names)).tolist()
+        return dict(zip(self.context_names, counts, strict=True))
+
     def places(self, context: str, most: int | None = None) -> Tensor:
         """The numbers of the items of a context, int64, ascending: all, or at most so many, evenly spaced.
 
         Raises:
             DataError: for a context that is not in this data set.
         """
-        if context not in self.context_names:
-            raise DataError(f"no {self.kind} of context {context!r}; contexts here: {', '.join(self.context_names)}")
-        found = (self.labels == self.context_names.index(context)).nonzero().flatten()
+        found = (self.labels == self._label(context)).nonzero().flatten()
         if most is None or len(found) <= most:
             return found
         return found[torch.linspace(0, len(found) - 1, most).long()]
+
+    def _label(self, name: str) -> int:
+        if name not in self.context_names:
+            raise DataError(f"no {self.kind} of context {name!r}; contexts here: {', '.join(self.context_names)}")
+        return self.context_names.index(name)
 
 
 class ContextDataset(LabelledDataset, ABC):
@@ -151,18 +160,15 @@ class ContextDataset(LabelledDataset, ABC):
             ConceptError: for an unknown concept.
             DataError: for a context that is not in this data set, or more images than it has.
         """
-        label = self._label_of(context)
-        name, found = self.context_names[label], (self.labels == label).nonzero().flatten()
+        name = self.concepts.name(context)
+        found = self.places(name)
         if n is not None and not 0 < n <= len(found):
             raise DataError(f"cannot select {n} {self.kind} of context {name!r}: expected 1 to {len(found)}")
         return self.read(self._rows[found[:n]])
 
     def first(self, n: int) -> Tensor:
         """The first n images of every context, or all where it has fewer: one float32 tensor (m, C, H, W)."""
-        counts = self.labels.bincount().tolist()
-        return torch.cat(
-            [self.select(name, min(n, found)) for name, found in zip(self.context_names, counts, strict=True)]
-        )
+        return torch.cat([self.select(name, min(n, found)) for name, found in self.counts.items()])
 
     def subset(self, indices: Tensor | Sequence[int]) -> Self:
         """A view of these images, in this order: the same type and contexts, no image copied.
@@ -273,10 +279,7 @@ class ContextDataset(LabelledDataset, ABC):
         return digest.hexdigest()[:32]
 
     def _label_of(self, context: str | Iterable[str]) -> int:
-        name = self.concepts.name(context)
-        if name not in self.context_names:
-            raise DataError(f"no {self.kind} of context {name!r}; contexts here: {', '.join(self.context_names)}")
-        return self.context_names.index(name)
+        return self._label(self.concepts.name(context))
 
     def _check_labels(self) -> None:
         if self.labels.ndim != 1 or (
@@ -286,8 +289,7 @@ class ContextDataset(LabelledDataset, ABC):
                 f"labels must be one index per image into the {len(self.context_names)} contexts "
                 f"{', '.join(self.context_names)}"
             )
-        counts = torch.bincount(self.labels, minlength=len(self.context_names)).tolist()
-        empty = [name for name, count in zip(self.context_names, counts, strict=True) if not count]
+        empty = [name for name, count in self.counts.items() if not count]
         if empty:
             raise DataError(
                 f"no {self.kind} of context {', '.join(map(repr, empty))}: add some, or leave the context out"

@@ -8,12 +8,14 @@ as a module gives it: the best that any module in front of it can do.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from context_module.adapters import DecoderAdapter
 from context_module.contexts import OBSERVATIONAL
-from context_module.data import ContextData, ContextDataset
+from context_module.data import ContextData
 from context_module.metrics import MIN_SAMPLES
 from context_module.training import EncodedDataset, Moments, encode_dataset, gaussian_map
 
@@ -42,10 +44,11 @@ class Costless:
         chosen = torch.cat([train.places(name, _PER_CONTEXT) for name in train.context_names])
         encoded = encode_dataset(base, train.subset(chosen), batch_size=batch_size, progress=False)
         rows = {name: _rows(encoded, name) for name in encoded.context_names}
-        source, found = data.train, _count(data.train)
-        if data.test is not None and (unseen := _count(data.test)) >= MIN_SAMPLES:
-            source, found = data.test, unseen
-        self._start = self._encode(source.select(OBSERVATIONAL, min(samples, found)))
+        source = train
+        if data.test is not None and data.test.counts.get(OBSERVATIONAL, 0) >= MIN_SAMPLES:
+            source = data.test
+        self._start = self._encode(source.select(OBSERVATIONAL, min(samples, source.counts[OBSERVATIONAL])))
+        self._seed = seed
         size = self._start.shape[1]
         every = torch.cat(list(rows.values()))
         self._axes = torch.svd_lowrank(every - every.mean(0), q=256, niter=2)[2] if size > _WIDEST else None
@@ -54,6 +57,11 @@ class Costless:
         self._shifts = {name: found.mean(0) - rows[OBSERVATIONAL].mean(0) for name, found in rows.items()}
         even = torch.ones(len(observed.mean))
         self._maps = {name: gaussian_map(observed, found, even) for name, found in moments.items()}
+
+    @cached_property
+    def unchanged(self) -> Tensor:
+        """What the base makes of the observational images (n, C, H, W), in [0, 1]: the same for every context."""
+        return self._decode(self._start, torch.Generator().manual_seed(self._seed))
 
     def arithmetic(self, concepts: tuple[str, ...]) -> Tensor:
         """Images (n, C, H, W) in [0, 1] by latent arithmetic."""
@@ -77,17 +85,13 @@ class Costless:
         return torch.cat([mean.float().cpu().flatten(1) for mean in means])
 
     @torch.no_grad()
-    def _decode(self, latents: Tensor) -> Tensor:
+    def _decode(self, latents: Tensor, generator: torch.Generator | None = None) -> Tensor:
         shape, base = self._base.latent.shape, self._base
         parts = latents.unflatten(1, shape).split(self._batch_size)
-        decoded = [base.decode(part.to(base.device, base.dtype), generator=self._generator) for part in parts]
+        decoded = [
+            base.decode(part.to(base.device, base.dtype), generator=generator or self._generator) for part in parts
+        ]
         return torch.cat([found.mean.float().cpu() for found in decoded]).clamp(0, 1)
-
-
-def _count(images: ContextDataset) -> int:
-    """How many observational ones there are."""
-    names = images.context_names
-    return int((images.labels == names.index(OBSERVATIONAL)).sum()) if OBSERVATIONAL in names else 0
 
 
 def _rows(encoded: EncodedDataset, context: str) -> Tensor:

@@ -94,9 +94,8 @@ def _collapsed(model: ContextualDecoder, validation: ContextDataset, pooled: boo
     """The concepts of whose noise images tell next to nothing: less than `_TOLD` nats a number, on average."""
     if model.posterior_heads is None or pooled or validation.kind == "texts":
         return []
-    images, names = validation.first(_LOOKED_AT), validation.context_names
-    counts = validation.labels.bincount(minlength=len(names)).clamp(max=_LOOKED_AT).tolist()
-    contexts = [name for name, count in zip(names, counts, strict=True) for _ in range(count)]
+    images = validation.first(_LOOKED_AT)
+    contexts = [name for name, count in validation.counts.items() for _ in range(min(count, _LOOKED_AT))]
     with evaluating(model):
         posterior = model.posterior(images.to(model.device), contexts)
     told = standard_normal_kl(posterior.mean.T, posterior.variance.T).cpu() / len(images)
@@ -118,10 +117,7 @@ def _scorable(part: ContextDataset | None, most: int, what: str, notes: list[str
     """The contexts with enough to score, obs left out, and how many of each."""
     if part is None:
         return [], 0
-    counts = dict(
-        zip(part.context_names, part.labels.bincount(minlength=len(part.context_names)).tolist(), strict=True)
-    )
-    counts.pop(OBSERVATIONAL, None)
+    counts = {name: count for name, count in part.counts.items() if name != OBSERVATIONAL}
     if few := [f"{name} ({count})" for name, count in counts.items() if count < 2 * MIN_SAMPLES]:
         listed = f"{', '.join(few)}; it takes {2 * MIN_SAMPLES} {part.kind} of a context"
         notes.append(f"not in the table of {what}: {listed}")

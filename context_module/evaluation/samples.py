@@ -42,8 +42,7 @@ def real_parts(data: ContextData, contexts: Iterable[str] | None, samples: int) 
             raise DataError(
                 f"no images of context {name!r} that were not trained on; there are of: {', '.join(parts) or 'none'}"
             )
-        labels = parts[name].labels
-        found = int((labels == parts[name].context_names.index(name)).sum())
+        found = parts[name].counts[name]
         if found < 2 * samples:
             raise DataError(
                 f"context {name!r} has {found} images, scoring {samples} needs {2 * samples} (half of them to show "

@@ -128,7 +128,7 @@ def _contexts(
         if costless is not None:
             concepts = case.data.concepts.parse(context)
             columns |= {"arithmetic": costless.arithmetic(concepts), "maps": costless.maps(concepts)}
-            columns |= {"recon": costless.reconstructions(real), "unchanged": costless.arithmetic(())}
+            columns |= {"recon": costless.reconstructions(real), "unchanged": costless.unchanged}
         scores: Scores = {}
         for metric in metrics:
             scores |= _columns(metric, columns, context, case)
@@ -144,7 +144,7 @@ def _costless(metrics: list[ContextMetric], case: Case) -> Costless | None:
     names = data.train.context_names
     if base is None or not wanted or any(name not in names for name in data.concepts.training_contexts):
         return None
-    if data.train.labels.bincount(minlength=len(names)).min() < MIN_SAMPLES:
+    if min(data.train.counts.values()) < MIN_SAMPLES:
         return None
     return Costless(base, data, case.samples, case.batch_size, case.seed)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from context_module.evaluation import headline
 
-__all__ = ["scores_of_compositions"]
+__all__ = ["BESIDE", "BETTER_BESIDE", "scores_of_compositions"]
+
+#: Headings of the columns of what costs nothing, and which end of them is better.
+BESIDE = {"maps": "Gaussian maps", "recon": "the base's own", "headline": "of what the base allows"}
+BETTER_BESIDE: Mapping[str, Literal["lower", "higher"] | None] = {"maps": None, "recon": None, "headline": "higher"}
 
 
 def scores_of_compositions(report: Mapping[str, Any]) -> dict[str, float]:

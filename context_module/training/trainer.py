@@ -59,11 +59,11 @@ class TrainingResult:
 def _check_batch(data: LabelledDataset, batch_size: int) -> None:
     """Raise DataError if a context has fewer images than its share of a batch: one batch would repeat them."""
     share = -(-batch_size // len(data.context_names))
-    counts = torch.bincount(data.labels, minlength=len(data.context_names)).tolist()
-    small = min(range(len(counts)), key=counts.__getitem__)
+    counts = data.counts
+    small = min(counts, key=counts.__getitem__)
     if counts[small] < share:
         raise DataError(
-            f"context {data.context_names[small]!r} has {counts[small]} {data.kind} to train on, fewer than its "
+            f"context {small!r} has {counts[small]} {data.kind} to train on, fewer than its "
             f"{share} of every batch: add {data.kind}, or lower train_batch_size to {counts[small] * len(counts)}"
         )
 
