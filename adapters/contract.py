@@ -262,7 +262,7 @@ class DecoderAdapter(nn.Module, ABC):
     def data_settings(self) -> dict[str, Any]:
         """Arguments of `context_module.data.load_data` that make data fit the base."""
         channels, height, width = self.image_shape
-        return {"resolution": height if height == width else (height, width), "channels": channels}
+        return {"resolution": height if height == width else (height, width), "channels": channels, "base": self}
 
     def present(self, samples: Tensor) -> Any:
         """Means or samples as `ContextualDecoder.generate` hands them out: images (B, C, H, W), float32."""

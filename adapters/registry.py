@@ -31,6 +31,7 @@ _ADAPTERS: Registry[type[DecoderAdapter]] = Registry(
         "lightweight": "context_module.adapters.lightweight:LightweightAdapter",
         "modules": "context_module.adapters.modules:ModulesAdapter",
         "decoder_only": "context_module.adapters.decoder_only:DecoderOnlyAdapter",
+        "dcgan": "context_module.adapters.dcgan:DCGANAdapter",
         "diffusers": "context_module.adapters.diffusers.adapter:DiffusersAdapter",
         "denoiser": "context_module.adapters.denoiser.adapter:DenoiserAdapter",
         "transformers": "context_module.adapters.transformers:TransformersAdapter",

@@ -30,7 +30,7 @@ from context_module.cli import (
     run_recipe,
     terms_of,
 )
-from context_module.data import ContextData, ContextDataset, LabelledDataset
+from context_module.data import ContextData, ContextDataset, LabelledDataset, SampledDataset
 from context_module.drawing import labelled_grid, labelled_samples
 from context_module.errors import ConceptError
 from context_module.evaluation import score_finished
@@ -46,6 +46,7 @@ from context_module.training import (
     encode_dataset,
     fit_effects,
     fit_encoder,
+    fit_gains,
     fit_values,
     make_accelerator,
     wants_encoder,
@@ -53,6 +54,7 @@ from context_module.training import (
 from context_module.training.objectives import EditObjective, LatentObjective, Objective, PixelObjective
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
     from PIL.Image import Image
 
@@ -137,14 +139,14 @@ class FinetuneArguments(BaseArguments, TermArguments, TrainingArguments):
     )
 
 
-def base_of(args: FinetuneArguments) -> DecoderAdapter:
-    """The pretrained base."""
+def base_of(args: FinetuneArguments, device: torch.device) -> DecoderAdapter:
+    """The pretrained base, where it is to run: data may be drawn of it."""
     family = args.base or DEFAULT
     get_adapter(family)  # an unknown name ends it
     base = args.load_base(SHIPPED.get(family), family)
     if base is None:
         raise ValueError(f"no base ships for --base {family}: give --base_checkpoint")
-    return base
+    return base.to(device)
 
 
 def data_for(args: FinetuneArguments, base: DecoderAdapter) -> ContextData:
@@ -174,10 +176,12 @@ def edges_of(words: list[str]) -> tuple[tuple[str, str], ...] | None:
     return tuple(edges) or None
 
 
-def trained_before(args: FinetuneArguments, folder: str) -> tuple[ContextualDecoder, ContextData]:
+def trained_before(
+    args: FinetuneArguments, folder: str, device: torch.device
+) -> tuple[ContextualDecoder, ContextData]:
     """A module to go on from, and data of its concepts."""
     model = ContextualDecoder.from_pretrained(folder, base=args.given_base())
-    data = data_for(args, model.base)
+    data = data_for(args, model.base.to(device))
     if model.concepts != data.concepts:
         raise ConceptError(
             f"{folder} has the concepts {', '.join(model.concepts)}, the data {', '.join(data.concepts)}: "
@@ -206,8 +210,8 @@ def form_of(args: FinetuneArguments, base: DecoderAdapter, data: ContextData) ->
     return form
 
 
-def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
-    """The model to train, and its data."""
+def build(args: FinetuneArguments, device: torch.device) -> tuple[ContextualDecoder, ContextData]:
+    """The model to train, its base on this device, and its data."""
     if args.train_mode != "frozen" and args.objective == "latent":
         raise ValueError(f"--train_mode {args.train_mode} trains the base through its decoder: use --objective pixel")
     if args.train_mode == "end_to_end":
@@ -217,9 +221,9 @@ def build(args: FinetuneArguments) -> tuple[ContextualDecoder, ContextData]:
         data = chosen(args, args.load())
         base = get_adapter(args.base or DEFAULT).fresh(data.train.image_shape)
     elif args.module:
-        return trained_before(args, args.module)
+        return trained_before(args, args.module, device)
     else:
-        base = base_of(args)
+        base = base_of(args, device)
         data = data_for(args, base)
     model = wrap_decoder(
         base,
@@ -332,22 +336,33 @@ def main(argv: list[str] | None = None) -> None:
     unused = args.train_mode != "frozen" or bool(args.contexts)  # nor has an edge between no concepts
     accelerator = make_accelerator(args, find_unused_parameters=unused)
     repository = args.hub_repository() if accelerator.is_main_process else None
-    model, data = build(args)
+    model, data = build(args, accelerator.device)
     frozen_share = set_train_mode(model, args.train_mode, frozen_share=args.frozen_share, rank=args.lora_rank)
     images = (data.train.pooled() if args.pooled else data.train).split(args.val_fraction, seed=args.seed)
     if accelerator.is_main_process:
         print(data.describe())
         model.print_trainable_parameters()
     model.base.to(accelerator.device)
-    if wants_encoder(model.base):
+    known = isinstance(images[0], SampledDataset) and models_embeddings(args, model.config.latent_noise)
+    if wants_encoder(model.base) and not known:
         prepare_encoder(args, run, accelerator, model.base, images[0])
     objective, train_data, val_data = objective_for(args, accelerator, model, images, frozen_share)
     preview = partial(preview_of, model, contexts_of(data))
     result = Trainer(accelerator, args, run, objective, train_data, val_data, preview=preview).train()
     if isinstance(train_data, EncodedDataset) and model.config.form == "edits":
         fit_effects(model, train_data)
+        lengthen(model, data, train_data, shown=accelerator.is_main_process)
     if accelerator.is_main_process:
         finish(args, run, model, data, images, result, repository)
+
+
+def lengthen(model: ContextualDecoder, data: ContextData, encodings: EncodedDataset, *, shown: bool) -> None:
+    """Make edits long enough for the labellers that come with the data, if any."""
+    if data.labellers:
+        gains = fit_gains(model, data.labellers, encodings)
+        if shown:
+            factors = ", ".join(f"{name} {factor:.3g}" for name, factor in gains.items())
+            print(f"edits made longer, until 95% of their pictures are labelled so, by factors: {factors}")
 
 
 def preview_of(model: ContextualDecoder, contexts: list[str]) -> Image | str:

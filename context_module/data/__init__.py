@@ -8,6 +8,8 @@ from context_module.data.dsprites import dsprites
 from context_module.data.folders import FolderContextDataset, image_folders
 from context_module.data.grammar import grammar
 from context_module.data.hub import HubContextDataset, hub_dataset
+from context_module.data.labelled_samples import labelled_samples
+from context_module.data.labellers import Labeller, load_labellers
 from context_module.data.loader import MixedContextBatchSampler, evaluation_loader, mixed_context_loader
 from context_module.data.morpho_mnist import morpho_mnist
 from context_module.data.options import parse_options
@@ -30,6 +32,7 @@ __all__ = [
     "HubContextDataset",
     "ImageReader",
     "LabelledDataset",
+    "Labeller",
     "MappedImages",
     "MixedContextBatchSampler",
     "PairView",
@@ -47,7 +50,9 @@ __all__ = [
     "grammar",
     "hub_dataset",
     "image_folders",
+    "labelled_samples",
     "load_data",
+    "load_labellers",
     "mixed_context_loader",
     "morpho_mnist",
     "pairs",

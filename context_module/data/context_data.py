@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from context_module.contexts import Concepts
 from context_module.data.dataset import ContextDataset
+from context_module.data.labellers import Labeller
 from context_module.data.simulator import Simulator
 from context_module.errors import DataError
 
@@ -30,6 +31,7 @@ class ContextData:
         simulator: what made the images, where that is known.
         parser: from a text to its factors (D,), as the parts have them, or None if it has none; where there is one.
         left_out: what loading did not read, in words, such as the names of folders.
+        labellers: who said which concepts an image shows, by concept; empty where nobody need say it.
     """
 
     train: ContextDataset
@@ -39,6 +41,7 @@ class ContextData:
     simulator: Simulator | None = None
     parser: Callable[[str], Tensor | None] | None = None
     left_out: tuple[str, ...] = ()
+    labellers: Mapping[str, Labeller] = field(default_factory=dict)
 
     @property
     def concepts(self) -> Concepts:
@@ -55,7 +58,9 @@ class ContextData:
 
         graph = self.graph and tuple(edge for edge in self.graph if names.issuperset(edge))
         train = self.train.of_concepts(names)
-        return replace(self, train=train, held_out=part(self.held_out), test=part(self.test), graph=graph)
+        labellers = {name: labeller for name, labeller in self.labellers.items() if name in names}
+        parts = {"train": train, "held_out": part(self.held_out), "test": part(self.test)}
+        return replace(self, **parts, graph=graph, labellers=labellers)
 
     def training_on(self, compositions: Iterable[str]) -> ContextData:
         """The same data with these compositions trained on, too; the others stay held out.

@@ -43,6 +43,7 @@ _DATA: Registry[Load] = Registry(
         "attributes": "context_module.data.attributes:attributes",
         "augment": "context_module.data.augment:augment",
         "datasets": "context_module.data.hub:hub_dataset",
+        "samples": "context_module.data.labelled_samples:labelled_samples",
         "grammar": "context_module.data.grammar:grammar",
     },
     _wrong,
@@ -53,7 +54,7 @@ def register_data(name: str) -> Callable[[L], L]:
     """Decorator that makes a data set known in this process: a function that returns `ContextData`.
 
     Its arguments are its options, ``--data_options`` in recipes. Those named as arguments of `load_data`
-    (`resolution`, `samples_per_context`, `cache_dir`, `seed`, ...) get the recipes' own. An installed
+    (`resolution`, `samples_per_context`, `cache_dir`, `seed`, `base`, ...) get the recipes' own. An installed
     package makes one known by an entry point of the group ``context_module.data``.
 
     Args:
@@ -110,6 +111,7 @@ def load_data(
     seed: int = 0,
     tokenize: Tokenize | None = None,
     training_on: Iterable[str] = (),
+    base: Any = None,
     **options: Any,
 ) -> ContextData:
     """The data a recipe names: one of `available_data`, or a directory with a folder per context.
@@ -126,9 +128,10 @@ def load_data(
         seed: of generated data; images on disk are what they are.
         tokenize: of a language model, ``base.tokenize``: gives texts their token ids.
         training_on: compositions to train on, too, as a list or separated by commas: see `ContextData.training_on`.
+        base: the adapter that data of a base's own samples is drawn of.
         **options: further arguments of the data's own function: see `quad`, `morpho_mnist`, `dsprites`, `pendulum`,
-            `still_life`, `cartoon`, `chase`, `attributes`, `augment`, `hub_dataset`, `grammar`, `image_folders`,
-            `text_folders`.
+            `still_life`, `cartoon`, `chase`, `attributes`, `augment`, `hub_dataset`, `labelled_samples`,
+            `grammar`, `image_folders`, `text_folders`.
 
     Raises:
         ImportError: for data of an installed package that cannot be imported; names the package.
@@ -155,11 +158,14 @@ def load_data(
         "seed": seed,
         "skip_corrupt": skip_corrupt,
         "tokenize": tokenize,
+        "base": base,
     }
     asked = {"resolution": resolution, "channels": channels, "samples_per_context": samples_per_context}
     asked = {option: value for option, value in {**asked, **options}.items() if value is not None}
-    if channels is not None and "channels" not in known:
-        del asked["channels"]  # checked below: such data has the channels it has
+    if "channels" not in known:
+        asked.pop("channels", None)  # checked below: such data has the channels it has
+    if "base" in known:
+        asked.pop("resolution", None)  # a base's own samples have its size
     general = {option: value for option, value in general.items() if option in known and value is not None}
     taken: dict[str, Any] = {**general, **asked}
     _check_options(name, known, asked, preset)

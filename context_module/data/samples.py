@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,12 +15,11 @@ from torch import Tensor
 from context_module.contexts import Concepts
 from context_module.data.context_data import ContextData
 from context_module.data.dataset import ArrayContextDataset, MappedImages
+from context_module.data.labellers import Labeller
 from context_module.errors import DataError, ShapeError
 from context_module.io import progress_bar, write_atomically
 
-__all__ = ["SampledDataset", "from_samples"]
-
-Labeller = Callable[[Tensor], Tensor]
+__all__ = ["Generative", "SampledDataset", "from_samples"]
 
 
 class Generative(Protocol):
@@ -122,7 +122,8 @@ def from_samples(
     scores = torch.cat([_scores(base, labellers, drawn, rows) for rows in torch.arange(n).split(batch_size)])
     latents = torch.cat([part.float().cpu() for part in parts])
     clear = (scores.abs() >= margin).all(1)
-    return _sorted(concepts, pictures, latents, scores > 0, clear)
+    found = _sorted(concepts, pictures, latents, scores > 0, clear)
+    return replace(found, labellers=dict(labellers))
 
 
 def _pictures(base: Generative, latents: list[Tensor], generator: torch.Generator, progress: bool) -> Any:

@@ -32,22 +32,30 @@ class Costless:
     Args:
         base: with embeddings.
         data: moments come from `train`; observational images from `test`, or where it has too few from `train`.
+            Of a base's own samples, no encoder is asked for.
         samples: images of each composition, or as many as there are observational ones.
         batch_size: images encoded or decoded at a time.
         seed: of the base's deeper latents.
+        start: decoder inputs (n, D), normalised, to be changed in place of those of observational images.
     """
 
-    def __init__(self, base: DecoderAdapter, data: ContextData, samples: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        base: DecoderAdapter,
+        data: ContextData,
+        samples: int,
+        batch_size: int,
+        seed: int,
+        *,
+        start: Tensor | None = None,
+    ) -> None:
         self._base, self._batch_size = base, batch_size
         self._generator = torch.Generator().manual_seed(seed)
         train = data.train
         chosen = torch.cat([train.places(name, _PER_CONTEXT) for name in train.context_names])
         encoded = encode_dataset(base, train.subset(chosen), batch_size=batch_size, progress=False)
         rows = {name: _rows(encoded, name) for name in encoded.context_names}
-        source = train
-        if data.test is not None and data.test.counts.get(OBSERVATIONAL, 0) >= MIN_SAMPLES:
-            source = data.test
-        self._start = self._encode(source.select(OBSERVATIONAL, min(samples, source.counts[OBSERVATIONAL])))
+        self._start = self._observational(data, samples) if start is None else start
         self._seed = seed
         size = self._start.shape[1]
         every = torch.cat(list(rows.values()))
@@ -57,6 +65,12 @@ class Costless:
         self._shifts = {name: found.mean(0) - rows[OBSERVATIONAL].mean(0) for name, found in rows.items()}
         even = torch.ones(len(observed.mean))
         self._maps = {name: gaussian_map(observed, found, even) for name, found in moments.items()}
+
+    def _observational(self, data: ContextData, samples: int) -> Tensor:
+        source = data.train
+        if data.test is not None and data.test.counts.get(OBSERVATIONAL, 0) >= MIN_SAMPLES:
+            source = data.test
+        return self._encode(source.select(OBSERVATIONAL, min(samples, source.counts[OBSERVATIONAL])))
 
     @cached_property
     def unchanged(self) -> Tensor:

@@ -3,6 +3,7 @@
 from context_module.training.accelerator import make_accelerator
 from context_module.training.encoder import fit_encoder, wants_encoder
 from context_module.training.encodings import EncodedDataset, encode_dataset
+from context_module.training.gains import fit_gains
 from context_module.training.gaussians import Moments, gaussian_map
 from context_module.training.maps import fit_effects, fit_maps
 from context_module.training.objectives import prior_gap
@@ -22,6 +23,7 @@ __all__ = [
     "encode_dataset",
     "fit_effects",
     "fit_encoder",
+    "fit_gains",
     "fit_maps",
     "fit_values",
     "gaussian_map",

@@ -2,37 +2,18 @@
 
 import pytest
 import torch
-from torch import nn
 
 from context_module import wrap_decoder
-from context_module.adapters.decoder_only import DecoderOnlyAdapter
 from context_module.data import from_samples
 from context_module.errors import DataError, ShapeError, UnfittedError
 from context_module.evaluation import composition_table, evaluate
 from context_module.training import encode_dataset, fit_maps
-
-
-class Generator(nn.Module):
-    """Two halves, each as bright as one number says; and a third number shades both."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(()))
-
-    def forward(self, z):
-        halves = torch.stack([z[:, 0], z[:, 1]], dim=1)[:, None, :, None] + 0.3 * z[:, 2, None, None, None]
-        return torch.tanh(0.5 * self.scale * halves.repeat_interleave(4, 2).expand(-1, 1, 8, 8))
-
-
-LABELLERS = {
-    "top": lambda images: images[:, 0, :4].mean((1, 2)) - 0.6,
-    "bottom": lambda images: images[:, 0, 4:].mean((1, 2)) - 0.6,
-}
+from helpers.halves import LABELLERS, halves
 
 
 @pytest.fixture
 def base():
-    return DecoderOnlyAdapter(Generator(), (3,), (1, 8, 8), output="tanh")
+    return halves()
 
 
 def drawn(base, n=2000, **options):
@@ -92,14 +73,14 @@ def test_a_generator_needs_no_encoder(base):
 
 def test_samples_of_another_base_are_encoded(base):
     data = drawn(base, 300)
-    other = DecoderOnlyAdapter(Generator(), (3,), (1, 8, 8), output="tanh")
+    other = halves()
     other.decoder.scale.data.fill_(0.3)
     with pytest.raises(UnfittedError):
         encode_dataset(other, data.train, progress=False)
 
 
 def test_it_takes_an_adapter(base):
-    with pytest.raises(TypeError, match=r"give adapt\(base\), got Generator"):
+    with pytest.raises(TypeError, match=r"give adapt\(base\), got Halves"):
         from_samples(base.decoder, LABELLERS, n=10)
 
 

@@ -1,0 +1,28 @@
+"""A generator whose pictures are two halves, and who says which of them are bright."""
+
+import torch
+from torch import nn
+
+from context_module.adapters.decoder_only import DecoderOnlyAdapter
+
+
+class Halves(nn.Module):
+    """Two halves, each as bright as one number says; and a third number shades both."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, z):
+        halves = torch.stack([z[:, 0], z[:, 1]], dim=1)[:, None, :, None] + 0.3 * z[:, 2, None, None, None]
+        return torch.tanh(0.5 * self.scale * halves.repeat_interleave(4, 2).expand(-1, 1, 8, 8))
+
+
+LABELLERS = {
+    "top": lambda images: images[:, 0, :4].mean((1, 2)) - 0.6,
+    "bottom": lambda images: images[:, 0, 4:].mean((1, 2)) - 0.6,
+}
+
+
+def halves():
+    return DecoderOnlyAdapter(Halves(), (3,), (1, 8, 8), output="tanh")
