@@ -1,6 +1,7 @@
 """One way to score a system, used by every recipe: `evaluate` and the tables of what it finds."""
 
 from context_module.evaluation.finished import FinishedScores, score_finished
+from context_module.evaluation.judge import judge, judged_table
 from context_module.evaluation.report import render_report
 from context_module.evaluation.result import ContextScores, Evaluation
 from context_module.evaluation.samples import draw
@@ -21,6 +22,8 @@ __all__ = [
     "evaluate",
     "headline",
     "intervention_table",
+    "judge",
+    "judged_table",
     "render_report",
     "score_finished",
     "subject_of",

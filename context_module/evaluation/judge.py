@@ -128,9 +128,8 @@ def _kept(pictures: Tensor, before: Tensor) -> dict[str, Estimate]:
     small, others = (F.adaptive_avg_pool2d(part, _SIDE).flatten(1) for part in (pictures, before))
     apart = torch.cdist(others, others)
     far = apart.sum() / (len(others) * (len(others) - 1))
-    distances = torch.cdist(small, others)
-    own = distances.argmin(1) == torch.arange(len(small))
-    return {"own": share_estimate(own), "moved": mean_estimate(distances.diagonal() / far)}
+    own = torch.cdist(small, others).argmin(1) == torch.arange(len(small))
+    return {"own": share_estimate(own), "moved": mean_estimate((small - others).norm(dim=1) / far)}
 
 
 def _sharpness(pictures: Tensor) -> Tensor:
