@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from context_module.contexts import OBSERVATIONAL
-from context_module.data import Labeller
+from context_module.data import ContextDataset, Labeller
 from context_module.errors import ConceptError
 from context_module.model import ContextualDecoder
 from context_module.nn import EditModule, evaluating
-from context_module.training.encodings import EncodedDataset
+from context_module.training.encodings import EncodedDataset, encode_dataset
 
 __all__ = ["fit_gains"]
 
@@ -31,7 +31,7 @@ _CHUNK = 64
 
 @torch.no_grad()
 def fit_gains(
-    model: ContextualDecoder, labellers: Mapping[str, Labeller], encodings: EncodedDataset
+    model: ContextualDecoder, labellers: Mapping[str, Labeller], images: ContextDataset | EncodedDataset
 ) -> dict[str, float]:
     """Lengthen each edit until 95% of the pictures it makes of observational ones are labelled as showing its concept.
 
@@ -40,7 +40,8 @@ def fit_gains(
     Args:
         model: with fitted edits; they are changed in place.
         labellers: by concept, those that sorted the contexts.
-        encodings: of the training images; up to 256 observational ones are edited and decoded, some times over.
+        images: the training images, or their encodings; up to 256 observational ones are edited and decoded, six
+            times over at most.
 
     Returns:
         by concept, the factor.
@@ -52,6 +53,7 @@ def fit_gains(
     assert isinstance(module, EditModule)
     if missing := [name for name in concepts if name not in labellers]:
         raise ConceptError(f"no labeller of {', '.join(missing)}: edits are lengthened by one for each concept")
+    encodings = images if isinstance(images, EncodedDataset) else encode_dataset(model.base, images)
     start = encodings.batch(encodings.places(OBSERVATIONAL, _PICTURES))["mean"].to(module.device)
     before, found = module.coordinates(start), {}
     with evaluating(model):
