@@ -209,7 +209,8 @@ def test_the_api_starts_with_what_one_starts_with(api):
         "ContextualDecoder",
     ]
     for room in api.PAGES:
-        folder = "../adapters" if room == "adapters" else f"../context_module/{room}".removesuffix("/context_module")
+        inside = "" if room in ("adapters", "baselines", "context_module") else "context_module/"
+        folder = f"../{inside}{room}"
         assert f"]({folder}/__init__.py)" in page_text("api.md")
 
 

@@ -21,7 +21,7 @@ from context_module.data.samples import SampledDataset, from_samples
 from context_module.data.simulated import simulate
 from context_module.data.simulator import Simulator
 from context_module.data.texts import TextContextDataset, text_folders
-from context_module.data.views import FactorView, PairView, pairs, with_factors
+from context_module.data.views import FactorView, PairView, TripletView, cross_pairs, pairs, triplets, with_factors
 
 __all__ = [
     "ArrayContextDataset",
@@ -40,9 +40,11 @@ __all__ = [
     "SampledDataset",
     "Simulator",
     "TextContextDataset",
+    "TripletView",
     "attributes",
     "augment",
     "available_data",
+    "cross_pairs",
     "data_function",
     "dsprites",
     "evaluation_loader",
@@ -63,5 +65,6 @@ __all__ = [
     "shift_environments",
     "simulate",
     "text_folders",
+    "triplets",
     "with_factors",
 ]
