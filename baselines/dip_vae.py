@@ -33,7 +33,7 @@ def covariance_of_draws(mean: Tensor, log_var: Tensor) -> Tensor:
 
 
 def distances(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """How far from the identity a covariance is: sums of squares off the diagonal (both triangles) and on it, less 1."""
+    """How far from the identity a covariance is: sums of squares off the diagonal (both triangles), on it less 1."""
     diagonal = covariance.diagonal()
     return covariance.square().sum() - diagonal.square().sum(), (diagonal - 1).square().sum()
 

@@ -4,7 +4,7 @@ from context_module.data.attributes import attributes
 from context_module.data.augment import augment
 from context_module.data.context_data import ContextData
 from context_module.data.dataset import ArrayContextDataset, ContextDataset, LabelledDataset, MappedImages
-from context_module.data.dsprites import dsprites
+from context_module.data.dsprites import dsprites, dsprites_grid
 from context_module.data.folders import FolderContextDataset, image_folders
 from context_module.data.grammar import grammar
 from context_module.data.hub import HubContextDataset, hub_dataset
@@ -47,6 +47,7 @@ __all__ = [
     "cross_pairs",
     "data_function",
     "dsprites",
+    "dsprites_grid",
     "evaluation_loader",
     "from_samples",
     "grammar",

@@ -36,6 +36,7 @@ class Subject(ABC):
             shown beside the system.
         network: is in eval mode while it is scored, where there is one.
         code_width: of codes made of equal blocks, how many numbers a block has; None where every code is one part.
+        categorical: columns of codes that hold numbers of categories.
     """
 
     concepts: Concepts | None = None
@@ -45,6 +46,7 @@ class Subject(ABC):
     network: nn.Module | None = None
     embedder: DecoderAdapter | None = None
     code_width: int | None = None
+    categorical: tuple[int, ...] = ()
 
     @abstractmethod
     def sample(self, n: int, context: str, generator: torch.Generator) -> Any:
