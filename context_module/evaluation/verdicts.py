@@ -44,7 +44,7 @@ VERDICTS = {
     ),
     "hardly differs from observational images": (
         "cannot be told",
-        f"observational images are {{unchanged:.3f}} from real ones; {_OTHERS}, the base's reconstructions {{recon:.3f}}.",
+        f"observational images are {{unchanged:.3f}} from real ones; {_OTHERS}, reconstructions {{recon:.3f}}.",
     ),
 }
 
