@@ -45,7 +45,7 @@ def training_curves(lines: Iterable[Mapping[str, Any]], *, dark: bool = False) -
         all_axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes, (name, curves) in zip(all_axes, panels.items(), strict=False):
             unit = _UNITS.get(name, _NATS if nats and name == "loss" else _GAPS if name.startswith("gap") else "")
-            _panel(axes, name.replace("_", " "), unit or "value, no unit", curves, ink)
+            _panel(axes, name.replace("_", " "), unit or "no unit", curves, ink)
         for axes in all_axes[len(panels) :]:
             axes.set_visible(False)
         labels: dict[str, Any] = {}

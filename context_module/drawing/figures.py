@@ -139,7 +139,7 @@ def _heat_map(axes: Axes, graph: CausalGraph, true_edges: Iterable[Edge], ink: P
     concepts, size = graph.concepts, len(graph.concepts)
     shown = graph.strengths.detach().float().cpu().clone()
     shown.fill_diagonal_(float("nan"))
-    top = max(float(shown.nan_to_num(0).max()), 1e-6)
+    top = max(float(shown.nan_to_num(0).max()), 0.01)
     colours = LinearSegmentedColormap.from_list("strengths", ink.scale).with_extremes(bad=ink.void)
     picture = axes.imshow(shown.numpy(), cmap=colours, vmin=0, vmax=top)
     axes.set_xticks(range(size), concepts, rotation=40, ha="right", rotation_mode="anchor")

@@ -13,7 +13,7 @@ __all__ = ["VERDICTS", "Judged", "headline", "judged", "verdict"]
 _CLOSE = 0.002
 _DIFFERENT = 1.25  # times the least distance there can be: what no intervention at all does worse than
 _MOST = 0.8  # of the way from real images to observational ones
-_ODD = ("no", "cannot be told")  # of a concept alone: it says something of its compositions
+_IDLE = ("no", "cannot be told")  # of a concept alone: it says something of its compositions
 
 _OTHERS = "other real images are {floor:.3f}"
 #: The words of every verdict, best first -> whether the intervention works, and why, by the distances of `verdict`.
@@ -35,7 +35,7 @@ VERDICTS = {
         f"{{model:.3f}} from real images, no nearer than Gaussian maps, {{maps:.3f}}; {_OTHERS}.",
     ),
     "worse than what costs nothing": (
-        "no",
+        "in part",
         f"{{model:.3f}} from real images, farther than Gaussian maps, {{maps:.3f}}; {_OTHERS}.",
     ),
     "no visible effect": (
@@ -142,7 +142,7 @@ def _distances(context: ContextScores) -> dict[str, float]:
 def _of_its_concepts(context: str, words: Mapping[str, str]) -> list[str]:
     """What of a composition is so of one of its concepts already."""
     parts = context.split(SEPARATOR)
-    odd = [part for part in parts if len(parts) > 1 and part in words and VERDICTS[words[part]][0] in _ODD]
+    odd = [part for part in parts if len(parts) > 1 and part in words and VERDICTS[words[part]][0] in _IDLE]
     return [f"{part} alone: {words[part]}." for part in odd]
 
 

@@ -158,7 +158,8 @@ def test_verdicts_stand_on_top_with_their_reasons():
     html = render_report("x", Evaluation(100, 0, JUDGED), notes=["something odd"])
     assert html.index('id="verdicts"') < html.index('id="summary"')
     rows = re.findall(
-        r'<th scope="row">([^<]+)</th><td class="works[^>]*>([^<]+)</td><td[^>]*>([^<]+)</td><td>([^<]+)</td>', html
+        r'<th scope="row">([^<]+)</th><td class="works[^>]*>([^<]+)</td><td[^>]*>([^<]+) <span class="why">([^<]+)</span>',
+        html,
     )
     assert [row[:3] for row in rows] == [
         ("a+b", "yes", "as real images are"),
