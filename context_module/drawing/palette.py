@@ -29,8 +29,8 @@ class Palette:
     scale: tuple[str, ...]
 
     @property
-    def style(self) -> dict[str, Any]:
-        """Settings of matplotlib."""
+    def style(self) -> Any:
+        """Settings of matplotlib, by name."""
         inked = ("axes.labelcolor", "text.color", "xtick.color", "ytick.color")
         papers = ("figure.facecolor", "axes.facecolor")
         return {
