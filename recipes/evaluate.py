@@ -1,4 +1,4 @@
-"""Evaluate a model on images it was never trained on, and write a report: tables with intervals, pictures, curves.
+"""Evaluate a model on images it was never trained on, and write a report: verdicts, tables, pictures, sliders.
 
     python recipes/evaluate.py --model outputs/finetune
     python recipes/evaluate.py --model outputs/base --metrics sliced_wasserstein reconstruction
@@ -27,16 +27,16 @@ from context_module.base import fingerprint
 from context_module.cli import BaseArguments, DataArguments, argument, parse_arguments, run_recipe
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextData
-from context_module.drawing import training_curves
 from context_module.errors import CheckpointError, DataError, OutputExistsError
-from context_module.evaluation import Evaluation, Subject, draw, evaluate, render_report, subject_of, summary_table
+from context_module.evaluation import Evaluation, evaluate, judged, posterior_notes, render_report, summary_table
 from context_module.io import read_json, write_atomically, write_json
 from context_module.metrics import available_metrics
 from context_module.model import contexts_on_one_noise
 from context_module.saving import BASE_CONFIGS, CONFIG_NAME
 from context_module.training import read_metrics
 
-PICTURED = 8  # images per picture of a context
+PICTURED = 8  # images that counterfactuals are made of
+MOVING, FRAMES = 5, 11  # images under a slider, and its strengths
 
 
 @dataclass(kw_only=True)
@@ -114,27 +114,23 @@ def with_validation(data: ContextData, run: Mapping[str, Any]) -> ContextData:
     return replace(data, train=seen, test=unseen)
 
 
-def pictures(subject: Subject, data: ContextData, scored: Evaluation) -> dict[str, tuple[Tensor, Tensor]]:
-    """Real and generated images of every context."""
-    shown = {}
-    generator = torch.Generator().manual_seed(scored.seed)
-    for context in (*data.train.context_names, *(data.held_out.context_names if data.held_out else ())):
-        if context not in scored.contexts:
-            continue
-        part = data.held_out if scored.contexts[context].held_out else data.test
-        assert part is not None
-        real = part.select(context, min(PICTURED, 2 * scored.samples))
-        shown[context] = (real, draw(subject, len(real), context, generator))
-    return shown
-
-
-def counterfactuals(model: ContextualDecoder, data: ContextData) -> dict[str, Tensor]:
-    """Real observational images, then what they become under every intervention."""
+def counterfactuals(
+    model: ContextualDecoder, data: ContextData
+) -> tuple[dict[str, Tensor], dict[str, dict[float, Tensor]]]:
+    """Real observational images, then what they become under every intervention; and by the strength of each."""
     assert data.test is not None
     real = data.test.select(OBSERVATIONAL)[:PICTURED]
     contexts = [*data.train.context_names, *(data.held_out.context_names if data.held_out else ())]
     abduction = model.abduct(real.to(model.base.device), OBSERVATIONAL)
-    return {"real": real, **contexts_on_one_noise(model, contexts, abduction=abduction)}
+    rows = {"real": real, **contexts_on_one_noise(model, contexts, abduction=abduction)}
+    low, high = model.module.strengths
+    steps = [round(low + (high - low) * frame / (FRAMES - 1), 2) for frame in range(FRAMES)]
+    few = model.abduct(real[:MOVING].to(model.base.device), OBSERVATIONAL)
+    films = {
+        concept: {strength: model.generate(noise=few, do={concept: strength}, seed=0) for strength in steps}
+        for concept in model.concepts
+    }
+    return rows, films
 
 
 def report(
@@ -149,18 +145,21 @@ def report(
     pooled = bool(run.get("pooled"))
     name = Path(args.model).resolve().name
     lead = "A base alone: samples of its prior are its answer in every context."
-    strips = None
+    rows, films, notes = None, None, []
     if isinstance(model, ContextualDecoder):
         lead = "A context module in front of a pretrained base, on images that it was never trained on."
-        strips = None if pooled else counterfactuals(model, data)
+        assert data.test is not None
+        notes = posterior_notes(model, data.test, pooled=pooled)
+        rows, films = (None, None) if pooled else counterfactuals(model, data)
     return render_report(
         f"Evaluation of {name}",
         scored,
         lead=lead,
         facts=facts,
-        pictures=pictures(subject_of(model, pooled=pooled), data, scored),
-        counterfactuals=strips,
-        curves=training_curves(read_metrics(Path(args.model) / "metrics.jsonl")),
+        notes=notes,
+        counterfactuals=rows,
+        strengths=films,
+        log=read_metrics(Path(args.model) / "metrics.jsonl"),
     )
 
 
@@ -210,10 +209,14 @@ def main(argv: list[str] | None = None) -> None:
     }
     pages = {} if base.kind == "texts" else {"report.html": report(args, run, model, data, scored, facts)}
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "report.json", {"evaluated": facts, **scored.to_dict()})
+    verdicts = judged(scored)
+    said = {one.context: {"verdict": one.verdict, "why": one.why} for one in verdicts}
+    write_json(output / "report.json", {"evaluated": facts, "verdicts": said, **scored.to_dict()})
     for name, page in pages.items():
         write_atomically(output / name, lambda temporary, page=page: temporary.write_text(page, encoding="utf-8"))
     print(summary_table(scored))
+    for one in verdicts:
+        print(f"{one.context}: {one.verdict}")
     for metric, reason in scored.skipped.items():
         print(f"{metric} was not measured: {reason}")
     print("", *(output / name for name in (*pages, "report.json")), sep="\n")

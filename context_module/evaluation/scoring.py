@@ -35,6 +35,8 @@ from context_module.nn import evaluating
 
 __all__ = ["evaluate"]
 
+_EXAMPLES = 8  # images of a context that are kept, to be looked at
+
 
 def evaluate(
     model: Subject | ContextualDecoder | DecoderAdapter,
@@ -132,7 +134,9 @@ def _contexts(
         scores: Scores = {}
         for metric in metrics:
             scores |= _columns(metric, columns, context, case)
-        found[context] = ContextScores(part is case.data.held_out, scores)
+        shown = () if compared.texts else ("real", "model", "maps")
+        examples = {column: columns[column][:_EXAMPLES].clone() for column in shown if column in columns}
+        found[context] = ContextScores(part is case.data.held_out, scores, examples)
         bar.update()
     return found
 
