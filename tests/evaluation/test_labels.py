@@ -6,7 +6,7 @@ import torch
 from context_module import wrap_decoder
 from context_module.data import from_samples
 from context_module.errors import ConceptError, DataError
-from context_module.evaluation import labels_table
+from context_module.evaluation import labels_table, score_by_labellers
 from context_module.training import encode_dataset, fit_gains, fit_maps
 from helpers.halves import LABELLERS, halves
 
