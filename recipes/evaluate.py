@@ -114,23 +114,22 @@ def with_validation(data: ContextData, run: Mapping[str, Any]) -> ContextData:
     return replace(data, train=seen, test=unseen)
 
 
-def counterfactuals(
-    model: ContextualDecoder, data: ContextData
-) -> tuple[dict[str, Tensor], dict[str, dict[float, Tensor]]]:
-    """Real observational images, then what they become under every intervention; and by the strength of each."""
-    assert data.test is not None
-    real = data.test.select(OBSERVATIONAL)[:PICTURED]
+def counterfactuals(model: ContextualDecoder, data: ContextData, real: Tensor) -> dict[str, Tensor]:
+    """Real observational images, then what they become under every intervention."""
     contexts = [*data.train.context_names, *(data.held_out.context_names if data.held_out else ())]
     abduction = model.abduct(real.to(model.base.device), OBSERVATIONAL)
-    rows = {"real": real, **contexts_on_one_noise(model, contexts, abduction=abduction)}
+    return {"real": real, **contexts_on_one_noise(model, contexts, abduction=abduction)}
+
+
+def by_strength(model: ContextualDecoder, real: Tensor) -> dict[str, dict[float, Tensor]]:
+    """By concept, what real observational images become at every strength that the module takes."""
+    abduction = model.abduct(real.to(model.base.device), OBSERVATIONAL)
     low, high = model.module.strengths
     steps = [round(low + (high - low) * frame / (FRAMES - 1), 2) for frame in range(FRAMES)]
-    few = model.abduct(real[:MOVING].to(model.base.device), OBSERVATIONAL)
-    films = {
-        concept: {strength: model.generate(noise=few, do={concept: strength}, seed=0) for strength in steps}
+    return {
+        concept: {strength: model.generate(noise=abduction, do={concept: strength}, seed=0) for strength in steps}
         for concept in model.concepts
     }
-    return rows, films
 
 
 def report(
@@ -145,21 +144,22 @@ def report(
     pooled = bool(run.get("pooled"))
     name = Path(args.model).resolve().name
     lead = "A base alone: samples of its prior are its answer in every context."
-    rows, films, notes = None, None, []
+    of_module: dict[str, Any] = {}
     if isinstance(model, ContextualDecoder):
         lead = "A context module in front of a pretrained base, on images that it was never trained on."
         assert data.test is not None
-        notes = posterior_notes(model, data.test, pooled=pooled)
-        rows, films = (None, None) if pooled else counterfactuals(model, data)
+        of_module["notes"] = posterior_notes(model, data.test, pooled=pooled)
+        if not pooled:
+            real = data.test.select(OBSERVATIONAL)[:PICTURED]
+            of_module["counterfactuals"] = counterfactuals(model, data, real)
+            of_module["strengths"] = by_strength(model, real[:MOVING])
     return render_report(
         f"Evaluation of {name}",
         scored,
         lead=lead,
         facts=facts,
-        notes=notes,
-        counterfactuals=rows,
-        strengths=films,
         log=read_metrics(Path(args.model) / "metrics.jsonl"),
+        **of_module,
     )
 
 

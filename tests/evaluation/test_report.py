@@ -158,7 +158,7 @@ def test_verdicts_stand_on_top_with_their_reasons():
     html = render_report("x", Evaluation(100, 0, JUDGED), notes=["something odd"])
     assert html.index('id="verdicts"') < html.index('id="summary"')
     cells = r'row">([^<]+)</th><td class="works[^>]*>([^<]+)</td><td[^>]*>([^<]+) <span class="why">([^<]+)<'
-    rows = re.findall(cells, html)
+    rows = re.findall(cells, html.replace("<wbr>", ""))
     assert [row[:3] for row in rows] == [
         ("a+b", "yes", "as real images are"),
         ("a+c", "as far as the base allows", "limited by the base"),

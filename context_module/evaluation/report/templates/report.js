@@ -51,7 +51,8 @@ for (const film of document.querySelectorAll(".film")) {
     picture.style.transform = `translateY(${(-100 * frame) / frames}%)`;
     shown.textContent = slider.value;
   };
-  gate.style.aspectRatio = `${picture.getAttribute("width")} / ${picture.getAttribute("height") / frames}`;
+  const height = picture.getAttribute("height") / frames - 2; // without the gap below
+  gate.style.aspectRatio = `${picture.getAttribute("width")} / ${height}`;
   film.classList.add("moving");
   film.querySelector(".control").hidden = false;
   slider.addEventListener("input", show);
