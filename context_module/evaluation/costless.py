@@ -70,7 +70,8 @@ class Costless:
         source = data.train
         if data.test is not None and data.test.counts.get(OBSERVATIONAL, 0) >= MIN_SAMPLES:
             source = data.test
-        some = source.subset(source.places(OBSERVATIONAL)[:samples])
+        every = source.only([OBSERVATIONAL])
+        some = every.subset(torch.arange(min(samples, len(every))))
         return _rows(encode_dataset(self._base, some, batch_size=self._batch_size, progress=False), OBSERVATIONAL)
 
     @cached_property

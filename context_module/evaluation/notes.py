@@ -9,6 +9,7 @@ from context_module.evaluation.result import Evaluation
 from context_module.model import ContextualDecoder
 from context_module.nn import evaluating
 from context_module.normal import standard_normal_kl
+from context_module.training import wants_encoder
 
 __all__ = ["posterior_notes", "unfamiliar_notes"]
 
@@ -42,7 +43,7 @@ def unfamiliar_notes(scored: Evaluation) -> list[str]:
 @torch.no_grad()
 def _collapsed(model: ContextualDecoder, images: ContextDataset, pooled: bool) -> list[str]:
     """The concepts of whose noise images tell less than `_TOLD` nats a number, on average."""
-    if model.posterior_heads is None or pooled or images.kind == "texts":
+    if model.posterior_heads is None or pooled or images.kind == "texts" or wants_encoder(model.base):
         return []
     contexts = [name for name, count in images.counts.items() for _ in range(min(count, _LOOKED_AT))]
     with evaluating(model):

@@ -109,6 +109,8 @@ class ModuleSubject(Subject):
     def unable(self, method: str) -> str | None:
         if method in ("graph", "counterfactuals") and self.pooled:
             return "the model knows no interventions"
+        if method in ("codes", "nats", "counterfactuals") and wants_encoder(self.model.base):
+            return "its base has no encoder, and none was trained for it (fit_encoder)"
         if method == "graph" and len(self.model.config.concepts) < 2:
             return "it takes two concepts to have an edge"
         if method == "nats" and self.model.config.form == "edits":
