@@ -46,11 +46,19 @@ class SampledDataset(ArrayContextDataset):
     Args:
         images, labels, context_names, concepts: see `ArrayContextDataset`.
         latents: float32 (N, *latent_shape), normalised.
+        scores: float32 (N, K), the labellers'.
     """
 
-    def __init__(self, images: Any, labels: Tensor, context_names: Any, concepts: Concepts, latents: Tensor) -> None:
+    def __init__(
+        self, images: Any, labels: Tensor, context_names: Any, concepts: Concepts, latents: Tensor, scores: Tensor
+    ) -> None:
         super().__init__(images, labels, context_names, concepts)
-        self._latents = latents
+        self._latents, self._scores = latents, scores
+
+    @property
+    def scores(self) -> Tensor:
+        """What the labellers said of the images in order, float32 (N, K)."""
+        return self._scores[self._rows]
 
     @property
     def latents(self) -> Tensor:
@@ -123,7 +131,7 @@ def from_samples(
     scores = torch.cat([_scores(base, labellers, drawn, rows) for rows in batches])
     latents = torch.cat([part.float().cpu() for part in parts])
     clear = (scores.abs() >= margin).all(1)
-    found = _sorted(concepts, pictures, latents, scores > 0, clear)
+    found = _sorted(concepts, pictures, latents, scores, clear)
     return replace(found, labellers=dict(labellers))
 
 
@@ -160,8 +168,8 @@ def _scores(base: Generative, labellers: Mapping[str, Labeller], drawn: ArrayCon
     return torch.stack(columns, dim=1)
 
 
-def _sorted(concepts: Concepts, pictures: Any, latents: Tensor, shown: Tensor, clear: Tensor) -> ContextData:
-    contexts = [concepts.name(row) for row in shown]
+def _sorted(concepts: Concepts, pictures: Any, latents: Tensor, scores: Tensor, clear: Tensor) -> ContextData:
+    contexts = [concepts.name(row) for row in scores > 0]
 
     def part(names: list[str]) -> SampledDataset | None:
         order = {name: label for label, name in enumerate(names)}
@@ -169,7 +177,7 @@ def _sorted(concepts: Concepts, pictures: Any, latents: Tensor, shown: Tensor, c
         kept = ((labels >= 0) & clear).nonzero().flatten()
         if not names or not len(kept):
             return None
-        return SampledDataset(pictures, labels.clamp_min(0), names, concepts, latents).subset(kept)
+        return SampledDataset(pictures, labels.clamp_min(0), names, concepts, latents, scores).subset(kept)
 
     training = list(concepts.training_contexts)
     found = {name for name, is_clear in zip(contexts, clear.tolist(), strict=True) if is_clear}
