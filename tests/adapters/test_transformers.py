@@ -75,7 +75,7 @@ def test_at_zero_virtual_tokens_say_nothing(base):
 
 
 def test_texts_follow_on_a_prompt(base):
-    """Its last tokens but one are virtual, with begin tokens before a short one; at zero the model reads it as it is."""
+    """Its last tokens but one are virtual, after begin tokens if it is short; at zero the model reads it as it is."""
     x = base.check_inputs(TEXTS)
     for prompt in ("the cat runs . a", "the"):
         prompted = TransformersAdapter(base.net, base.tokenizer, prompt=prompt, **SIZES)
