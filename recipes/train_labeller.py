@@ -28,7 +28,6 @@ from context_module.objective import Objective
 from context_module.training import RunDirectory, Trainer, make_accelerator
 
 SMALL: Mapping[str, dict[str, Any]] = {
-    "convnext": {"patch_size": 4, "hidden_sizes": [24, 48, 96], "depths": [1, 2, 1], "num_stages": 3},
     "resnet": {"embedding_size": 16, "hidden_sizes": [24, 48, 80], "depths": [1, 1, 1], "layer_type": "basic"},
 }
 FILES = ["config.json", "preprocessor_config.json", "model.safetensors", "agreement.json"]
@@ -39,7 +38,7 @@ class LabellerArguments(BaseArguments, TrainingArguments):
     """The flags of this recipe."""
 
     data: str = argument("samples", help="samples, those of the base; their labeller teaches")
-    model_type: str = argument("convnext", help="of transformers; convnext and resnet are made small")
+    model_type: str = argument("resnet", help="of transformers; resnet is made small")
     config_overrides: list[str] = argument([], help="of its configuration, each name=value")
     image_size: int | None = argument(None, help="side that images are scaled to first; default: twice their own")
     output_dir: str = argument("outputs/labeller", help="where the classifier, checkpoints and metrics go")

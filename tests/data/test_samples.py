@@ -90,7 +90,12 @@ def test_it_takes_an_adapter(base):
     ("labellers", "options", "error", "message"),
     [
         ({}, {}, DataError, "no labellers: give a function of images for every concept"),
-        (LABELLERS, {"n": 0}, DataError, "n must be at least 1 and margin at least 0, got 0 and 0.0"),
+        (
+            LABELLERS,
+            {"n": 0},
+            DataError,
+            "n must be at least 1, margin and temperature at least 0, got 0, 0.0 and 1.0",
+        ),
         (LABELLERS, {"margin": 0.39}, DataError, r"no sample of .* among 50 \(\d+ clear of the margin\): draw more"),
         ({"top": lambda x: x.mean()}, {}, ShapeError, r"one finite score per image, \(50,\), got \(\)"),
         ({"top": lambda x: x[:, 0, 0, 0] / 0}, {}, ShapeError, "got .* with values that are not finite"),

@@ -81,7 +81,7 @@ def test_a_labeller_of_the_users_judges(composed, folder, here, check, tmp_path)
 
 
 def test_one_labeller_teaches_another(folder, here, check, tmp_path):
-    small = ["--model_type", "resnet", "--max_train_steps", "120", "--train_batch_size", "60"]
+    small = ["--max_train_steps", "120", "--train_batch_size", "60"]
     widths = ["--config_overrides", "hidden_sizes=[8,16]", "depths=[1,1]", "embedding_size=8"]
     small += ["--validation_steps", "60", "--learning_rate", "0.01"]
     out = check.succeeded(here("train_labeller.py", *flags(folder), *small, *widths, "--output_dir", "taught"))
