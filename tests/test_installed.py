@@ -68,7 +68,8 @@ def test_what_is_in_the_wheel(wheel):
     configs = {f"configs/{name}.yaml" for name in ("deepspeed", "fsdp2", "multi_gpu", "single_gpu")}
     assert found == {*RECIPES, *configs, *(f"pretrained/nvae-quad32/{name}" for name in BASE)}
     assert {name.split("/")[0] for name in sizes if ".dist-info" not in name} == {"context_module"}
-    assert {"context_module/py.typed", "context_module/evaluation/templates/report.html.j2"} <= sizes.keys()
+    templates = {f"context_module/evaluation/report/templates/report.{end}" for end in ("html.j2", "css", "js")}
+    assert {"context_module/py.typed", *templates} <= sizes.keys()
     assert sum(sizes.values()) < 8e6  # the base is 4 MB of it
 
 

@@ -30,10 +30,11 @@ class BaseArguments:
     encoder_name_or_path: str | None = argument(
         None, help="transformers: folder or Hub id of a (sentence) encoder that reads texts in the base's place"
     )
+    gguf_file: str | None = argument(None, help="transformers: name of a GGUF file in the checkpoint's folder")
     base_options: list[str] = argument(
         [],
         help="further options of the base, each name=value: denoiser: prompt, tokens, num_inference_steps, "
-        "guidance_scale, max_snr; transformers: virtual_tokens, max_tokens, dtype",
+        "guidance_scale, max_snr; transformers: virtual_tokens, max_tokens, prompt, dtype",
     )
 
     def given_base(self) -> DecoderAdapter | str | None:

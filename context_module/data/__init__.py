@@ -17,10 +17,11 @@ from context_module.data.pendulum import PendulumSimulator, pendulum, shift_envi
 from context_module.data.pictures import ImageReader
 from context_module.data.quad import quad
 from context_module.data.registry import available_data, data_function, load_data, register_data
-from context_module.data.samples import SampledDataset, from_samples
+from context_module.data.sampled_images import SampledDataset
+from context_module.data.samples import from_samples
 from context_module.data.simulated import simulate
 from context_module.data.simulator import Simulator
-from context_module.data.texts import TextContextDataset, text_folders
+from context_module.data.texts import TextContextDataset, read_by, text_folders
 from context_module.data.views import FactorView, PairView, TripletView, cross_pairs, pairs, triplets, with_factors
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "parse_options",
     "pendulum",
     "quad",
+    "read_by",
     "register_data",
     "shift_environments",
     "simulate",

@@ -145,7 +145,8 @@ def load_data(
         options["root"] = name_or_dir
     preset = function.keywords if isinstance(function, partial) else {}
     known = inspect.signature(function).parameters
-    _check_kind(name, "tokenize" in known, tokenize is not None, resolution is not None or channels is not None)
+    if "base" not in known:  # whose own samples are of its kind
+        _check_kind(name, "tokenize" in known, tokenize is not None, resolution is not None or channels is not None)
     square = "resolution" in known and "Resolution" not in str(known["resolution"].annotation)
     if square and isinstance(resolution, tuple):
         raise DataError(
@@ -174,7 +175,7 @@ def load_data(
     if not isinstance(data, ContextData):
         raise DataError(f"the {name} data must be ContextData, its function returned {type(data).__name__}")
     data = data.training_on(split_names(training_on))
-    if channels is None:
+    if channels is None or "base" in known:
         return data
     found = data.train.image_shape[0]
     if channels != found:

@@ -1,70 +1,54 @@
-"""Contexts from a base's own samples: drawn, decoded, and sorted by functions that say what they show."""
+"""Contexts from a base's own samples: drawn, and sorted by functions that say what they show."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from context_module.contexts import Concepts
 from context_module.data.context_data import ContextData
-from context_module.data.dataset import ArrayContextDataset, MappedImages
+from context_module.data.dataset import ContextDataset
 from context_module.data.labellers import Labeller
+from context_module.data.sampled_images import draw_images
+from context_module.data.sampled_texts import draw_texts
+from context_module.data.texts import read_by
 from context_module.errors import DataError, ShapeError
-from context_module.io import progress_bar, write_atomically
+from context_module.io import progress_bar
 
-__all__ = ["Generative", "SampledDataset", "from_samples"]
-
-
-class Generative(Protocol):
-    """What is asked of a base; every `context_module.adapters.DecoderAdapter` has it."""
-
-    name: Any
-    kind: Any
-    image_shape: tuple[int, int, int]
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    def sample_latent(self, n: int, generator: torch.Generator | None = None) -> Tensor: ...
-
-    def decode(self, latent: Tensor, *, generator: torch.Generator | None = None) -> Any: ...
+__all__ = ["from_samples"]
 
 
-class SampledDataset(ArrayContextDataset):
-    """Samples of a base, with the decoder inputs that they were decoded from.
+class Samples(Protocol):
+    """Images or texts that were drawn."""
 
-    Args:
-        images, labels, context_names, concepts: see `ArrayContextDataset`.
-        latents: float32 (N, *latent_shape), normalised.
-    """
+    left_out: tuple[str, ...]
 
-    def __init__(self, images: Any, labels: Tensor, context_names: Any, concepts: Concepts, latents: Tensor) -> None:
-        super().__init__(images, labels, context_names, concepts)
-        self._latents = latents
+    def __len__(self) -> int: ...
 
-    @property
-    def latents(self) -> Tensor:
-        """The decoder inputs (N, *latent_shape) behind the images in order: encodings that need no encoder."""
-        return self._latents[self._rows]
+    def shown(self, rows: Tensor) -> Any:
+        """Those of these numbers, as labellers take them."""
+
+    def part(self, labels: Tensor, names: list[str], concepts: Concepts, scores: Tensor) -> ContextDataset:
+        """All of them, in the contexts of these names, with the labellers' scores (N, K)."""
+
+
+_DRAW: Mapping[str, Callable[..., Samples]] = {"images": draw_images, "texts": draw_texts}
 
 
 @torch.no_grad()
 def from_samples(
-    base: Generative,
+    base: Any,
     labellers: Mapping[str, Labeller],
     *,
     n: int,
     margin: float = 0.0,
+    temperature: float = 1.0,
     batch_size: int = 128,
     seed: int = 0,
     cache_file: str | Path | None = None,
@@ -76,111 +60,97 @@ def from_samples(
     concept its context, and those that show several are held out. Nobody intervened: where concepts go together in
     the samples, the contexts tell of that, too.
 
+    Texts that did not end in time, are empty, or that the base would not read back are left out.
+
     Args:
-        base: of images, on its device; it draws from its own prior.
-        labellers: by concept a function of images (B, C, H, W) in [0, 1] to scores (B,), on the base's device: above
-            zero the concept is shown, as of a classifier's logits.
+        base: an adapter, on its device; it draws from its own prior, a language model after its prompt.
+        labellers: by concept a function to scores (B,), of images (B, C, H, W) in [0, 1] on the base's device, or of a
+            list of B texts: above zero the concept is shown, as of a classifier's logits.
         n: number of samples drawn.
         margin: those with a score nearer to zero than that, of any concept, are left out: hard to tell.
-        batch_size: images decoded at a time.
+        temperature: of deeper latents, or of tokens; see `context_module.adapters.DecoderAdapter.decode`.
+        batch_size: samples decoded at a time.
         seed: of the samples; the same seed gives the same data.
-        cache_file: keep the images, uint8, in this ``.npy`` file, memory-mapped, and draw no others while it is there:
-            a name for each base and seed. Default: in memory.
+        cache_file: keep the samples in this file, and draw no others while it is there: a name for each base, seed
+            and temperature. Images are uint8, memory-mapped, an ``.npy``; texts a line each, a ``.jsonl``. Default: in
+            memory.
         progress: show a progress bar.
 
     Returns:
-        ContextData whose parts know the decoder inputs of their images: `SampledDataset`.
+        ContextData. Parts of images know their decoder inputs: `SampledDataset`. Those of texts have what labellers
+        say as factors, see `read_by`.
 
     Raises:
         TypeError: for a base without its adapter.
-        DataError: for a base of texts, no labeller, a bad count or margin, a context that got no sample, or a cache
-            of another number of samples.
-        ShapeError: for scores that are not one finite number per image.
+        DataError: for no labeller, a bad count, margin or temperature, a context that got no sample, or a cache of
+            another number of samples.
+        ShapeError: for scores that are not one finite number per sample.
         ConceptError: for names that concepts cannot have.
     """
     concepts = Concepts(labellers)
     if not hasattr(base, "sample_latent"):
         raise TypeError(f"samples are drawn of an adapter: give adapt(base), got {type(base).__name__}")
-    if base.kind != "images":
-        raise DataError(f"a {base.name!r} base makes {base.kind}: samples are drawn of bases of images")
     if not labellers:
-        raise DataError("no labellers: give a function of images for every concept, such as a classifier's logits")
-    if n < 1 or margin < 0:
-        raise DataError(f"n must be at least 1 and margin at least 0, got {n} and {margin}")
-    generator = torch.Generator().manual_seed(seed)
-    parts = [base.sample_latent(min(batch_size, n - start), generator) for start in range(0, n, batch_size)]
-    file = None if cache_file is None else Path(cache_file)
-    pictures: Tensor | MappedImages
-    if file is None:
-        pictures = torch.cat([*_pictures(base, parts, generator, progress)])
-    else:
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, lambda temporary: _write(temporary, base, parts, generator, progress))
-        pictures = MappedImages(file)
-    drawn = ArrayContextDataset(pictures, torch.zeros(n, dtype=torch.int64), ("obs",), concepts)
-    batches = progress_bar(torch.arange(n).split(batch_size), desc="labelling", unit="batch", disable=not progress)
-    scores = torch.cat([_scores(base, labellers, drawn, rows) for rows in batches])
-    latents = torch.cat([part.float().cpu() for part in parts])
-    clear = (scores.abs() >= margin).all(1)
-    found = _sorted(concepts, pictures, latents, scores > 0, clear)
-    return replace(found, labellers=dict(labellers))
+        raise DataError(
+            f"no labellers: give a function of {base.kind} for every concept, such as a classifier's logits"
+        )
+    if n < 1 or margin < 0 or temperature < 0:
+        raise DataError(
+            f"n must be at least 1, margin and temperature at least 0, got {n}, {margin} and {temperature}"
+        )
+    samples = _DRAW[base.kind](
+        base,
+        n,
+        temperature=temperature,
+        batch_size=batch_size,
+        seed=seed,
+        file=None if cache_file is None else Path(cache_file),
+        progress=progress,
+    )
+    rows = torch.arange(len(samples)).split(batch_size)
+    batches = progress_bar(rows, desc="labelling", unit="batch", disable=not progress)
+    scores = torch.cat([_scores(labellers, samples.shown(some), base.kind) for some in batches])
+    data = _sorted(concepts, samples, scores, (scores.abs() >= margin).all(1), base.kind)
+    data = replace(data, labellers=dict(labellers))
+    return read_by(data, labellers) if base.kind == "texts" else data
 
 
-def _pictures(base: Generative, latents: list[Tensor], generator: torch.Generator, progress: bool) -> Any:
-    total = sum(map(len, latents))
-    with progress_bar(total=total, desc="drawing samples", unit="image", disable=not progress) as bar:
-        for part in latents:
-            made = base.decode(part.to(base.device, base.dtype), generator=generator).mean
-            yield (made.float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-            bar.update(len(part))
-
-
-def _write(file: Path, base: Generative, latents: list[Tensor], generator: torch.Generator, progress: bool) -> None:
-    shape = (sum(map(len, latents)), *base.image_shape)
-    images, start = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape), 0
-    for part in _pictures(base, latents, generator, progress):
-        images[start : start + len(part)] = part.numpy()
-        start += len(part)
-    images.flush()
-
-
-def _scores(base: Generative, labellers: Mapping[str, Labeller], drawn: ArrayContextDataset, rows: Tensor) -> Tensor:
-    """(B, K), of the images of these numbers."""
-    images = drawn.read(rows).to(base.device)
+def _scores(labellers: Mapping[str, Labeller], shown: Any, kind: str) -> Tensor:
+    """(B, K)."""
     columns = []
     for name, labeller in labellers.items():
-        found = torch.as_tensor(labeller(images)).detach().float().cpu()
-        if tuple(found.shape) != (len(images),) or not found.isfinite().all():
+        found = torch.as_tensor(labeller(shown)).detach().float().cpu()
+        if tuple(found.shape) != (len(shown),) or not found.isfinite().all():
             raise ShapeError(
-                f"the labeller of {name!r} must give one finite score per image, ({len(images)},), got "
+                f"the labeller of {name!r} must give one finite score per {kind[:-1]}, ({len(shown)},), got "
                 f"{tuple(found.shape)}{'' if found.isfinite().all() else ' with values that are not finite'}"
             )
         columns.append(found)
     return torch.stack(columns, dim=1)
 
 
-def _sorted(concepts: Concepts, pictures: Any, latents: Tensor, shown: Tensor, clear: Tensor) -> ContextData:
-    contexts = [concepts.name(row) for row in shown]
+def _sorted(concepts: Concepts, samples: Samples, scores: Tensor, clear: Tensor, kind: str) -> ContextData:
+    contexts = [concepts.name(row) for row in scores > 0]
 
-    def part(names: list[str]) -> SampledDataset | None:
+    def part(names: list[str]) -> ContextDataset | None:
         order = {name: label for label, name in enumerate(names)}
         labels = torch.tensor([order.get(name, -1) for name in contexts])
         kept = ((labels >= 0) & clear).nonzero().flatten()
         if not names or not len(kept):
             return None
-        return SampledDataset(pictures, labels.clamp_min(0), names, concepts, latents).subset(kept)
+        return samples.part(labels.clamp_min(0), names, concepts, scores).subset(kept)
 
     training = list(concepts.training_contexts)
     found = {name for name, is_clear in zip(contexts, clear.tolist(), strict=True) if is_clear}
     if missing := [name for name in training if name not in found]:
         raise DataError(
             f"no sample of {', '.join(missing)} among {len(contexts)} ({int(clear.sum())} clear of the margin): draw "
-            "more, lower the margin, or see whether the base makes such images"
+            f"more, lower the margin, or see whether the base makes such {kind}"
         )
     sizes = range(2, len(concepts) + 1)
     joint = [concepts.name(some) for size in sizes for some in combinations(concepts, size)]
     train, held_out = part(training), part([name for name in joint if name in found])
     assert train is not None
     unclear = int((~clear).sum())
-    return ContextData(train, held_out, left_out=(f"{unclear:,} samples near the margin",) if unclear else ())
+    near = (f"{unclear:,} samples near the margin",) if unclear else ()
+    return ContextData(train, held_out, left_out=(*samples.left_out, *near))

@@ -1,8 +1,10 @@
-"""Texts in contexts: token ids for a language model, or a folder of text files per context."""
+"""Texts in contexts: token ids for a language model, a folder of text files per context, and what functions read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -15,7 +17,7 @@ from context_module.data.dataset import ContextDataset, joined_arguments
 from context_module.data.folders import context_folders
 from context_module.errors import DataError
 
-__all__ = ["TextContextDataset", "Tokenize", "text_folders"]
+__all__ = ["TextContextDataset", "Tokenize", "read_by", "text_folders"]
 
 
 class Tokenize(Protocol):
@@ -85,6 +87,12 @@ class TextContextDataset(ContextDataset):
             whole._ids = [part._ids[row] for part, row in every if part._ids is not None]
         return whole
 
+    def with_factors(self, read: Callable[[list[str]], Tensor], names: Iterable[str]) -> TextContextDataset:
+        """A view whose factors are what a function reads from n texts, float32 (n, D), in the order of their names."""
+        view = copy.copy(self)
+        view.factor_names, view._factors = tuple(names), read(self._texts)
+        return view
+
     def texts(self, context: str | Iterable[str] | None = None, n: int | None = None) -> list[str]:
         """The texts of one context, or of all, or the first n of them.
 
@@ -94,6 +102,40 @@ class TextContextDataset(ContextDataset):
         """
         rows = self._rows if context is None else self._rows[self.labels == self._label_of(context)]
         return [self._texts[row] for row in rows[:n].tolist()]
+
+
+def read_by(data: ContextData, readers: Mapping[str, Callable[[list[str]], Tensor]]) -> ContextData:
+    """The same texts, whose factors are what functions read from them: the metrics of texts then go by these.
+
+    So texts that a labeller sorted can be judged by one that had no part in it.
+
+    Args:
+        data: of texts.
+        readers: by concept a function of a list of B texts to scores (B,): above zero the concept is shown, 1, else 0.
+
+    Raises:
+        DataError: for data of images, or readers that are not of the data's concepts.
+    """
+    if set(readers) != set(data.concepts):
+        raise DataError(
+            f"readers of {', '.join(readers) or 'nothing'} for the concepts {', '.join(data.concepts)}: give one of "
+            "each"
+        )
+
+    def read(texts: list[str]) -> Tensor:
+        return torch.stack([(torch.as_tensor(readers[name](texts)) > 0).float() for name in data.concepts], dim=1)
+
+    def part(texts: ContextDataset | None) -> TextContextDataset | None:
+        if texts is None:
+            return None
+        if not isinstance(texts, TextContextDataset):
+            raise DataError(f"readers are of texts, this data holds {texts.kind}")
+        return texts.with_factors(read, data.concepts)
+
+    train = part(data.train)
+    assert train is not None
+    parts = {"train": train, "held_out": part(data.held_out), "test": part(data.test)}
+    return replace(data, **parts, parser=lambda text: read([text])[0])
 
 
 def text_folders(

@@ -1,15 +1,16 @@
-"""Figures of a report: mosaics of images, learned graphs, training curves; pyplot and its global state stay out."""
+"""Figures of a report: mosaics of images, and learned graphs; pyplot and its global state stay out."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from context_module.drawing.palette import Palette, palette
 from context_module.errors import ShapeError
 from context_module.nn import CausalGraph, Edge
 
@@ -19,19 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
     from PIL.Image import Image
 
-__all__ = ["DPI", "edge_map", "mosaic", "png", "training_curves"]
+__all__ = ["DPI", "edge_map", "filmstrip", "mosaic", "png"]
 
 DPI = 160  # of figures as files
-_INK, _ACCENT, _MUTED = "#1f2933", "#b3401f", "#8795a1"
 _GAP, _GREY = 2, 0.85  # pixels between images, seen beside black and white ones
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
 
 
 def mosaic(images: Tensor, columns: int, *, min_size: int = 64) -> Image:
@@ -59,7 +51,30 @@ def mosaic(images: Tensor, columns: int, *, min_size: int = 64) -> Image:
     return Image.fromarray((whole * 255).round().byte().numpy())
 
 
-def edge_map(graph: CausalGraph, true_edges: Iterable[Edge] | None = None, threshold: float = 0.2) -> Figure:
+def filmstrip(frames: Tensor) -> Image:
+    """Frames below each other, each a row of images: the picture's height is a multiple of their number.
+
+    Args:
+        frames: (f, n, C, H, W) in [0, 1], C 1 or 3.
+
+    Raises:
+        ShapeError: for anything but a few frames of a few images of 1 or 3 channels.
+    """
+    from PIL import ImageOps
+
+    if frames.ndim != 5:
+        raise ShapeError(f"a filmstrip needs frames (f, n, C, H, W), got {tuple(frames.shape)}")
+    grey = (round(255 * _GREY),) * 3
+    return ImageOps.expand(mosaic(frames.flatten(0, 1), frames.shape[1]), (0, 0, 0, _GAP), fill=grey)
+
+
+def edge_map(
+    graph: CausalGraph,
+    true_edges: Iterable[Edge] | None = None,
+    threshold: float = 0.2,
+    *,
+    dark: bool = False,
+) -> Figure:
     """A graph of concepts as a drawing and, beside it, as a heat map with a column per cause and a row per effect.
 
     Args:
@@ -67,6 +82,7 @@ def edge_map(graph: CausalGraph, true_edges: Iterable[Edge] | None = None, thres
         true_edges: (cause, effect) pairs, where the true graph is known: the heat map outlines them; in the drawing
             missing ones are dashed, and those that are not in truth are red.
         threshold: of the edges that are drawn, as a share of the strongest.
+        dark: bright on dark.
 
     Raises:
         ImportError: if networkx is not installed; torch depends on it.
@@ -74,19 +90,22 @@ def edge_map(graph: CausalGraph, true_edges: Iterable[Edge] | None = None, thres
     import matplotlib
     from matplotlib.figure import Figure
 
+    ink = palette(dark)
     size = len(graph.concepts)
     width, height = 1.8 + 0.62 * size, max(2.4, 1.4 + 0.52 * size)
     true_edges = None if true_edges is None else tuple(true_edges)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(ink.style):
         figure = Figure(figsize=(height + 1 + width, height), layout="constrained")
         drawing, heat_map = figure.subplots(1, 2, width_ratios=(height + 1, width))
-        _draw_graph(drawing, graph, true_edges, threshold)
-        picture = _heat_map(heat_map, graph, true_edges or ())
+        _draw_graph(drawing, graph, true_edges, threshold, ink)
+        picture = _heat_map(heat_map, graph, true_edges or (), ink)
         figure.colorbar(picture, ax=heat_map, shrink=0.8, label="strength of the edge").outline.set_visible(False)
     return figure
 
 
-def _draw_graph(axes: Axes, graph: CausalGraph, true_edges: tuple[Edge, ...] | None, threshold: float) -> None:
+def _draw_graph(
+    axes: Axes, graph: CausalGraph, true_edges: tuple[Edge, ...] | None, threshold: float, ink: Palette
+) -> None:
     """Concepts on a circle, their names outside it, arrows as wide as their edges are strong."""
     drawn = graph.to_networkx(threshold)
     import networkx
@@ -96,15 +115,15 @@ def _draw_graph(axes: Axes, graph: CausalGraph, true_edges: tuple[Edge, ...] | N
     drawn.add_edges_from(missing)
     places = networkx.circular_layout(drawn)
     top = max((data["strength"] for data in learned.values()), default=1.0)
-    networkx.draw_networkx_nodes(drawn, places, ax=axes, node_size=60, node_color=_INK)
+    networkx.draw_networkx_nodes(drawn, places, ax=axes, node_size=60, node_color=ink.ink)
     # bent, so that an edge and its reverse are told apart
     arrows: Any = {"ax": axes, "node_size": 60, "arrowsize": 11, "connectionstyle": "arc3,rad=0.12"}
     for edge, data in learned.items():
-        colour = _INK if true_edges is None or edge in true_edges else _ACCENT
+        colour = ink.ink if true_edges is None or edge in true_edges else ink.accent
         wide = 0.5 + 2.5 * data["strength"] / top
         networkx.draw_networkx_edges(drawn, places, [edge], width=wide, edge_color=colour, **arrows)
     if missing:
-        networkx.draw_networkx_edges(drawn, places, missing, style="dashed", edge_color=_MUTED, **arrows)
+        networkx.draw_networkx_edges(drawn, places, missing, style="dashed", edge_color=ink.muted, **arrows)
     for name, (x, y) in places.items():
         side = "center" if abs(x) < 0.3 else "left" if x > 0 else "right"
         above = "center" if abs(y) < 0.3 else "bottom" if y > 0 else "top"
@@ -113,78 +132,32 @@ def _draw_graph(axes: Axes, graph: CausalGraph, true_edges: tuple[Edge, ...] | N
     axes.set_axis_off()
 
 
-def _heat_map(axes: Axes, graph: CausalGraph, true_edges: Iterable[Edge]) -> AxesImage:
-    import matplotlib
+def _heat_map(axes: Axes, graph: CausalGraph, true_edges: Iterable[Edge], ink: Palette) -> AxesImage:
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 
     concepts, size = graph.concepts, len(graph.concepts)
     shown = graph.strengths.detach().float().cpu().clone()
     shown.fill_diagonal_(float("nan"))
-    top = max(float(shown.nan_to_num(0).max()), 1e-6)
-    colours = matplotlib.colormaps["Blues"].with_extremes(bad="#eef1f4")
+    top = max(float(shown.nan_to_num(0).max()), 0.01)
+    colours = LinearSegmentedColormap.from_list("strengths", ink.scale).with_extremes(bad=ink.void)
     picture = axes.imshow(shown.numpy(), cmap=colours, vmin=0, vmax=top)
     axes.set_xticks(range(size), concepts, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(size), concepts)
     axes.set_xlabel("cause")
     axes.set_ylabel("effect")
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, colors=ink.ink)
     for effect in range(size):
         for cause in range(size):
             value = float(shown[effect, cause])
             if effect != cause:
-                colour = "white" if value > 0.6 * top else _INK
+                colour = ink.paper if value > 0.6 * top else ink.ink
                 axes.text(cause, effect, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
     for cause_name, effect_name in true_edges:
         corner = concepts.index(cause_name) - 0.46, concepts.index(effect_name) - 0.46
-        axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=_ACCENT, linewidth=1.6))
+        axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=ink.accent, linewidth=1.6))
     return picture
-
-
-def training_curves(lines: Iterable[Mapping[str, Any]]) -> Figure | None:
-    """The loss and its terms over the steps of a training, a panel each; None if there are none.
-
-    Args:
-        lines: of ``metrics.jsonl``: dicts with a ``step`` and values by name, those of a validation as ``val_<name>``.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for line in lines:
-        for name, value in line.items():
-            if name not in ("step", "lr"):
-                part = "validation" if name.startswith("val_") else "training"
-                curves.setdefault(name.removeprefix("val_"), {}).setdefault(part, []).append((line["step"], value))
-    if not curves:
-        return None
-    columns = min(len(curves), 3)
-    rows = -(-len(curves) // columns)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(3.1 * columns, 2.3 * rows), layout="constrained")
-        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axes, (name, parts) in zip(panels, curves.items(), strict=False):
-            _curve(axes, name.replace("_", " "), parts)
-        for axes in panels[len(curves) :]:
-            axes.set_visible(False)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    return figure
-
-
-def _curve(axes: Axes, title: str, parts: Mapping[str, list[tuple[int, float]]]) -> None:
-    looks: dict[str, dict[str, Any]] = {
-        "training": {"color": _MUTED},
-        "validation": {"color": _ACCENT, "marker": "o", "markersize": 3},
-    }
-    for part, points in parts.items():
-        axes.plot(*zip(*points, strict=True), label=part, linewidth=1.3, **looks[part])
-    values = [value for points in parts.values() for _, value in points]
-    if min(values) > 0 and max(values) > 20 * min(values):
-        axes.set_yscale("log")
-    axes.set_title(title, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    axes.locator_params(axis="x", nbins=4)
 
 
 def png(picture: Image | Figure) -> bytes:

@@ -1,13 +1,15 @@
 """One way to score a system, used by every recipe: `evaluate` and the tables of what it finds."""
 
 from context_module.evaluation.finished import FinishedScores, score_finished
-from context_module.evaluation.judge import judge, judged_table
+from context_module.evaluation.labels import labels_table, score_by_labellers
+from context_module.evaluation.notes import posterior_notes, unfamiliar_notes
 from context_module.evaluation.report import render_report
 from context_module.evaluation.result import ContextScores, Evaluation
 from context_module.evaluation.samples import draw
 from context_module.evaluation.scoring import evaluate
 from context_module.evaluation.subject import BaseSubject, ModuleSubject, subject_of
-from context_module.evaluation.tables import composition_table, headline, intervention_table, summary_table, verdict
+from context_module.evaluation.tables import composition_table, intervention_table, summary_table
+from context_module.evaluation.verdicts import Judged, headline, judged, verdict
 from context_module.metrics import Subject
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "ContextScores",
     "Evaluation",
     "FinishedScores",
+    "Judged",
     "ModuleSubject",
     "Subject",
     "composition_table",
@@ -22,11 +25,14 @@ __all__ = [
     "evaluate",
     "headline",
     "intervention_table",
-    "judge",
-    "judged_table",
+    "judged",
+    "labels_table",
+    "posterior_notes",
     "render_report",
+    "score_by_labellers",
     "score_finished",
     "subject_of",
     "summary_table",
+    "unfamiliar_notes",
     "verdict",
 ]

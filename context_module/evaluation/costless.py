@@ -70,7 +70,9 @@ class Costless:
         source = data.train
         if data.test is not None and data.test.counts.get(OBSERVATIONAL, 0) >= MIN_SAMPLES:
             source = data.test
-        return self._encode(source.select(OBSERVATIONAL, min(samples, source.counts[OBSERVATIONAL])))
+        every = source.only([OBSERVATIONAL])
+        some = every.subset(torch.arange(min(samples, len(every))))
+        return _rows(encode_dataset(self._base, some, batch_size=self._batch_size, progress=False), OBSERVATIONAL)
 
     @cached_property
     def unchanged(self) -> Tensor:

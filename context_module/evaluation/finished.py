@@ -5,24 +5,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-import torch
-
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextData, ContextDataset
-from context_module.evaluation.result import Evaluation
+from context_module.evaluation.notes import posterior_notes, unfamiliar_notes
 from context_module.evaluation.scoring import evaluate
 from context_module.evaluation.subject import subject_of
 from context_module.evaluation.tables import composition_table, intervention_table
 from context_module.metrics import MIN_SAMPLES
 from context_module.model import ContextualDecoder
-from context_module.nn import evaluating
-from context_module.normal import standard_normal_kl
 
 __all__ = ["FinishedScores", "score_finished"]
-
-_STRANGE = 0.05  # a share of images that is worth a word
-_TOLD = 0.01  # nats
-_LOOKED_AT = 20  # images of a context
 
 
 @dataclass
@@ -58,11 +50,7 @@ def score_finished(
     if texts and data.parser is None:
         found.notes.append("no tables of scores: no parser comes with this data to read factors from texts")
         return found
-    if collapsed := _collapsed(model, validation, pooled):
-        found.notes.append(
-            f"the posterior hardly tells the noise of {', '.join(collapsed)} from any other: counterfactuals move "
-            "these too little, unless abduct(..., sample=True) draws it"
-        )
+    found.notes += posterior_notes(model, validation, pooled=pooled)
     metrics = ["sliced_wasserstein", *(["unfamiliar"] if subject_of(model).embedder else [])]
     unseen = dataclasses.replace(data, test=validation)
     for file, what, scored_on, part, table in (
@@ -84,33 +72,8 @@ def score_finished(
         distance = "Total variation distance (joint, of the concepts)" if texts else "Sliced Wasserstein distance"
         title = f"{distance} to real {model.base.kind} of {what} ({number} of each)"
         found.tables[file] = f"{title}:\n\n{table(scored)}"
-        if strange := _strangers(scored):
-            found.notes.append(f"unlike anything that the base knows, empty or blended perhaps: {strange} of images")
+        found.notes += unfamiliar_notes(scored)
     return found
-
-
-@torch.no_grad()
-def _collapsed(model: ContextualDecoder, validation: ContextDataset, pooled: bool) -> list[str]:
-    """The concepts of whose noise images tell next to nothing: less than `_TOLD` nats a number, on average."""
-    if model.posterior_heads is None or pooled or validation.kind == "texts":
-        return []
-    images = validation.first(_LOOKED_AT)
-    contexts = [name for name, count in validation.counts.items() for _ in range(min(count, _LOOKED_AT))]
-    with evaluating(model):
-        posterior = model.posterior(images.to(model.device), contexts)
-    told = standard_normal_kl(posterior.mean.T, posterior.variance.T).cpu() / len(images)
-    by_block = told.unflatten(0, (-1, model.config.noise_width)).mean(1)
-    return [name for name, nats in zip(model.config.concepts, by_block.tolist(), strict=False) if nats < _TOLD]
-
-
-def _strangers(scored: Evaluation) -> str:
-    """The contexts with more than a few images that the base does not know, with their share."""
-    shares = {
-        name: found.scores["unfamiliar"]["model"]
-        for name, found in scored.contexts.items()
-        if "unfamiliar" in found.scores
-    }
-    return ", ".join(f"{name} {share.value:.0%}" for name, share in shares.items() if share.low > _STRANGE)
 
 
 def _scorable(part: ContextDataset | None, most: int, what: str, notes: list[str]) -> tuple[list[str], int]:

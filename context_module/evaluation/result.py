@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from context_module.metrics import Estimate, WholeMetric, average, built_in_metrics
 
 __all__ = ["ContextScores", "Evaluation", "Scores"]
 
 # metric -> column -> figure; the columns are model, base and floor (concept accuracy: model and real)
 Scores = dict[str, dict[str, Estimate]]
+_STRANGE = 0.05  # a share of images that is worth a word
 _WHOLE = dict.fromkeys(metric.name for metric in built_in_metrics() if isinstance(metric, WholeMetric))
 
 
@@ -22,10 +25,19 @@ class ContextScores:
         held_out: whether it is a composition that was never trained on.
         scores: of each metric, the figure of the ``model``; of the ``base``, which knows no contexts; and the
             ``floor``: of other real images of the same context. For concept accuracy ``real`` is the real images' own.
+        examples: a few of the images that were compared (n, C, H, W) in [0, 1]: ``real`` ones, those of the ``model``
+            and, where they were scored, of Gaussian ``maps``; none of texts.
     """
 
     held_out: bool
     scores: Scores
+    examples: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def strangers(self) -> float | None:
+        """The share of generated images that the base does not know, where that is more than a few."""
+        share = self.scores.get("unfamiliar", {}).get("model")
+        return share.value if share is not None and share.low > _STRANGE else None
 
 
 @dataclass(frozen=True)

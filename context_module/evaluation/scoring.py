@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from context_module.adapters import DecoderAdapter
-from context_module.data import ContextData, ContextDataset
+from context_module.data import ContextData, ContextDataset, SampledDataset
 from context_module.errors import ConceptError, DataError
 from context_module.evaluation.costless import Costless
 from context_module.evaluation.result import ContextScores, Evaluation, Scores
@@ -34,6 +34,8 @@ from context_module.model import ContextualDecoder
 from context_module.nn import evaluating
 
 __all__ = ["evaluate"]
+
+_EXAMPLES = 8  # images of a context that are kept, to be looked at
 
 
 def evaluate(
@@ -128,18 +130,22 @@ def _contexts(
         if costless is not None:
             concepts = case.data.concepts.parse(context)
             columns |= {"arithmetic": costless.arithmetic(concepts), "maps": costless.maps(concepts)}
-            columns |= {"recon": costless.reconstructions(real), "unchanged": costless.unchanged}
+            own = isinstance(case.data.train, SampledDataset)  # a base's own samples it makes as they are
+            columns |= {"recon": other if own else costless.reconstructions(real), "unchanged": costless.unchanged}
         scores: Scores = {}
         for metric in metrics:
             scores |= _columns(metric, columns, context, case)
-        found[context] = ContextScores(part is case.data.held_out, scores)
+        shown = () if compared.texts else ("real", "model", "maps")
+        examples = {column: columns[column][:_EXAMPLES].clone() for column in shown if column in columns}
+        found[context] = ContextScores(part is case.data.held_out, scores, examples)
         bar.update()
     return found
 
 
 def _costless(metrics: list[ContextMetric], case: Case) -> Costless | None:
     """What costs nothing on the subject's base, where there is one and a metric that compares with it."""
-    base, data = case.subject.embedder, case.data
+    data = case.data
+    base = case.subject.base if isinstance(data.train, SampledDataset) else case.subject.embedder
     wanted = any("maps" in metric.columns for metric in metrics)
     names = data.train.context_names
     if base is None or not wanted or any(name not in names for name in data.concepts.training_contexts):

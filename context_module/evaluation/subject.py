@@ -71,8 +71,8 @@ class ModuleSubject(Subject):
         self.model = self.network = model
         self.pooled, self.concepts = pooled, model.concepts
         base = model.base
-        embeds = base.embeds and not model.base_trains and not wants_encoder(base)
-        self.embedder = base if embeds and base.kind == "images" else None
+        self.base = None if model.base_trains or base.kind != "images" else base
+        self.embedder = self.base if base.embeds and not wants_encoder(base) else None
         self.kind, self.device = base.kind, base.device
         if base.kind == "images":
             self.image_shape = base.image_shape
@@ -109,6 +109,8 @@ class ModuleSubject(Subject):
     def unable(self, method: str) -> str | None:
         if method in ("graph", "counterfactuals") and self.pooled:
             return "the model knows no interventions"
+        if method in ("codes", "nats", "counterfactuals") and wants_encoder(self.model.base):
+            return "its base has no encoder, and none was trained for it (fit_encoder)"
         if method == "graph" and len(self.model.config.concepts) < 2:
             return "it takes two concepts to have an edge"
         if method == "nats" and self.model.config.form == "edits":

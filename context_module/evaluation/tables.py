@@ -6,15 +6,13 @@ from collections.abc import Mapping
 
 from context_module.contexts import OBSERVATIONAL
 from context_module.evaluation.result import Evaluation, Scores
+from context_module.evaluation.verdicts import headline, verdict
 from context_module.metrics import Estimate, WholeMetric, get_metric
 
-__all__ = ["COSTLESS", "composition_table", "headline", "intervention_table", "summary_table", "verdict"]
+__all__ = ["COSTLESS", "composition_table", "intervention_table", "summary_table"]
 
 #: What stands beside a module, by column, as tables call it.
 COSTLESS = {"arithmetic": "latent arithmetic", "maps": "Gaussian maps", "recon": "the base's reconstructions"}
-_CLOSE = 0.002
-_DIFFERENT = 1.25  # times the least distance there can be: what no intervention at all does worse than
-_MOST = 0.8  # of the way from real images to observational ones
 
 
 def composition_table(evaluation: Evaluation) -> str:
@@ -67,47 +65,6 @@ def _lines(rows: Mapping[str, Scores]) -> list[str]:
         cells += [verdict(found)] if beside else []
         lines.append(f"| {' | '.join(cells)} |")
     return lines
-
-
-def headline(distances: Mapping[str, float]) -> float:
-    """(d(maps) - d(model)) / (d(maps) - d(recon)): 0 is what costs nothing, 1 is all that the base allows.
-
-    NaN where the maps are as good as the base allows.
-
-    Args:
-        distances: to real images, of the ``model``, Gaussian ``maps`` and the base's reconstructions, ``recon``.
-
-    >>> headline({"model": 0.03, "maps": 0.04, "recon": 0.02})
-    0.5
-    """
-    model, maps, recon = (distances[column] for column in ("model", "maps", "recon"))
-    return round((maps - model) / (maps - recon), 12) if maps > recon else float("nan")
-
-
-def verdict(distances: Mapping[str, float]) -> str:
-    """The distances of `headline` and the ``floor``, of real images, in words.
-
-    Where it is known how far observational images are from the context, ``unchanged``, it also says whether an
-    intervention is seen at all: in the data, as far as the base shows them, and in what the module makes of it.
-
-    >>> verdict({"model": 0.09, "maps": 0.09, "recon": 0.08, "floor": 0.02})
-    'limited by the base'
-    >>> verdict({"model": 0.09, "maps": 0.09, "recon": 0.02, "floor": 0.02, "unchanged": 0.1})
-    'no visible effect'
-    """
-    model, maps, recon, floor = (distances[column] for column in ("model", "maps", "recon", "floor"))
-    if unchanged := distances.get("unchanged"):
-        if unchanged < _DIFFERENT * max(recon, floor):
-            return "hardly differs from observational images"
-        if model - recon > _MOST * (unchanged - recon):
-            return "no visible effect"
-    if recon > 2 * floor and model < 1.25 * recon:
-        return "limited by the base"
-    if model <= 1.25 * max(floor, recon):
-        return "as real images are"
-    if model > maps + _CLOSE:
-        return "worse than what costs nothing"
-    return "better than what costs nothing" if model < maps - _CLOSE else "as what costs nothing"
 
 
 def _values(figures: Mapping[str, Estimate]) -> dict[str, float]:

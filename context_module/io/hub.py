@@ -12,7 +12,7 @@ from context_module.errors import CheckpointError, HubError
 __all__ = ["HUB_OPTIONS", "PLACE_OPTIONS", "is_hub_id", "local_folder", "make_repository", "recorded", "upload"]
 
 HUB_OPTIONS = ("revision", "token", "local_files_only")  # as everywhere in huggingface_hub
-PLACE_OPTIONS = ("revision", "subfolder", "variant", "encoder")  # of a base: where it lies, not what it is
+PLACE_OPTIONS = ("revision", "subfolder", "variant", "encoder", "gguf_file")  # of a base: where it is, not what
 
 
 def is_hub_id(source: str | Path | None) -> bool:

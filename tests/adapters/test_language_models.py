@@ -11,7 +11,8 @@ from context_module.errors import ShapeError
 tf = pytest.importorskip("transformers")
 
 from context_module.adapters.tokens import own_tokens  # noqa: E402
-from context_module.adapters.transformers import TransformersAdapter, _word_tokenizer  # noqa: E402
+from context_module.adapters.transformers import TransformersAdapter  # noqa: E402
+from context_module.adapters.word_tokenizer import word_tokenizer  # noqa: E402
 from helpers.draws import seeded  # noqa: E402
 from helpers.models import wrapped  # noqa: E402
 
@@ -22,7 +23,7 @@ EXPERTS = {"num_experts": 2, "num_local_experts": 2, "num_experts_per_tok": 1}
 
 
 def tokenizer():
-    return _word_tokenizer(TEXTS)
+    return word_tokenizer(TEXTS)
 
 
 def of(name, **config):

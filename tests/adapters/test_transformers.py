@@ -58,7 +58,7 @@ def test_describes_itself(base):
     assert (base.kind, base.takes) == ("texts", "texts of up to 12 tokens")
     layers, pair, _, tokens, _ = base.latent.shape
     assert (layers, pair, tokens, base.num_features) == (2, 2, 3, 8)
-    assert base.data_settings() == {"tokenize": base.tokenize}
+    assert base.data_settings() == {"tokenize": base.tokenize, "base": base}
 
 
 def test_at_zero_virtual_tokens_say_nothing(base):
@@ -72,6 +72,29 @@ def test_at_zero_virtual_tokens_say_nothing(base):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
     assert own.sum(1).tolist() == [7, 5, 5]
     assert torch.equal(base.sample_latent(3), torch.zeros(3, *base.latent.shape))
+
+
+def test_texts_follow_on_a_prompt(base):
+    """Its last tokens but one are virtual, after begin tokens if it is short; at zero the model reads it as it is."""
+    x = base.check_inputs(TEXTS)
+    for prompt in ("the cat runs . a", "the"):
+        prompted = TransformersAdapter(base.net, base.tokenizer, prompt=prompt, **SIZES)
+        ids = base.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        assert prompted.before == [base.begin] * (4 - len(ids)) + ids
+        assert prompted.latent == base.latent
+        assert prompted.options["prompt"] == prompt
+        logits = base.net(torch.cat([torch.tensor(prompted.before).expand(3, -1), x], 1)).logits
+        logits = logits[:, len(prompted.before) - 1 : -1].log_softmax(-1)
+        expected = (logits.gather(2, x[..., None])[..., 0] * own_tokens(x, base.end)).sum(1)
+        zero = torch.zeros(3, *base.latent.shape)
+        torch.testing.assert_close(prompted.decode(zero).log_prob(x), expected, atol=1e-4, rtol=1e-5)
+        assert not torch.allclose(base.decode(zero).log_prob(x), expected)
+        assert not torch.allclose(prompted.decode(zero + 1).log_prob(x), expected)
+
+
+def test_a_prompt_takes_room():
+    with pytest.raises(ValueError, match="19 tokens of a prompt and texts of 12 tokens do not fit the model, which"):
+        TransformersAdapter(tiny().net, tiny().tokenizer, prompt="the cat " * 10, **SIZES)
 
 
 def test_a_text_does_not_depend_on_its_batch(base):

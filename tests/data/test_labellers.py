@@ -77,6 +77,31 @@ def test_one_label_of_several_is_shown_by_its_odds(classifier):
     torch.testing.assert_close(load_labellers(source, ["left"])["left"](images), (share / (1 - share)).log())
 
 
+def test_a_classifier_of_texts(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = {word: number for number, word in enumerate(["[UNK]", "[PAD]", "good", "bad", "day"])}
+    fast = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    fast.pre_tokenizer = pre_tokenizers.Whitespace()
+    sizes = {"vocab_size": 5, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    config = transformers.BertConfig(
+        **sizes, num_attention_heads=1, id2label={0: "happy", 1: "sad"}, problem_type="multi_label_classification"
+    )
+    torch.manual_seed(0)
+    net = transformers.BertForSequenceClassification(config).eval()
+    net.save_pretrained(tmp_path)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=fast, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(
+        tmp_path
+    )
+    found = load_labellers(tmp_path, ["sad"])["sad"](["good day", "bad"])
+    with torch.no_grad():
+        logits = [
+            net(torch.tensor([[words[word] for word in text]])).logits[0, 1] for text in (["good", "day"], ["bad"])
+        ]
+    torch.testing.assert_close(found, torch.stack(logits))
+
+
 def test_a_package_installs_some(monkeypatch):
     from importlib.metadata import EntryPoint
 
@@ -128,7 +153,7 @@ def test_what_cannot_be_run_or_read(file, tmp_path, classifier):
     with pytest.raises(DataError, match="has no label right: it has Top_Half, bottom, left"):
         load_labellers(source, ["right"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty is no image classifier of transformers that can be read"):
+    with pytest.raises(DataError, match="empty is no classifier of transformers that can be read"):
         load_labellers(str(tmp_path / "empty"), ["top"])
     with pytest.raises(CheckpointError, match="nobody/here"):
         load_labellers("nobody/here", ["top"])

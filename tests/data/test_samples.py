@@ -66,7 +66,9 @@ def test_a_generator_needs_no_encoder(base):
     assert shares["top"][1] < 0.3
     assert min(shares["top+bottom"]) > 0.6
     scored = evaluate(model, data, samples=20, metrics=["sliced_wasserstein"], contexts=["top+bottom"], progress=False)
-    assert "verdict" not in composition_table(scored)  # which takes an encoder, as counterfactuals of images do
+    distances = scored.contexts["top+bottom"].scores["sliced_wasserstein"]
+    assert distances["recon"] == distances["floor"]  # its own samples a base makes as they are
+    assert "| verdict |" in composition_table(scored)
     with pytest.raises(UnfittedError, match="fit_encoder"):
         model.abduct(data.train.select("obs", 2))
 
@@ -88,7 +90,12 @@ def test_it_takes_an_adapter(base):
     ("labellers", "options", "error", "message"),
     [
         ({}, {}, DataError, "no labellers: give a function of images for every concept"),
-        (LABELLERS, {"n": 0}, DataError, "n must be at least 1 and margin at least 0, got 0 and 0.0"),
+        (
+            LABELLERS,
+            {"n": 0},
+            DataError,
+            "n must be at least 1, margin and temperature at least 0, got 0, 0.0 and 1.0",
+        ),
         (LABELLERS, {"margin": 0.39}, DataError, r"no sample of .* among 50 \(\d+ clear of the margin\): draw more"),
         ({"top": lambda x: x.mean()}, {}, ShapeError, r"one finite score per image, \(50,\), got \(\)"),
         ({"top": lambda x: x[:, 0, 0, 0] / 0}, {}, ShapeError, "got .* with values that are not finite"),

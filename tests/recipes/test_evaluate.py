@@ -73,12 +73,18 @@ def test_the_folder_alone_is_enough(model, here, check, short_trainings):
         assert [f"{scores[column]['value']:.3f}" for column in ("base", "model", "floor")] == [
             cells[place] for place in (0, 4, 5)
         ]
+        assert name == "mean" or report["verdicts"][name]["verdict"] == cells[-1]  # training's end said the same
+        assert name == "mean" or f"{name}: {cells[-1]}\n" in out
+        assert name == "mean" or f'>{cells[-1]} <span class="why">' in html
     assert report["reconstruction"] is None
     assert set(report["counterfactual"]["concepts"]) == {"quad1", "quad2", "quad3", "quad4", "size", "orientation"}
     assert report["seed"] == 1
     assert "test images, never trained on" in html
-    # two pictures for each context, a strip for each context and the real images, edges, curves
-    assert len(re.findall(r'src="data:image/png;base64,', html)) == 2 * 16 + 17 + 2
+    # three pictures for each context, a film for each concept, a strip for each context and the real images, edges,
+    # curves
+    assert len(re.findall(r'src="data:image/png;base64,', html)) == 3 * 16 + 6 + 17 + 2
+    assert html.count("<figcaption>Gaussian maps</figcaption>") == 16
+    assert html.count('<input type="range" min="-2.0" max="3.0" step="0.5"') == 6  # of edits
     assert f"python recipes/evaluate.py --model {model} --samples 10" in html
 
 

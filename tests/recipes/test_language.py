@@ -120,6 +120,27 @@ def test_a_sentence_encoder_reads_the_texts(here, check, base, corpora, make_enc
     assert "a 'nvae' base takes no option encoder" in check.failed(here("finetune.py", *argv))
 
 
+def test_a_gguf_file_by_its_flag(here, check, tmp_path):
+    pytest.importorskip("gguf", reason="GGUF files are written with gguf: pip install context-module[gguf]")
+    from helpers.gguf_files import write_gguf
+
+    write_gguf(tmp_path / "tiny.gguf")
+    for context, text in {"obs": "the cat", "hat": "the hat"}.items():
+        (tmp_path / "texts" / context).mkdir(parents=True)
+        (tmp_path / "texts" / context / "1.txt").write_text(f"{text}\n" * 6, encoding="utf-8")
+    base = ["--base", "transformers", "--base_checkpoint", "."]
+    argv = ["--data", "texts", "--output_dir", "module", "--val_fraction", "0.2", "--base_options", "max_tokens=16"]
+    message = check.failed(here("finetune.py", *base, *QUICK, *argv, "--gguf_file", "other.gguf"))
+    assert "has no file other.gguf; GGUF files there: tiny.gguf" in message
+    argv += ["prompt=the hats"]
+    check.succeeded(here("finetune.py", *base, *QUICK, *argv, "--gguf_file", "tiny.gguf"))
+    model = ContextualDecoder.from_pretrained(tmp_path / "module")
+    assert model.base.options == {
+        "virtual_tokens": 8, "max_tokens": 16, "prompt": "the hats", "gguf_file": "tiny.gguf"
+    }  # fmt: skip
+    check.succeeded(here("compose.py", "--model", "module", "--do", "hat", "--text", "the cat"))
+
+
 @pytest.mark.parametrize(
     ("recipe", "argv", "message"),
     [

@@ -6,7 +6,7 @@ import torch
 from context_module import wrap_decoder
 from context_module.data import from_samples
 from context_module.errors import ConceptError, DataError
-from context_module.evaluation import judge, judged_table
+from context_module.evaluation import labels_table, score_by_labellers
 from context_module.training import encode_dataset, fit_gains, fit_maps
 from helpers.halves import LABELLERS, halves
 
@@ -25,7 +25,7 @@ def trained():
 
 @pytest.fixture(scope="module")
 def found(trained):
-    return judge(*trained, LABELLERS, samples=200, seed=1)
+    return score_by_labellers(*trained, LABELLERS, samples=200, seed=1)
 
 
 def test_module_beside_what_costs_nothing_and_real_images(found):
@@ -59,13 +59,13 @@ def test_sharpness_is_that_of_real_images(trained, found):
 
 
 def test_the_same_seed_gives_the_same_figures(trained, found):
-    assert judge(*trained, LABELLERS, samples=200, seed=1) == found
-    some = judge(*trained, LABELLERS, contexts=["bottom+top"], samples=200, seed=1)
+    assert score_by_labellers(*trained, LABELLERS, samples=200, seed=1) == found
+    some = score_by_labellers(*trained, LABELLERS, contexts=["bottom+top"], samples=200, seed=1)
     assert some == {"top+bottom": found["top+bottom"]}
 
 
 def test_a_table(found):
-    lines = judged_table(found).splitlines()
+    lines = labels_table(found).splitlines()
     assert lines[0] == "| do | way | top | bottom | asked | own | moved | sharpness |"
     assert len(lines) == 2 + 2 + 3 * 4
     assert lines[2].startswith("| obs | context module | 0.")
@@ -75,6 +75,6 @@ def test_a_table(found):
 
 def test_errors(trained):
     with pytest.raises(ConceptError, match="no labeller of bottom: give one for every concept"):
-        judge(*trained, {"top": LABELLERS["top"]})
+        score_by_labellers(*trained, {"top": LABELLERS["top"]})
     with pytest.raises(DataError, match="samples must be at least 10, got 3"):
-        judge(*trained, LABELLERS, samples=3)
+        score_by_labellers(*trained, LABELLERS, samples=3)

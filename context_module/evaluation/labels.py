@@ -21,18 +21,18 @@ from context_module.metrics import MIN_SAMPLES, Estimate, mean_estimate, share_e
 from context_module.model import ContextualDecoder
 from context_module.nn import evaluating
 
-__all__ = ["Judged", "judge", "judged_table"]
+__all__ = ["LabelScores", "labels_table", "score_by_labellers"]
 
 MODULE, REAL = "context module", "real images"
 _SIDE = 16  # pixels, to which pictures are averaged to compare what they are of
 _BATCH = 100
 
 #: By context, by way of making its pictures, by figure.
-Judged = dict[str, dict[str, dict[str, Estimate]]]
+LabelScores = dict[str, dict[str, dict[str, Estimate]]]
 
 
 @torch.no_grad()
-def judge(
+def score_by_labellers(
     model: ContextualDecoder,
     data: ContextData,
     labellers: Mapping[str, Labeller],
@@ -40,7 +40,7 @@ def judge(
     contexts: Iterable[str] | None = None,
     samples: int = 400,
     seed: int = 0,
-) -> Judged:
+) -> LabelScores:
     """The same generated pictures under interventions, by the module and by what costs nothing, as labellers see them.
 
     Figures are: by concept, the share that is labelled as showing it; ``asked``, the share that shows what was
@@ -76,7 +76,7 @@ def judge(
             parts = [model.generate(noise=part, do=context, seed=seed).cpu() for part in noise.split(_BATCH)]
             return torch.cat(parts)
 
-        before, found = made(OBSERVATIONAL), Judged()
+        before, found = made(OBSERVATIONAL), LabelScores()
         for context in asked:
             concepts, real = data.concepts.parse(context), _real(data, context, samples)
             ways = {MODULE: before if context == OBSERVATIONAL else made(context)}
@@ -91,7 +91,7 @@ def judge(
     return found
 
 
-def judged_table(found: Judged) -> str:
+def labels_table(found: LabelScores) -> str:
     """The same as Markdown: a row for every context and way, shares with their intervals."""
     figures = list(next(iter(next(iter(found.values())).values())))
     lines = [f"| do | way | {' | '.join(figures)} |", "|---|---" + "|---" * len(figures) + "|"]
