@@ -4,7 +4,7 @@
     python recipes/evaluate.py --model outputs/factor_vae --metrics disentanglement reconstruction
 
 Each method has flags of its own: ``--method NAME --help`` lists them. Methods that learn from pairs or triplets of
-images make them from the data: of different contexts, or, of data in one context, from its true factors. All train by a
+images make them from the data: of different contexts, or, of data in one context, from its true factors. All have a
 Bernoulli likelihood in nats, summed over pixels; weights are chosen by the ELBO of images kept for validation.
 """
 

@@ -130,9 +130,9 @@ def load_data(
         tokenize: of a language model, ``base.tokenize``: gives texts their token ids.
         training_on: compositions to train on, too, as a list or separated by commas: see `ContextData.training_on`.
         base: the adapter that data of a base's own samples is drawn of.
-        **options: further arguments of the data's own function: see `quad`, `morpho_mnist`, `dsprites`, `dsprites_grid`, `pendulum`,
-            `still_life`, `cartoon`, `chase`, `attributes`, `augment`, `hub_dataset`, `labelled_samples`,
-            `grammar`, `image_folders`, `text_folders`.
+        **options: further arguments of the data's own function: see `quad`, `morpho_mnist`, `dsprites`,
+            `dsprites_grid`, `pendulum`, `still_life`, `cartoon`, `chase`, `attributes`, `augment`, `hub_dataset`,
+            `labelled_samples`, `grammar`, `image_folders`, `text_folders`.
 
     Raises:
         ImportError: for data of an installed package that cannot be imported; names the package.

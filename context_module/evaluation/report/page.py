@@ -36,6 +36,7 @@ def render_report(
     facts: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
     counterfactuals: Mapping[str, Tensor] | None = None,
+    traversals: Mapping[str, Tensor] | None = None,
     strengths: Mapping[str, Mapping[float, Tensor]] | None = None,
     log: Iterable[Mapping[str, Any]] = (),
 ) -> str:
@@ -48,6 +49,7 @@ def render_report(
         facts: what was evaluated, name by name; ``command`` is set as code.
         notes: on what is odd, beside the verdicts.
         counterfactuals: by row, the real images (n, C, H, W) in [0, 1], then what they become under interventions.
+        traversals: by part of a code, images (n, C, H, W) in [0, 1] along it.
         strengths: by concept, the images (n, C, H, W) in [0, 1] at even steps of strength.
         log: lines of ``metrics.jsonl``, see `training_curves`.
 
@@ -79,6 +81,7 @@ def render_report(
         "pictures": _pictures(evaluation),
         "strengths": [(concept, film(frames)) for concept, frames in (strengths or {}).items()],
         "counterfactuals": [(name, strip(images, len(images))) for name, images in (counterfactuals or {}).items()],
+        "traversals": [(name, strip(images, len(images))) for name, images in (traversals or {}).items()],
         "contexts": list(by_context(evaluation)),
         "wholes": list(whole_sections(evaluation)),
         "graph": _graph(evaluation),
@@ -137,6 +140,7 @@ def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("pictures", "Real and generated"),
         ("strengths", "Strengths"),
         ("counterfactuals", "Counterfactuals"),
+        ("traversals", "Traversals"),
         ("contexts", "By context"),
     ):
         sections += [(anchor, name)] if page[anchor] else []
