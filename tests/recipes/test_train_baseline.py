@@ -27,7 +27,7 @@ def test_a_baseline_is_trained_and_scored(here, check, tmp_path):
     assert {"kl_discrete", "kl_continuous"} <= set(lines[0])
     with Image.open(tmp_path / "out" / "samples" / "step-000004.png") as picture:
         assert picture.height == (3 + 2 + 1) * 66  # images, reconstructions, samples, two latents and the categories
-    argv = ["--metrics", "disentanglement", "categories", "reconstruction", "--samples", "100"]
+    argv = ["--metrics", "disentanglement", "categories", "reconstruction", "--samples", "300"]
     out = check.succeeded(here("evaluate.py", "--model", "out", *argv))
     report = json.loads((tmp_path / "out" / "evaluation" / "report.json").read_text())
     assert 0 < report["disentanglement"]["factor_vae"]["value"] <= 1
