@@ -30,7 +30,8 @@ def test_a_baseline_is_trained_and_scored(here, check, tmp_path):
     argv = ["--metrics", "disentanglement", "categories", "reconstruction", "--samples", "300"]
     out = check.succeeded(here("evaluate.py", "--model", "out", *argv))
     report = json.loads((tmp_path / "out" / "evaluation" / "report.json").read_text())
-    assert 0 < report["disentanglement"]["factor_vae"]["value"] <= 1
+    assert 0 <= report["disentanglement"]["factor_vae"]["value"] <= 1  # 0: no latent varies yet
+    assert set(report["disentanglement"]) == {"factor_vae", "mig", "sap", "mcc", "mcc_spearman", "weak_mcc"}
     assert set(report["categories"]["code 1"]) == {"shape", "scale"}
     assert report["categories"]["code 1"]["shape"]["value"] >= 1 / 3
     assert report["reconstruction"]["bits_per_pixel"]["value"] > 0
