@@ -35,7 +35,7 @@ class BaselineSettings:
 
     latents: int = argument(10, help="continuous latent dimensions")
     architecture: Literal["conv64", "simple64bn", "conv3"] = argument(
-        "conv64", help="networks: the field's for 64x64 images, or the paper's for 3x64x64 and 1x28x28 ones"
+        "conv64", help="networks, the field's for 64x64 images, or the paper's for 3x64x64 and 1x28x28 ones"
     )
 
     def __post_init__(self) -> None:

@@ -272,3 +272,55 @@ def test_refuses_bad_options():
     for ranges in (((0, 3), (3, 5)), ((4, 5), (0, 4)), ((0, 5), (2, 3))):
         with pytest.raises(DataError, match="ranges of 'scale' overlap"):
             dsprites(ranges={"scale": ranges})
+
+
+# --- the whole grid, and the archive -------------------------------------------------------------------------------
+
+
+def test_the_whole_grid_is_drawn_evenly():
+    data = load_data("dsprites_grid", resolution=16, samples_per_context=400, test_samples=10)
+    assert data.train.context_names == data.test.context_names == ("obs",)
+    assert data.held_out is None
+    for column, grid in zip(data.train.factors.T, GRIDS.values(), strict=True):
+        assert column.min() == grid[0]
+        assert column.max() == grid[-1]
+    assert data.simulator.discrete == set(GRIDS)
+    again = load_data("dsprites_grid", resolution=16, samples_per_context=50)
+    assert torch.equal(again.train.factors, data.train.factors[:50])
+
+
+@pytest.fixture
+def small_archive(tmp_path, monkeypatch):
+    """A file as the archive, of every shape at one scale and orientation, with a white corner pixel per number."""
+    import context_module.data.dsprites_archive as archive
+
+    monkeypatch.setattr(archive, "_SHAPE", (40, 64, 64))
+    monkeypatch.setattr(archive, "_CHUNK", 16)
+    images = np.zeros((40, 64, 64), dtype=np.uint8)
+    for number in range(40):
+        images[number, number // 8, number % 8] = 1
+    path = tmp_path / "dsprites.npz"
+    np.savez_compressed(path, imgs=images, metadata=np.array({"pickled": 1}, dtype=object))
+    return path
+
+
+def test_pictures_of_the_archive(small_archive):
+    simulator = DSpritesSimulator(64, archive=small_archive)
+    places = torch.tensor([37, 0, 15, 16])
+    images = simulator.render(grid_factors(places))
+    assert images.shape == (4, 1, 64, 64)
+    assert images.unique().tolist() == [0, 255]
+    assert images.flatten(1).argmax(1).tolist() == [64 * (place // 8) + place % 8 for place in places.tolist()]
+    assert simulator.settings() != DSpritesSimulator(64).settings()  # a cache of ours is not one of the archive's
+
+
+def test_files_that_are_not_the_archive(small_archive, tmp_path):
+    with pytest.raises(ShapeError, match="archive are of 64x64 pixels, got resolution 32"):
+        DSpritesSimulator(32, archive=small_archive)
+    with pytest.raises(DataError, match="nothing.npz is not the dSprites archive, an npz file with imgs.npy in it"):
+        load_data("dsprites_grid", archive=tmp_path / "nothing.npz")
+    np.savez(tmp_path / "other.npz", imgs=np.zeros((3, 64, 64), dtype=np.uint8))
+    with pytest.raises(
+        DataError, match=r"other.npz are uint8 \(3, 64, 64\): those of dSprites are uint8 \(40, 64, 64\)"
+    ):
+        DSpritesSimulator(64, archive=tmp_path / "other.npz")
