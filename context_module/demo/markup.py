@@ -11,7 +11,7 @@ from context_module.demo.outputs import Output
 __all__ = ["CSS", "markup_of", "problem"]
 
 CSS = """
-.gradio-container { max-width: 1240px !important; }
+.gradio-container { max-width: 1240px !important; overflow: clip !important; }
 #page { display: grid; gap: 1rem; align-items: start;
   grid-template: "samples controls" auto "code controls" 1fr / minmax(0, 3fr) minmax(0, 2fr); }
 #samples { grid-area: samples; }
@@ -20,10 +20,11 @@ CSS = """
 .samples { display: flex; flex-wrap: wrap; gap: 1rem; }
 .samples figure { flex: 1 1 300px; min-width: 0; margin: 0; }
 .samples figcaption { font-weight: 600; margin-bottom: .3rem; }
-.samples img { width: 100%; max-width: 800px; border-radius: 4px; background: white; image-rendering: pixelated; }
-.samples table { width: 100%; border-collapse: collapse; }
+.samples img { width: 100%; max-width: 800px; max-height: 50vh; object-fit: contain; object-position: left top;
+  image-rendering: pixelated; }
+.samples table { width: 100%; border-collapse: collapse; border: 0; }
 .samples th, .samples td { padding: .35rem .6rem; text-align: left; vertical-align: top; overflow-wrap: anywhere;
-  border-bottom: 1px solid var(--border-color-primary); }
+  border: 0; border-bottom: 1px solid var(--border-color-primary); }
 .samples a, .links a { color: var(--link-text-color); text-decoration: underline; padding: 0; }
 .links { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .5rem 0 0; font-size: .9rem; }
 .problem { padding: .6rem .8rem; margin-bottom: .6rem; border-left: 4px solid #c2410c; overflow-wrap: anywhere;
@@ -35,8 +36,13 @@ CSS = """
 .concept .narrow { flex: 0 0 auto !important; min-width: 2.4rem !important; width: auto !important; }
 .concept .wide { flex: 0 0 8rem !important; }
 @media (max-width: 768px) {
-  #page { grid-template: "samples" auto "controls" auto "code" auto / minmax(0, 1fr); margin: 0 -1.5rem; }
-  #samples { position: sticky; top: 0; z-index: 9; padding: .3rem 0; background: var(--body-background-fill); }
+  #page { display: flex; flex-direction: column; align-items: stretch; margin: 0 -1.5rem;
+    width: calc(100% + 3rem) !important; }
+  #page > * { width: 100% !important; min-width: 0 !important; }
+  #samples { position: sticky; top: 0; z-index: 99; padding: .3rem 0; max-height: 45vh; overflow: auto !important; background: var(--body-background-fill); }
+  .samples img { max-height: 33vh; }
+  .links span { display: none; }
+  .concept .head { flex-wrap: nowrap; }
 }
 """
 
@@ -49,7 +55,8 @@ def markup_of(outputs: Sequence[Output], link: str) -> str:
         link: the query string that leads back here.
     """
     figures = "".join(_figure(output) for output in outputs)
-    said = "Below each other: one sample, as it is and under the intervention."
+    side = "Side by side" if outputs[0].texts else "Below each other"
+    said = f"{side}: one sample, as it is and under the intervention."
     anchor = f'<a id="link" href="{escape(link)}">Link to this</a>'
     return f'<div class="samples">{figures}</div><p class="links"><span>{said}</span>{anchor}</p>'
 

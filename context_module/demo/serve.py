@@ -20,6 +20,11 @@ _POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; frame-ancestors 'self'; form-action 'self'; base-uri 'self'; object-src 'none'"
 )
+_HEADERS = [
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
 
 
 def serve(
@@ -44,12 +49,13 @@ def serve(
     """
     folder = tempfile.TemporaryDirectory(prefix="context-module-demo-")
     earlier = os.environ.get("GRADIO_TEMP_DIR")
-    os.environ["GRADIO_TEMP_DIR"] = str(Path(folder.name).resolve() / "incoming")  # read at import, and when it serves
+    uploads = Uploads(Path(folder.name))
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads.incoming)  # read at import, and when it serves
     try:
         from context_module.demo.page import build_page, look
     except ImportError as error:
         raise ImportError(f"the page needs gradio ({error}): pip install context-module[demo]") from error
-    page = build_page(modules, Uploads(Path(folder.name)))
+    page = build_page(modules, uploads)
 
     def stop() -> None:
         page.close(verbose=False)
@@ -72,7 +78,7 @@ def serve(
             enable_monitoring=False,
             ssr_mode=False,
             mcp_server=False,
-            app_kwargs={"middleware": [_policy()], "docs_url": None, "redoc_url": None, "openapi_url": None},
+            app_kwargs={"middleware": [_guard(uploads)], "docs_url": None, "redoc_url": None, "openapi_url": None},
             css=CSS,
             theme=look(),
         )
@@ -87,24 +93,24 @@ def serve(
     return stop
 
 
-class _ContentPolicy:
-    """Adds the policy to every answer; bare ASGI, so that streams stay streams."""
+class _Guard:
+    """Adds the policy to every answer, and makes room before every upload; bare ASGI, so that streams stay streams."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
-        self.app = app
+    def __init__(self, app: Callable[..., Awaitable[None]], uploads: Uploads) -> None:
+        self.app, self.uploads = app, uploads
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
-                added = {b"content-security-policy": _POLICY.encode(), b"x-content-type-options": b"nosniff"}
-                added |= {b"referrer-policy": b"no-referrer"}
-                message = {**message, "headers": [*message.get("headers", []), *added.items()]}
+                message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
             await send(message)
 
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].endswith("/upload"):
+            self.uploads.make_room()
         await self.app(scope, receive, with_policy)
 
 
-def _policy() -> Any:
+def _guard(uploads: Uploads) -> Any:
     from starlette.middleware import Middleware
 
-    return Middleware(_ContentPolicy)
+    return Middleware(_Guard, uploads=uploads)

@@ -23,13 +23,17 @@ class Uploads:
     """Images by key, in a folder of their own; of more than 32 the one that was not used for longest goes.
 
     Args:
-        folder: the folder, made if needed. Files to be taken must lie in it, too.
+        folder: the folder, made if needed.
+
+    Attributes:
+        incoming: where files arrive, a folder in it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        self._kept = self.folder / "kept"
-        self._kept.mkdir(parents=True, exist_ok=True)
+        self.incoming, self._kept = self.folder / "incoming", self.folder / "kept"
+        for path in (self.incoming, self._kept):
+            path.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._used: dict[str, None] = {}
 
@@ -37,11 +41,11 @@ class Uploads:
         """Move a file that was uploaded to those that are kept; returns its key, a hash of its content.
 
         Raises:
-            DataError: for a file outside of the folder, one that is too large, has too many pixels or too narrow a
+            DataError: for a file that is not among those that arrived, one that is too large, has too many pixels or too narrow a
                 shape, or is no PNG, JPEG or WebP image that can be decoded.
         """
         path = Path(file).resolve()
-        if not path.is_relative_to(self.folder) or not path.is_file():
+        if not path.is_relative_to(self.incoming) or not path.is_file():
             raise DataError("the file is not one that was uploaded: upload it again")
         name = _plain(path)
         try:
@@ -65,6 +69,13 @@ class Uploads:
             (file,) = (self._kept / key).iterdir()
             return file
 
+    def make_room(self) -> None:
+        """Remove the oldest files that arrived and were never taken, beyond 32."""
+        with self._lock:
+            waiting = [path for path in self.incoming.rglob("*") if path.is_file()]
+            for path in sorted(waiting, key=_age)[:-_KEPT]:
+                path.unlink(missing_ok=True)
+
     def _touch(self, key: str) -> None:
         self._used.pop(key, None)
         self._used[key] = None
@@ -73,10 +84,18 @@ class Uploads:
             shutil.rmtree(self._kept / old, ignore_errors=True)
 
 
+def _age(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # it was taken meanwhile
+        return 0
+
+
 def _plain(path: Path) -> str:
     """The file's name, of letters, digits and ``_.-`` alone."""
     stem = re.sub(r"[^\w-]+", "_", path.stem, flags=re.ASCII).strip("_-")[:40] or "image"
-    return f"{stem}{path.suffix.lower()}"
+    suffix = re.sub(r"[^\w.]", "", path.suffix.lower(), flags=re.ASCII)[:8]
+    return f"{stem}{suffix}"
 
 
 def _check(path: Path, name: str) -> None:
