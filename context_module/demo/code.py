@@ -51,14 +51,10 @@ def _of_module(module: SavedModule, settings: Settings, image: str | None) -> li
         lines += [f"x = [{settings.text!r}]", 'rows = {"text": x}']
     if image or settings.text:
         noise = f"abduction=model.abduct(x, {settings.context!r})"
-    lines += [
-        f"rows {'|' if image or settings.text else ''}= contexts_on_one_noise(",
-        f'    model, {{"{OBSERVATIONAL}": None, "do": do}}, {noise}, temperature={settings.temperature!r}, '
-        f"seed={settings.seed!r}",
-        ")",
-        f"save_samples({file_name(module)!r}, labelled_samples(rows))",
-    ]
-    return lines
+    noise += f", temperature={settings.temperature!r}, seed={settings.seed!r}"
+    lines += [f"rows {'|' if image or settings.text else ''}= contexts_on_one_noise("]
+    lines += [f'    model, {{"{OBSERVATIONAL}": None, "do": do}}, {noise}', ")"]
+    return [*lines, f"save_samples({file_name(module)!r}, labelled_samples(rows))"]
 
 
 def _spelt(do: Mapping[str, float | Value]) -> str:

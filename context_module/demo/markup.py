@@ -39,7 +39,8 @@ CSS = """
   #page { display: flex; flex-direction: column; align-items: stretch; margin: 0 -1.5rem;
     width: calc(100% + 3rem) !important; }
   #page > * { width: 100% !important; min-width: 0 !important; }
-  #samples { position: sticky; top: 0; z-index: 99; padding: .3rem 0; max-height: 45vh; overflow: auto !important; background: var(--body-background-fill); }
+  #samples { position: sticky; top: 0; z-index: 99; padding: .3rem 0; max-height: 45vh;
+    overflow: auto !important; background: var(--body-background-fill); }
   .samples img { max-height: 33vh; }
   .links span { display: none; }
   .concept .head { flex-wrap: nowrap; }
@@ -85,7 +86,6 @@ def _table(output: Output) -> str:
     size = max(map(len, output.texts.values()))
     columns = [texts * size if len(texts) == 1 else texts for texts in output.texts.values()]
     rows = (
-        f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in texts)}</tr>"
-        for texts in zip(*columns, strict=True)
+        f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in texts)}</tr>" for texts in zip(*columns, strict=True)
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"

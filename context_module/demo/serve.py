@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -27,9 +28,7 @@ _HEADERS = [
 ]
 
 
-def serve(
-    modules: Mapping[str, SavedModule], *, host: str = "127.0.0.1", port: int = 7860, block: bool = True
-) -> Callable[[], None]:
+def serve(modules: Mapping[str, SavedModule], *, host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serve a page with these modules until it is interrupted.
 
     What is uploaded lies in a temporary folder, which goes with the page.
@@ -38,59 +37,41 @@ def serve(
         modules: what `load_modules` returned.
         host: address to listen on; ``0.0.0.0`` lets other machines in.
         port: to listen on.
-        block: wait for the interruption.
-
-    Returns:
-        what stops the page.
 
     Raises:
         ImportError: if gradio is not installed.
         OSError: for a port that is taken.
     """
-    folder = tempfile.TemporaryDirectory(prefix="context-module-demo-")
-    earlier = os.environ.get("GRADIO_TEMP_DIR")
-    uploads = Uploads(Path(folder.name))
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads.incoming)  # read at import, and when it serves
-    try:
-        from context_module.demo.page import build_page, look
-    except ImportError as error:
-        raise ImportError(f"the page needs gradio ({error}): pip install context-module[demo]") from error
-    page = build_page(modules, uploads)
-
-    def stop() -> None:
-        page.close(verbose=False)
-        folder.cleanup()
-        if earlier is None:
-            os.environ.pop("GRADIO_TEMP_DIR", None)
-        else:
-            os.environ["GRADIO_TEMP_DIR"] = earlier
-
-    try:
-        page.queue(max_size=_WAITING, default_concurrency_limit=1).launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            allowed_paths=[],
-            max_file_size=MOST_BYTES,
-            footer_links=[],
-            enable_monitoring=False,
-            ssr_mode=False,
-            mcp_server=False,
-            app_kwargs={"middleware": [_guard(uploads)], "docs_url": None, "redoc_url": None, "openapi_url": None},
-            css=CSS,
-            theme=look(),
-        )
-        print(f"{', '.join(modules)}: http://{'localhost' if host == '127.0.0.1' else host}:{port} (Ctrl+C ends it)")
-        if block:
+    with tempfile.TemporaryDirectory(prefix="context-module-demo-") as folder:
+        uploads = Uploads(Path(folder))
+        os.environ["GRADIO_TEMP_DIR"] = str(uploads.incoming)  # gradio reads it when it is imported, and later
+        try:
+            from context_module.demo.page import build_page, look
+        except ImportError as error:
+            raise ImportError(f"the page needs gradio ({error}): pip install context-module[demo]") from error
+        page = build_page(modules, uploads)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: the folder is to go
+        try:
+            page.queue(max_size=_WAITING, default_concurrency_limit=1).launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                allowed_paths=[],
+                max_file_size=MOST_BYTES,
+                footer_links=[],
+                enable_monitoring=False,
+                ssr_mode=False,
+                mcp_server=False,
+                app_kwargs={"middleware": [_guard(uploads)], "docs_url": None, "redoc_url": None, "openapi_url": None},
+                css=CSS,
+                theme=look(),
+            )
+            print(f"{', '.join(modules)}: http://{'localhost' if host == '127.0.0.1' else host}:{port}", flush=True)
             page.block_thread()
-    except BaseException:
-        stop()
-        raise
-    if block:
-        stop()
-    return stop
+        finally:
+            page.close(verbose=False)
 
 
 class _Guard:

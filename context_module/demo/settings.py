@@ -86,8 +86,7 @@ class Settings:
             model = module.model
             asked = parse_interventions(self.of(module), model.concepts, 1, model.module.strengths)
             model.value_maps({name: value.to(model.device) for name, value in asked.values.items()})
-            if self.image or self.text:
-                Concepts(model.config.concepts).parse(self.context)  # packs have no images of their own
+            Concepts(model.config.concepts).parse(self.context)  # packs have no images of their own
         known = {concept for module in shown for concept in module.model.concepts}
         if unknown := [name for name in self.do if name not in known]:
             raise ConceptError(f"there is no concept {unknown[0]!r}; concepts: {', '.join(sorted(known)) or 'none'}")

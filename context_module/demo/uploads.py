@@ -116,7 +116,5 @@ def _check(path: Path, name: str) -> None:
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         raise DataError(f"{name} cannot be read as an image: it is damaged, or something else") from error
     if width * height > _MOST_PIXELS:
-        raise DataError(
-            f"{name} has {width} x {height} pixels, at most {_MOST_PIXELS:,d} are taken: save it smaller"
-        )
+        raise DataError(f"{name} has {width} x {height} pixels, at most {_MOST_PIXELS:,d} are taken: save it smaller")
     raise DataError(f"{name} is {width} x {height}, too narrow: crop it to at most {_MOST_ASPECT} : 1")
