@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
 from context_module.contexts import OBSERVATIONAL, Concepts
@@ -50,12 +50,13 @@ def read_link(query: str, modules: Mapping[str, SavedModule]) -> Settings:
             raise ValueError(f"{name} must be a number, got {fields[name][0]!r}")
     shown = [modules[name] for name in fields.get("module", list(modules)[:1]) if name in modules]
     concepts = Concepts(dict.fromkeys(concept for module in shown for concept in module.model.concepts))
+    given: dict[str, Any] = {name: fields[name][0] for name in _WORDS if name in fields}
+    given |= {name: int(fields[name][0]) for name in ("n", "seed") if name in fields}
+    given |= {name: float(fields[name][0]) for name in ("temperature",) if name in fields}
     settings = Settings(
         modules=tuple(fields.get("module", list(modules)[:1])),
         do=read_interventions(fields.get("do", ()), concepts) if shown else {},
-        **{name: int(fields[name][0]) for name in ("n", "seed") if name in fields},
-        **{name: float(fields[name][0]) for name in ("temperature",) if name in fields},
-        **{name: fields[name][0] for name in _WORDS if name in fields},
+        **given,
     )
     settings.check(modules)
     return settings

@@ -46,7 +46,8 @@ def make_output(module: SavedModule, settings: Settings, image: Path | None = No
         settings: what `Settings.check` let pass.
         image: file of the image.
     """
-    model, x, abduction = module.model, None, None
+    model, abduction = module.model, None
+    x: Any = None
     rows: dict[str, Any] = {}
     if image is not None:
         x = ImageReader(model.base.image_shape, resize=True)(image)[None]

@@ -177,9 +177,8 @@ class _Page:
     def fitting(self, *names: str) -> list[Any]:
         """Of every concept its row, seen if a module shown has it."""
         models = [self.modules[name].model for name in names if name in self.modules]
-        return [
-            gr.Column(visible=any(concept.name in model.concepts for model in models)) for concept in self.concepts
-        ]
+        known = {concept for model in models for concept in model.concepts}
+        return [gr.Column(visible=concept.name in known) for concept in self.concepts]
 
     def settings(self, values: Sequence[Any]) -> Settings:
         """What the controls say, once it is known that the modules can do it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from context_module.contexts import OBSERVATIONAL, Concepts
 from context_module.errors import ConceptError
@@ -46,7 +46,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         do = {
-            name: Value(_short(given.value)) if isinstance(given, Value) else _short(given)
+            name: Value(_short(cast("float", given.value))) if isinstance(given, Value) else _short(given)
             for name, given in self.do.items()
         }
         object.__setattr__(self, "do", {name: given for name, given in do.items() if given != 0})

@@ -41,8 +41,8 @@ class Uploads:
         """Move a file that was uploaded to those that are kept; returns its key, a hash of its content.
 
         Raises:
-            DataError: for a file that is not among those that arrived, one that is too large, has too many pixels or too narrow a
-                shape, or is no PNG, JPEG or WebP image that can be decoded.
+            DataError: for a file that is not among those that arrived, one that is too large, has too many pixels or
+                too narrow a shape, or is no PNG, JPEG or WebP image that can be decoded.
         """
         path = Path(file).resolve()
         if not path.is_relative_to(self.incoming) or not path.is_file():

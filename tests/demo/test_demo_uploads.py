@@ -76,7 +76,11 @@ def test_names_are_made_plain(uploads, incoming):
         ("a", picture(), "a is not taken"),
         ("a.png", b"\0" * (8 * 2**20 + 1), "a.png has 8.0 MB, of at most 8: save it smaller"),
         ("a.png", png_header(5000, 4000), "a.png has 5000 x 4000 pixels, at most 16,777,216 are taken"),
-        ("a.png", png_header(10_000, 10_000), "a.png has too many pixels, at most 16,777,216 are taken|100000000"),
+        (
+            "a.png",
+            png_header(10_000, 10_000),
+            "a.png has too many pixels, at most 16,777,216|a.png has 10000 x 10000 pixels",
+        ),
         ("a.png", png_header(60_000, 60_000), "a.png has too many pixels, at most 16,777,216 are taken"),
         ("a.png", picture(size=(9, 1)), "a.png is 9 x 1, too narrow: crop it to at most 8 : 1"),
         ("a.png", png_header(0, 0), "a.png cannot be read as an image"),
@@ -86,7 +90,7 @@ def test_what_is_not_taken(name, content, message, uploads, incoming):
     path = incoming(name, content)
     with pytest.raises(DataError) as error:
         uploads.take(path)
-    assert message.partition("|")[0] in str(error.value)
+    assert any(part in str(error.value) for part in message.split("|"))  # pillow may look at its size first
     assert str(uploads.folder) not in str(error.value)
     assert not path.exists()
     assert not list((uploads.folder / "kept").iterdir())
