@@ -30,6 +30,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "training": ("context_module.training", "context_module.training.objectives"),
     "metrics": ("context_module.metrics",),
     "evaluation": ("context_module.evaluation",),
+    "demo": ("context_module.demo",),
     "drawing": ("context_module.drawing",),
     "saving": ("context_module.saving",),
     "io": ("context_module.io",),

@@ -19,7 +19,7 @@ ORDER = (
     "saving",
     "model",
     "training metrics",
-    "evaluation",
+    "evaluation demo",
     "cli",
     "study",
     "__init__ __main__",

@@ -1,4 +1,4 @@
-"""The command ``context-module``: list, run and copy the recipes that ship, and say what is in a folder."""
+"""The command ``context-module``: list, run and copy the recipes that ship, show a folder, and say what is in it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ def run_command(argv: Sequence[str] | None = None) -> None:
     command, *words = argv or [""]
     if command == "run" and words and words[0] not in ("-h", "--help"):
         run(words)  # not argparse's: what follows a recipe's name belongs to the recipe, --help too
+        return
+    if command == "demo" and words and not words[0].startswith("-"):
+        run(["demo", "--model", *words])
         return
     args = _parser().parse_args(argv)
     if args.command == "ls":
@@ -130,6 +133,8 @@ def _parser() -> argparse.ArgumentParser:
     copy.add_argument("name", metavar="NAME", help="see context-module ls")
     copy.add_argument("destination", metavar="DEST", nargs="?", default=".", help="folder or file; default: here")
     copy.add_argument("--force", action="store_true", help="replace a file that exists")
+    demo = add("demo", "play with a module in a browser: run demo --model DIR", usage="%(prog)s DIR ... [flag ...]")
+    demo.add_argument("directory", metavar="DIR", help="see context-module info; run demo --help shows the flags")
     info = add("info", "say what is in a folder")
     info.add_argument("directory", help="a folder of a context module, a concept pack, a base or a training run")
     return parser
