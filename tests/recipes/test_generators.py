@@ -60,8 +60,8 @@ def test_a_generator_composes_without_an_encoder(composed):
     path, out = composed
     assert "an encoder for the base" not in out
     assert "edits made longer, until 95% of their pictures are labelled so, by factors: top " in out
-    assert "| top+left |" in (path / "composition.md").read_text()
-    assert "verdict" in out
+    assert "| top+left | context module |" in (path / "labels.md").read_text()
+    assert "| top+left | Gaussian maps |" in out
     assert len(list((path.parent / "cache").glob("samples-*-600.npy"))) == 1
 
 
