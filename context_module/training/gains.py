@@ -43,7 +43,8 @@ def fit_gains(
 
     A share of 1 / K of these it makes alone, the others together with one other concept. Its average becomes the shift
     above, as often as that takes, from one time to four; what it does to each picture beyond its average stays. It is
-    for contexts that were sorted by what is shown (`from_samples`), which know of no effects of one concept on another.
+    meant for contexts that were sorted by what is shown (`from_samples`): these know of no effects of one concept on
+    another.
 
     Args:
         model: with fitted edits; they are changed in place.
