@@ -26,7 +26,7 @@ from context_module.io import (
     save_network,
 )
 from context_module.normal import standard_normal_kl
-from context_module.objective import Objective
+from context_module.objective import Objective, ParameterGroup
 from context_module.options import argument
 
 if TYPE_CHECKING:
@@ -177,11 +177,18 @@ class LightweightAdapter(DecoderAdapter):
 
 
 class LightweightObjective(Objective):
-    """Pretraining: the beta-VAE loss on pooled contexts. Returns the same kind of dict as every objective."""
+    """Pretraining: the beta-VAE loss on pooled contexts. Returns the same kind of dict as every objective.
 
-    def __init__(self, net: LightweightVAE, beta: float = 1.0) -> None:
+    Args:
+        net: with heads.
+        beta: weight of the KL.
+        regularizer: what is added to the reconstruction error in training in place of the KL: a
+            `context_module.baselines.Regularizer`. In eval mode the loss is then the negative ELBO.
+    """
+
+    def __init__(self, net: LightweightVAE, beta: float = 1.0, regularizer: Any = None) -> None:
         super().__init__()
-        self.net, self.beta = net, beta
+        self.net, self.beta, self.regularizer = net, beta, regularizer
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         _, mean, log_var = self.net.encode(batch["x"])
@@ -189,8 +196,18 @@ class LightweightObjective(Objective):
             raise ValueError("a LightweightVAE without heads has no posterior to pretrain: build it with heads=True")
         latent = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
         neg_log_likelihood = -self.net.decode(latent).log_prob(batch["x"])
+        if self.regularizer is not None and self.training:
+            found = self.regularizer(mean.float(), log_var.float(), latent.float(), progress)
+            loss = neg_log_likelihood + found.pop("penalty")
+            return {"loss": loss, "neg_log_likelihood": neg_log_likelihood, **found}
         kl = standard_normal_kl(mean.float(), log_var.float().exp(), log_var.float())
         return {"loss": neg_log_likelihood + self.beta * kl, "neg_log_likelihood": neg_log_likelihood, "kl": kl}
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        if self.regularizer is None:
+            return super().parameter_groups()
+        groups: list[ParameterGroup] = self.regularizer.groups(self.parameters())
+        return groups
 
 
 @dataclass(kw_only=True)

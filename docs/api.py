@@ -29,6 +29,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "data": ("context_module.data",),
     "training": ("context_module.training", "context_module.training.objectives"),
     "metrics": ("context_module.metrics",),
+    "baselines": ("context_module.baselines",),
     "evaluation": ("context_module.evaluation",),
     "demo": ("context_module.demo",),
     "drawing": ("context_module.drawing",),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from context_module.adapters import available_adapters, get_adapter
+from context_module.baselines import available_baselines, get_baseline
 from context_module.cli import BaseArguments, DataArguments, TermArguments, TrainingArguments, flag_options
 from context_module.study import StudyArguments
 from context_module.training import TrainingSettings
@@ -53,7 +54,7 @@ def page(recipe: str) -> str:
     config = ":::{option} --config FILE\nA YAML or JSON file of flags and their values; flags win over it.\n:::\n\n"
     groups["This recipe"] += config
     parts = [f"# {recipe}.py\n\n```{{eval-rst}}\n{_as_rest(doc)}\n```\n", f"```{{program}} {recipe}.py\n```\n"]
-    groups |= _families() if recipe == "pretrain" else {}
+    groups |= {"pretrain": _families, "train_baseline": _methods}.get(recipe, dict)()
     parts += [f"## {title}\n\n{options}" for title, options in groups.items() if options]
     return "\n".join(parts)
 
@@ -67,6 +68,12 @@ def write(folder: Path) -> None:
             target.write_text(text, encoding="utf-8")
 
 
+def _methods() -> dict[str, str]:
+    """The options of every baseline, by a title."""
+    kinds = {name: get_baseline(name).settings_class for name in available_baselines()}
+    return dict(_chosen("train_baseline.py --method", name, kind) for name, kind in kinds.items())
+
+
 def _families() -> dict[str, str]:
     """The options of every family that can be pretrained, by a title."""
     found = {}
@@ -75,10 +82,15 @@ def _families() -> dict[str, str]:
             kind = get_adapter(family).pretraining()
         except ValueError:  # it is not made here
             continue
-        hints = get_type_hints(kind)
-        options = (_option(field, hints[field.name]) for field in dataclasses.fields(kind))
-        found[f"`--base {family}`"] = f"```{{program}} pretrain.py --base {family}\n```\n\n{''.join(options)}"
+        found |= dict([_chosen("pretrain.py --base", family, kind)])
     return found
+
+
+def _chosen(command: str, name: str, kind: type[Any]) -> tuple[str, str]:
+    """A title, and the options that a recipe has besides where one of its flags has this value."""
+    hints = get_type_hints(kind)
+    options = (_option(field, hints[field.name]) for field in dataclasses.fields(kind))
+    return f"`{command.split()[1]} {name}`", f"```{{program}} {command} {name}\n```\n\n{''.join(options)}"
 
 
 def _group(kind: type[Any], name: str) -> str:

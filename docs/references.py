@@ -95,12 +95,12 @@ def rooms() -> Iterator[str]:
     """The packages of the library: what their ``__all__`` names is public."""
     library = importlib.import_module("context_module")
     yield library.__name__
-    for place in ("", ".adapters"):  # which another folder may hold, so that no path leads from one to the other
+    for place in ("", ".adapters", ".baselines"):  # other folders hold some, so that no path leads from one to another
         package = importlib.import_module(library.__name__ + place)
         yield from (
             found.name for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.") if found.ispkg
         )
-    yield f"{library.__name__}.adapters"
+    yield from (f"{library.__name__}.{outside}" for outside in ("adapters", "baselines"))
 
 
 def documented(env: BuildEnvironment, target: str) -> str | None:

@@ -26,6 +26,7 @@ from torch import Tensor
 from context_module import ContextualDecoder
 from context_module.adapters import DecoderAdapter
 from context_module.base import Abduction, fingerprint
+from context_module.baselines import Baseline, BaselineSubject, load_baseline, traversals
 from context_module.cli import BaseArguments, DataArguments, argument, parse_arguments, run_recipe
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextData, load_labellers
@@ -55,7 +56,7 @@ MOVING, FRAMES = 5, 11  # images under a slider, and its strengths
 class EvaluateArguments(BaseArguments):
     """The flags of this recipe."""
 
-    model: str = argument(help="folder written by recipes/finetune.py, or a base's, by recipes/pretrain.py")
+    model: str = argument(help="folder written by recipes/finetune.py, pretrain.py (a base) or train_baseline.py")
     output_dir: str | None = argument(None, help="where the report goes; default: evaluation/ in the model's folder")
     samples: int = argument(1000, help="images compared per context, real and generated alike")
     metrics: list[str] = argument([], help=f"some of {', '.join(available_metrics())}; default: all that apply")
@@ -83,8 +84,8 @@ def settings(args: EvaluateArguments) -> dict[str, Any]:
     return run | {name: value for name, value in given.items() if value is not None}
 
 
-def load_model(args: EvaluateArguments, run: Mapping[str, Any]) -> ContextualDecoder | DecoderAdapter:
-    """The wrapped base in the folder, or the base in it."""
+def load_model(args: EvaluateArguments, run: Mapping[str, Any]) -> ContextualDecoder | DecoderAdapter | Baseline:
+    """The wrapped base in the folder, the base in it, or the baseline."""
     folder = Path(args.model)
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; expected one written by recipes/finetune.py or pretrain.py")
@@ -96,6 +97,8 @@ def load_model(args: EvaluateArguments, run: Mapping[str, Any]) -> ContextualDec
             f"{folder} holds no model: neither {CONFIG_NAME} (of recipes/finetune.py) nor {' or '.join(BASE_CONFIGS)} "
             "(of recipes/pretrain.py); has its training ended?"
         )
+    if "method" in run:
+        return load_baseline(folder)
     if family is None:
         raise CheckpointError(f"{folder} does not say which family its base is of: give --base")
     base = args.load_base(folder, family)
@@ -103,7 +106,7 @@ def load_model(args: EvaluateArguments, run: Mapping[str, Any]) -> ContextualDec
     return base
 
 
-def load_real(args: EvaluateArguments, run: Mapping[str, Any], base: DecoderAdapter) -> ContextData:
+def load_real(args: EvaluateArguments, run: Mapping[str, Any], base: DecoderAdapter | Baseline) -> ContextData:
     """The data of the training, with images to score on that it did not see."""
     if args.data is None and "data" not in run:
         raise DataError(f"{args.model} does not say which data it was trained on: give --data")
@@ -153,7 +156,7 @@ def by_strength(model: ContextualDecoder, noise: Tensor | Abduction) -> dict[str
 def report(
     args: EvaluateArguments,
     run: Mapping[str, Any],
-    model: ContextualDecoder | DecoderAdapter,
+    model: ContextualDecoder | DecoderAdapter | BaselineSubject,
     data: ContextData,
     scored: Evaluation,
     facts: dict[str, str],
@@ -164,6 +167,10 @@ def report(
     name = Path(args.model).resolve().name
     lead = "A base alone: samples of its prior are its answer in every context."
     of_module: dict[str, Any] = {}
+    if isinstance(model, BaselineSubject):
+        lead = "A system to compare with, on images that it was never trained on."
+        assert data.test is not None
+        of_module["traversals"] = traversals(model.model, data.test.first(1)[0])
     if isinstance(model, ContextualDecoder):
         lead = "A context module in front of a pretrained base, on images that it was never trained on."
         assert data.test is not None
@@ -188,7 +195,10 @@ def report(
 
 
 def score(
-    args: EvaluateArguments, run: Mapping[str, Any], model: ContextualDecoder | DecoderAdapter, data: ContextData
+    args: EvaluateArguments,
+    run: Mapping[str, Any],
+    model: ContextualDecoder | DecoderAdapter | BaselineSubject,
+    data: ContextData,
 ) -> Evaluation:
     """All figures of the report."""
     return evaluate(
@@ -228,6 +238,8 @@ def main(argv: list[str] | None = None) -> None:
         source = "the validation split of the training, as the data has no test part"
     if isinstance(model, ContextualDecoder) and set(model.concepts) < set(data.concepts):
         data = data.of_concepts(model.concepts)  # of --contexts
+    if isinstance(model, Baseline):
+        model = BaselineSubject(model, data.train)
     scored = score(args, run, model, data)
     n = args.samples
     facts = {

@@ -18,8 +18,11 @@ import torch
 from torch import Tensor
 
 from context_module.adapters import DecoderAdapter, get_adapter
+from context_module.adapters.lightweight import FEATURES, LightweightObjective
+from context_module.baselines import regularizer_of
 from context_module.cli import TrainingArguments, argument, given, next_command, parse_arguments, run_recipe
 from context_module.drawing import labelled_samples
+from context_module.objective import Objective
 from context_module.training import RunDirectory, Trainer, make_accelerator
 
 if TYPE_CHECKING:
@@ -37,6 +40,14 @@ class PretrainArguments(TrainingArguments):
     )
     resolution: int | None = argument(None, help="height and width of the images; default: the data's own")
     contexts: list[str] = argument([], help="training contexts to learn from, their labels unused; default: all")
+    regularizer: str | None = argument(None, help="lightweight: beta_vae, tc_vae, dip_vae or factor_vae, for the KL")
+    regularizer_options: list[str] = argument([], help="its settings, each name=value: see recipes/train_baseline.py")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.regularizer_options and self.regularizer is None:
+            raise ValueError("regularizer_options are of a regularizer: give --regularizer, too")
+
     learning_rate: float = argument(1e-2, help="peak learning rate; it falls to 1%% along a cosine")
     max_grad_norm: float = argument(200.0, help="gradients are clipped to this norm")
 
@@ -51,6 +62,17 @@ def read(argv: Sequence[str] | None) -> Any:
     """The flags of a command line."""
     kind = arguments_of(given("base", DEFAULT, argv))
     return parse_arguments(kind, description=__doc__.splitlines()[0], argv=argv)
+
+
+def regularized(args: Any, objective: Objective, images: int) -> Objective:
+    """The objective of a lightweight base with the penalty of another method in place of the KL."""
+    if not isinstance(objective, LightweightObjective) or objective.beta != 1:
+        raise ValueError(
+            "--regularizer takes the place of the KL of a lightweight base: give it with --base lightweight and "
+            "without --beta; a weighted KL is --regularizer beta_vae"
+        )
+    penalty = regularizer_of(args.regularizer, args.regularizer_options, FEATURES, images)
+    return LightweightObjective(objective.net, regularizer=penalty)
 
 
 @torch.no_grad()
@@ -76,6 +98,8 @@ def main(argv: list[str] | None = None) -> None:
     repository = args.hub_repository() if accelerator.is_main_process else None
     data = args.load(resolution=args.resolution)
     base, objective = args.build(data.train)
+    if args.regularizer:
+        objective = regularized(args, objective, len(data.train))
     if base.kind == "texts":
         data = args.load(**base.data_settings())
     if accelerator.is_main_process:

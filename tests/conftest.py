@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from context_module.adapters.registry import _ADAPTERS
+from context_module.baselines.registry import _BASELINES
 from context_module.data.registry import _DATA
 from context_module.metrics.registry import _METRICS
 from helpers.bases import (
@@ -33,7 +34,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @pytest.fixture(autouse=True)
 def what_a_test_registers_is_forgotten(monkeypatch):
-    for registry in (_ADAPTERS, _DATA, _METRICS):
+    for registry in (_ADAPTERS, _BASELINES, _DATA, _METRICS):
         monkeypatch.setattr(registry, "_registered", dict(registry._registered))
 
 

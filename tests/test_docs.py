@@ -15,6 +15,7 @@ from PIL import Image
 
 from context_module import ContextualDecoder, wrap_decoder
 from context_module.adapters import load_base
+from context_module.baselines import available_baselines, get_baseline
 from context_module.data import load_data
 from context_module.training import fit_values
 
@@ -115,6 +116,7 @@ def test_flags_that_pages_speak_of_are_those_of_recipes(options, monkeypatch):
     for recipe in RECIPES:
         monkeypatch.setitem(sys.modules, f"recipe_{recipe}", None)
     kinds = [options.arguments_of(recipe) for recipe in RECIPES]
+    kinds += [get_baseline(name).settings_class for name in available_baselines()]
     flags = {f"--{field.name}" for kind in kinds for field in dataclasses.fields(kind)} | OF_OTHERS
     for page in PAGES:
         code = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", page_text(page), flags=re.DOTALL | re.MULTILINE))
@@ -209,7 +211,8 @@ def test_the_api_starts_with_what_one_starts_with(api):
         "ContextualDecoder",
     ]
     for room in api.PAGES:
-        folder = "../adapters" if room == "adapters" else f"../context_module/{room}".removesuffix("/context_module")
+        inside = "" if room in ("adapters", "baselines", "context_module") else "context_module/"
+        folder = f"../{inside}{room}"
         assert f"]({folder}/__init__.py)" in page_text("api.md")
 
 

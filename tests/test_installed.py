@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("context_module", "adapters", "recipes", "docs", "tests")
+SOURCES = ("context_module", "adapters", "baselines", "recipes", "docs", "tests")
 FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md")
 RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.py"))
 BASE = sorted(path.name for path in (ROOT / "recipes" / "pretrained" / "nvae-quad32").iterdir())

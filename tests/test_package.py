@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = {"context_module": ROOT / "context_module", "context_module.adapters": ROOT / "adapters"}
+ROOMS = {
+    "context_module": ROOT / "context_module",
+    "context_module.adapters": ROOT / "adapters",
+    "context_module.baselines": ROOT / "baselines",
+}
 
 
 def modules():
@@ -59,11 +63,12 @@ def test_modules_without_a_package_around_them():
     assert not stray
 
 
-def test_the_folder_of_adapters_is_not_a_package_of_its_own():
-    result = run("import adapters", ROOT)
+@pytest.mark.parametrize("folder", ["adapters", "baselines"])
+def test_a_folder_of_the_repository_is_not_a_package_of_its_own(folder):
+    result = run(f"import {folder}", ROOT)
     assert result.returncode == 1
-    assert "ImportError: 'adapters' is a part of context_module: install the project" in result.stderr
-    assert "from context_module.adapters import ..." in result.stderr
+    assert f"ImportError: '{folder}' is a part of context_module: install the project" in result.stderr
+    assert f"from context_module.{folder} import ..." in result.stderr
 
 
 def test_importing_the_library_is_light(tmp_path):

@@ -19,13 +19,14 @@ ORDER = (
     "saving",
     "model",
     "training metrics",
-    "evaluation demo",
+    "baselines demo evaluation",
     "cli",
     "study",
     "__init__ __main__",
 )
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms.split()}
-FILES = [file for folder in ("context_module", "adapters") for file in sorted((ROOT / folder).rglob("*.py"))]
+OUTSIDE = ("adapters", "baselines")  # rooms that are folders of the repository
+FILES = [file for folder in ("context_module", *OUTSIDE) for file in sorted((ROOT / folder).rglob("*.py"))]
 LONGEST = 400
 
 
@@ -64,13 +65,14 @@ def test_rooms_are_entered_by_their_door(file):
         there = room_of(module)
         if there in (here, "adapters") or "." not in module.removeprefix("context_module."):
             continue
-        inside = ROOT / module.replace(".", "/")
+        place = module.removeprefix("context_module.") if there in OUTSIDE else module
+        inside = ROOT / place.replace(".", "/")
         assert inside.is_dir(), f"{file.name} imports {module}: import it from context_module.{there}"
 
 
 def test_every_room_is_in_the_order():
     found = {path.stem for path in (ROOT / "context_module").iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert {*found, "adapters"} - {"__pycache__", "py"} == set(LEVEL)
+    assert {*found, *OUTSIDE} - {"__pycache__", "py"} == set(LEVEL)
 
 
 def test_every_room_says_what_it_is_for():

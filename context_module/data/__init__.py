@@ -4,7 +4,7 @@ from context_module.data.attributes import attributes
 from context_module.data.augment import augment
 from context_module.data.context_data import ContextData
 from context_module.data.dataset import ArrayContextDataset, ContextDataset, LabelledDataset, MappedImages
-from context_module.data.dsprites import dsprites
+from context_module.data.dsprites import dsprites, dsprites_grid
 from context_module.data.folders import FolderContextDataset, image_folders
 from context_module.data.grammar import grammar
 from context_module.data.hub import HubContextDataset, hub_dataset
@@ -22,7 +22,7 @@ from context_module.data.samples import from_samples
 from context_module.data.simulated import simulate
 from context_module.data.simulator import Simulator
 from context_module.data.texts import TextContextDataset, read_by, text_folders
-from context_module.data.views import FactorView, PairView, pairs, with_factors
+from context_module.data.views import FactorView, PairView, TripletView, cross_pairs, pairs, triplets, with_factors
 
 __all__ = [
     "ArrayContextDataset",
@@ -41,11 +41,14 @@ __all__ = [
     "SampledDataset",
     "Simulator",
     "TextContextDataset",
+    "TripletView",
     "attributes",
     "augment",
     "available_data",
+    "cross_pairs",
     "data_function",
     "dsprites",
+    "dsprites_grid",
     "evaluation_loader",
     "from_samples",
     "grammar",
@@ -65,5 +68,6 @@ __all__ = [
     "shift_environments",
     "simulate",
     "text_folders",
+    "triplets",
     "with_factors",
 ]

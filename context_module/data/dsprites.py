@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from context_module.contexts import Concepts
+from context_module.contexts import OBSERVATIONAL, Concepts
 from context_module.data.context_data import ContextData
+from context_module.data.dsprites_archive import DSpritesArchive
 from context_module.data.simulated import simulate
 from context_module.data.simulator import Simulator
 from context_module.errors import DataError, ShapeError
@@ -28,8 +29,10 @@ __all__ = [
     "GRID_RANGES",
     "PAIRS",
     "SHAPES",
+    "DSpritesGrid",
     "DSpritesSimulator",
     "dsprites",
+    "dsprites_grid",
     "grid_factors",
     "grid_index",
     "orientation_period",
@@ -83,6 +86,7 @@ def dsprites(
     seed: int = 0,
     cache_dir: str | Path | None = None,
     ranges: Mapping[str, tuple[Range, Range]] | None = None,
+    archive: str | Path | None = None,
 ) -> ContextData:
     """dSprites-like data: an intervention draws its factor from a part of the grid that is never observed otherwise.
 
@@ -93,18 +97,41 @@ def dsprites(
         samples_per_context, held_out_samples, test_samples, seed, cache_dir: see `simulate`.
         ranges: replaces entries of `GRID_RANGES`. Mind that turned squares and ellipses look the same after
             `orientation_period`.
+        archive: path of the original dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz: its pictures instead of ours.
 
     Returns:
         ContextData whose factors (N, 5) are values from `GRIDS`.
 
     Raises:
-        DataError: for a bad count, or ranges that overlap or do not fit the grids.
-        ShapeError: for a resolution below 16 pixels.
+        DataError: for a bad count, ranges that overlap or do not fit the grids, or a file that is not the archive.
+        ShapeError: for a resolution below 16 pixels, or, of the archive, other than 64.
     """
     return simulate(
-        DSpritesSimulator(resolution, ranges),
+        DSpritesSimulator(resolution, ranges, archive),
         samples_per_context=samples_per_context,
         held_out_samples=held_out_samples,
+        test_samples=test_samples,
+        seed=seed,
+        cache_dir=cache_dir,
+    )
+
+
+def dsprites_grid(
+    *,
+    resolution: int = 64,
+    samples_per_context: int = 50_000,
+    test_samples: int = 0,
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+    archive: str | Path | None = None,
+) -> ContextData:
+    """Sprites drawn evenly from the whole grid of 737,280, in one context: what the literature trains and scores on.
+
+    Arguments and errors as for `dsprites`.
+    """
+    return simulate(
+        DSpritesGrid(resolution, archive=archive),
+        samples_per_context=samples_per_context,
         test_samples=test_samples,
         seed=seed,
         cache_dir=cache_dir,
@@ -118,14 +145,23 @@ class DSpritesSimulator(Simulator):
     concepts = CONCEPTS
     factor_names = tuple(GRIDS)
     compositions = PAIRS
+    discrete = frozenset(GRIDS)
 
-    def __init__(self, resolution: int = 64, ranges: Mapping[str, tuple[Range, Range]] | None = None) -> None:
+    def __init__(
+        self,
+        resolution: int = 64,
+        ranges: Mapping[str, tuple[Range, Range]] | None = None,
+        archive: str | Path | None = None,
+    ) -> None:
         _check_resolution(resolution)
         self.image_shape = (1, resolution, resolution)
         self.ranges = _checked_ranges(ranges)
+        self.archive = None if archive is None else DSpritesArchive(archive)
+        if self.archive is not None and resolution != 64:
+            raise ShapeError(f"the pictures of the dSprites archive are of 64x64 pixels, got resolution {resolution}")
 
     def settings(self) -> dict[str, Any]:
-        return {"ranges": self.ranges}
+        return {"ranges": self.ranges} | ({} if self.archive is None else {"archive": True})
 
     def sample(self, n: int, context: str, rng: np.random.Generator, test: bool = False) -> Tensor:
         intervened = [int(name in CONCEPTS.parse(context)) for name in GRIDS]
@@ -134,7 +170,20 @@ class DSpritesSimulator(Simulator):
         return _values(indices.T)
 
     def render(self, factors: Tensor) -> Tensor:
+        if self.archive is not None:
+            return self.archive.read(grid_index(factors))
         return render(factors, self.image_shape[-1])
+
+
+class DSpritesGrid(DSpritesSimulator):
+    """Draws from the whole grid, in the observational context alone."""
+
+    name = "dsprites_grid"
+    contexts = (OBSERVATIONAL,)
+    compositions = ()
+
+    def sample(self, n: int, context: str, rng: np.random.Generator, test: bool = False) -> Tensor:
+        return grid_factors(torch.from_numpy(rng.integers(math.prod(_SIZES), size=n)))
 
 
 def grid_index(factors: Tensor) -> Tensor:

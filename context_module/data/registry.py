@@ -36,6 +36,7 @@ _DATA: Registry[Load] = Registry(
         "quad_dependent": "context_module.data.quad:dependent",
         "morpho_mnist": "context_module.data.morpho_mnist:morpho_mnist",
         "dsprites": "context_module.data.dsprites:dsprites",
+        "dsprites_grid": "context_module.data.dsprites:dsprites_grid",
         "pendulum": "context_module.data.pendulum:pendulum",
         "still_life": "context_module.data.still_life:still_life",
         "cartoon": "context_module.data.cartoon:cartoon",
@@ -129,9 +130,9 @@ def load_data(
         tokenize: of a language model, ``base.tokenize``: gives texts their token ids.
         training_on: compositions to train on, too, as a list or separated by commas: see `ContextData.training_on`.
         base: the adapter that data of a base's own samples is drawn of.
-        **options: further arguments of the data's own function: see `quad`, `morpho_mnist`, `dsprites`, `pendulum`,
-            `still_life`, `cartoon`, `chase`, `attributes`, `augment`, `hub_dataset`, `labelled_samples`,
-            `grammar`, `image_folders`, `text_folders`.
+        **options: further arguments of the data's own function: see `quad`, `morpho_mnist`, `dsprites`,
+            `dsprites_grid`, `pendulum`, `still_life`, `cartoon`, `chase`, `attributes`, `augment`, `hub_dataset`,
+            `labelled_samples`, `grammar`, `image_folders`, `text_folders`.
 
     Raises:
         ImportError: for data of an installed package that cannot be imported; names the package.

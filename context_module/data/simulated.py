@@ -63,7 +63,7 @@ def simulate(
         labels = torch.arange(len(contexts)).repeat_interleave(n)
         return ArrayContextDataset(images, labels, contexts, simulator.concepts, factors, simulator.factor_names)
 
-    training = simulator.concepts.training_contexts
+    training = simulator.contexts or simulator.concepts.training_contexts
     train = part(training, samples_per_context)
     assert train is not None
     held_out = part(simulator.compositions, held_out_samples)

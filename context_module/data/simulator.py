@@ -27,9 +27,12 @@ class Simulator(ABC):
         name: of the data set.
         concepts: the factors that contexts intervene on; each is also one of `factor_names`.
         factor_names: of the D columns of a table of factors.
+        contexts: the training contexts, as names; None for all of the concepts'.
         compositions: the held-out contexts, as names.
         image_shape: (C, H, W).
         graph: (cause, effect) pairs of concepts: the direct edges among them; None where it is not known.
+        discrete: the factors whose values stand for themselves, however many, and are not to be cut into bins; None
+            for those that take few values.
         target, spurious: names of two binary factors for the metrics of `context_module.metrics.downstream`: what is
             to be predicted, and what only correlates with it; None for data without such a task.
     """
@@ -37,9 +40,11 @@ class Simulator(ABC):
     name: str
     concepts: Concepts
     factor_names: tuple[str, ...]
+    contexts: tuple[str, ...] | None = None
     compositions: tuple[str, ...]
     image_shape: tuple[int, int, int]
     graph: tuple[tuple[str, str], ...] | None = ()
+    discrete: frozenset[str] | None = None
     target: str | None = None
     spurious: str | None = None
 

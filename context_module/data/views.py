@@ -1,4 +1,4 @@
-"""Views of data for systems that learn from more than contexts: from true factors, or from pairs of images."""
+"""Views of data for systems that learn from more than contexts: from true factors, pairs or triplets of images."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from context_module.contexts import OBSERVATIONAL
 from context_module.data.dataset import ContextDataset, LabelledDataset
 from context_module.errors import DataError
 
-__all__ = ["FactorView", "PairView", "pairs", "with_factors"]
+__all__ = ["FactorView", "PairView", "TripletView", "cross_pairs", "pairs", "triplets", "with_factors"]
 
 _CHUNK = 256  # rows compared with a whole group at a time
 
@@ -68,6 +69,26 @@ class PairView(_View):
         return [
             {**item, "other": other["x"], "other_mask": other["mask"]}
             for item, other in zip(items, others, strict=True)
+        ]
+
+
+class TripletView(_View):
+    """What `triplets` makes: item i is image i of the data, with images ``positive[i]`` and ``negative[i]``.
+
+    Attributes:
+        positive, negative: int64 (N,), numbers of images.
+    """
+
+    def __init__(self, data: ContextDataset, positive: Tensor, negative: Tensor) -> None:
+        super().__init__(data)
+        self.positive, self.negative = positive, negative
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        items = self.data.__getitems__(indices)
+        alike, others = (self.data.__getitems__(rows[indices].tolist()) for rows in (self.positive, self.negative))
+        return [
+            {**item, "positive": near["x"], "negative": far["x"]}
+            for item, near, far in zip(items, alike, others, strict=True)
         ]
 
 
@@ -128,6 +149,56 @@ def pairs(
             "number, or data of discrete factors"
         )
     return PairView(data, first, second[first])
+
+
+def cross_pairs(data: ContextDataset, *, seed: int = 0) -> PairView:
+    """Pairs of images of different contexts: of every observational image and one of a random other context, and of
+    every other image and an observational one. Items and the part of the seed are as for `pairs`.
+
+    Raises:
+        DataError: for data in one context, in whose pairs no factor is known to change.
+    """
+    return PairView(data, torch.arange(len(data)), _of_other_contexts(data, np.random.default_rng(seed), "pairs"))
+
+
+def triplets(data: ContextDataset, *, seed: int = 0) -> TripletView:
+    """Every image with another one of its context, and one of another context, chosen as in `cross_pairs`.
+
+    An item is ``{"x", "mask", "positive", "negative"}``, all images (C, H, W). Which they are is a function of the
+    seed alone.
+
+    Raises:
+        DataError: for data in one context, or a context of one image.
+    """
+    rng = np.random.default_rng(seed)
+    positive = torch.empty(len(data), dtype=torch.int64)
+    for name, count in data.counts.items():
+        if count < 2:
+            raise DataError(
+                f"context {name!r} has one {data.kind[:-1]}, with no other of it to go with: add {data.kind}"
+            )
+        places = data.places(name)
+        # a step of at least one along the context, around its end
+        positive[places] = places[(np.arange(count) + rng.integers(1, count, size=count)) % count]
+    return TripletView(data, positive, _of_other_contexts(data, rng, "triplets"))
+
+
+def _of_other_contexts(data: ContextDataset, rng: np.random.Generator, what: str) -> Tensor:
+    """Per image a random one of another context: the observational one, where that is another and there is one."""
+    names = data.context_names
+    if len(names) < 2:
+        raise DataError(
+            f"{what} of different contexts need at least two, the data has {names[0]!r} alone: no factor changes"
+        )
+    found = torch.empty(len(data), dtype=torch.int64)
+    for name in names:
+        others = [other for other in names if other != name]
+        if name != OBSERVATIONAL and OBSERVATIONAL in others:
+            others = [OBSERVATIONAL]
+        places, pools = data.places(name), [data.places(other) for other in others]
+        chosen, share = rng.integers(len(pools), size=len(places)), rng.random(len(places))
+        found[places] = torch.stack([pools[k][int(s * len(pools[k]))] for k, s in zip(chosen, share, strict=True)])
+    return found
 
 
 def _factors(data: ContextDataset) -> Tensor:

@@ -1,6 +1,7 @@
 """How good is a model, and how sure is that? One file per family of metrics; every figure comes with its interval."""
 
 from context_module.metrics.case import Case
+from context_module.metrics.categories import category_accuracy
 from context_module.metrics.concept_accuracy import (
     ConceptAccuracy,
     ConceptClassifier,
@@ -64,6 +65,7 @@ __all__ = [
     "bootstrap",
     "bootstrap_indices",
     "built_in_metrics",
+    "category_accuracy",
     "concept_accuracy",
     "counterfactual_consistency",
     "disentanglement",

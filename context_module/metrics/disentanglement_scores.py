@@ -40,6 +40,7 @@ class FactorTable:
         factors: float64 (N, D); every factor varies.
         names, discrete: per factor.
         train: number of items to fit on, the first ones; the others are to test on.
+        categorical: columns of `codes` that hold numbers of categories.
     """
 
     codes: Array
@@ -47,6 +48,7 @@ class FactorTable:
     names: tuple[str, ...]
     discrete: tuple[bool, ...]
     train: int
+    categorical: tuple[int, ...] = ()
 
 
 def factor_vae_score(
@@ -64,7 +66,8 @@ def factor_vae_score(
     A vote draws a factor, the value of a random item, and `group_items` items of that value (with replacement). Its
     dimension is that of the lowest variance relative to the variance over all items. A dimension stands for the
     factor of most of its training votes; the score is the share of test votes this gets right. A continuous factor
-    is fixed to one of 20 bins of equally many items. Values of fewer than 5 items are not drawn.
+    is fixed to one of 20 bins of equally many items. Values of fewer than 5 items are not drawn. The variance of a
+    categorical dimension is Gini's: half of what its one-hot columns have together.
 
     The interval is over resampled items with new votes, few times as this is slow.
 
@@ -83,26 +86,28 @@ def factor_vae_score(
     rng = np.random.default_rng(seed)
     groups = [_groups(table, k) for k in range(len(table.names))]
 
-    def votes(n: int, codes: Array, by_group: list[tuple[Array, Array, Array]]) -> Array:
-        """(d, D): how often each dimension of codes (d, N) varied least with each factor fixed."""
+    def votes(n: int, codes: list[Array], by_group: list[tuple[Array, Array, Array]]) -> Array:
+        """(d, D): how often each of d dimensions, (columns, N) each, varied least with each factor fixed."""
         numbers = rng.multinomial(n, np.full(len(by_group), 1 / len(by_group)))
         columns = []
         for count, (order, starts, sizes) in zip(numbers, by_group, strict=True):
             chosen = rng.choice(len(sizes), size=(count, 1), p=sizes / sizes.sum())
             items = order[starts[chosen] + rng.integers(sizes[chosen], size=(count, group_items))]
-            # of centred codes, a dimension at a time: many times faster than var() of all
-            drawn = (column[items] for column in codes)
-            variances = [np.einsum("vi,vi->v", x, x) / group_items - x.mean(axis=1) ** 2 for x in drawn]
+            variances = [sum(_variances(column[items]) for column in dimension) for dimension in codes]
             columns.append(np.bincount(np.argmin(variances, axis=0), minlength=len(codes)))
         return np.stack(columns, axis=1)
 
     def score(rows: Tensor) -> float:
-        codes = table.codes[rows.numpy()]
-        std = codes.std(axis=0)
-        active = std >= min_std
-        if not active.any():
+        relative = []
+        for place, column in enumerate(table.codes[rows.numpy()].T):
+            dimension = column[None]
+            if place in table.categorical:
+                dimension = (column == np.unique(column)[:, None]).astype(float)
+            std = dimension.var(axis=1).sum() ** 0.5
+            if std >= min_std:
+                relative.append(((dimension - dimension.mean(axis=1, keepdims=True)) / std).astype(np.float32))
+        if not relative:
             return 0.0
-        relative = ((codes - codes.mean(axis=0)) / np.where(active, std, 1)).T[active].astype(np.float32)
         by_group = [_by_group(labels[rows.numpy()]) for labels in groups]
         train, test = votes(train_votes, relative, by_group), votes(test_votes, relative, by_group)
         return float(test[np.arange(len(test)), train.argmax(axis=1)].sum() / test.sum())
@@ -239,6 +244,9 @@ def mean_correlation(table: FactorTable, *, ranks: bool = False, seed: int = 0) 
 def weak_mean_correlation(table: FactorTable, *, seed: int = 0) -> Estimate:
     """Weak MCC (Khemakhem et al. 2020): the MCC of what a linear map makes of the codes.
 
+    Published code maps codes and factors both, by canonical correlation (CCA), so that factors mixed with each other
+    count as found; here every factor itself has to be.
+
     The map from codes to factors is of least squares, fitted on one half of the items; the other half is scored, and
     resampled for the interval. It tells whether the factors are found up to a linear map.
     """
@@ -251,6 +259,11 @@ def weak_mean_correlation(table: FactorTable, *, seed: int = 0) -> Estimate:
         return _matched(_correlations(mapped[rows.numpy()], true[rows.numpy()]))
 
     return bootstrap_indices(score, [len(true)], seed=seed)
+
+
+def _variances(items: Array) -> Array:
+    """(votes,) of centred items (votes, items): many times faster than their var()."""
+    return np.einsum("vi,vi->v", items, items) / items.shape[1] - items.mean(axis=1) ** 2
 
 
 def _values(column: Array) -> Array:

@@ -41,7 +41,9 @@ def precision_recall(real: Tensor, generated: Tensor, *, neighbours: int = 3) ->
 
     The intervals are those of shares of items (Wilson; of the density, normal), with both manifolds fixed: they leave
     out that other samples have other manifolds. Samples of one distribution do not reach 1, and every figure depends
-    on the sets' sizes: compare at one size, beside real against real.
+    on the sets' sizes: compare at one size, beside real against real. A distance equal to a radius counts as inside,
+    which the package prdc leaves out: the figures differ where distances tie, as among images that repeat or are
+    binary.
 
     Args:
         real, generated: feature vectors (n, D) and (m, D), or images (n, C, H, W), flattened to vectors of pixels.

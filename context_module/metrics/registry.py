@@ -38,6 +38,7 @@ _METRICS: Registry[Metric] = Registry(
         "counterfactual": "context_module.metrics.counterfactual:METRIC",
         "leak": "context_module.metrics.leak:METRIC",
         "disentanglement": "context_module.metrics.disentanglement:METRIC",
+        "categories": "context_module.metrics.categories:METRIC",
         "downstream": "context_module.metrics.downstream:METRIC",
     },
     _wrong,

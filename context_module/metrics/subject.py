@@ -37,6 +37,7 @@ class Subject(ABC):
         decoder: of a system in front of a base that does not train, that `DecoderAdapter`, with embeddings or without.
         network: is in eval mode while it is scored, where there is one.
         code_width: of codes made of equal blocks, how many numbers a block has; None where every code is one part.
+        categorical: columns of codes that hold numbers of categories.
     """
 
     concepts: Concepts | None = None
@@ -47,6 +48,7 @@ class Subject(ABC):
     embedder: DecoderAdapter | None = None
     decoder: DecoderAdapter | None = None
     code_width: int | None = None
+    categorical: tuple[int, ...] = ()
 
     @abstractmethod
     def sample(self, n: int, context: str, generator: torch.Generator) -> Any:

@@ -12,6 +12,7 @@ Budget = dict[str, dict[str, Any]]
 STRUCTURAL = {"form": "structural", "learning_rate": 3e-3}
 # What the budgets say: of data, of every training, of each kind of training, and of the evaluation. A module that
 # trained with its base is matched to that base's embeddings in the end, base frozen, where the budget has a "matched".
+# "lecture" is all that trainings on the whole grid of dSprites take, "codes" their evaluation.
 SMOKE: Budget = {
     "data": {"samples_per_context": 60},
     "training": {"train_batch_size": 28, "validation_steps": 4, "checkpointing_steps": 1},
@@ -21,7 +22,10 @@ SMOKE: Budget = {
     "finetune": {"max_train_steps": 4, "objective": "pixel"},
     "joint": {"max_train_steps": 4, "objective": "pixel", "latent_noise": True},
     "matched": {"max_train_steps": 8},
+    "system": {"max_train_steps": 4},
     "evaluation": {"samples": 20, "projections": 20},
+    "lecture": {"samples_per_context": 60, "max_train_steps": 4, "checkpointing_steps": 1, "train_batch_size": 8},
+    "codes": {"samples": 300},
 }
 LATENT = {"max_train_steps": 5500, "train_batch_size": 448, **STRUCTURAL}
 PIXEL = {"objective": "pixel", "mixed_precision": "bf16", "max_grad_norm": 1000}
@@ -34,7 +38,10 @@ CPU: Budget = {
     "finetune": {"max_train_steps": 800, "learning_rate": 5e-4, **PIXEL},
     "joint": {"max_train_steps": 2000, "learning_rate": 2e-3, "latent_noise": True, **PIXEL},
     "matched": LATENT,
+    "system": {"max_train_steps": 3000, "learning_rate": 1e-3, "mixed_precision": "bf16"},
     "evaluation": {"samples": 2000},
+    "lecture": {"samples_per_context": 40_000, "max_train_steps": 5000, "learning_rate": 5e-4},
+    "codes": {"samples": 5000},
 }
 EPOCH = 7 * 35_000 // 512  # steps, of 70% of 50,000 images of each context
 PAPERS_MODULE = {
@@ -63,6 +70,15 @@ PAPER: Budget = {
     "frozen": PAPERS_MODULE,
     "finetune": PAPERS_MODULE,
     "joint": PAPERS_MODULE,
+    "system": {},
     "evaluation": {"samples": 1280, "projections": 50},
+    "lecture": {
+        "samples_per_context": 700_000,
+        "max_train_steps": 300_000,
+        "learning_rate": 1e-4,
+        "validation_steps": 10_000,
+        "checkpointing_steps": 10_000,
+    },
+    "codes": {"samples": 7500},
 }
 BUDGETS: dict[str, Budget] = {"smoke": SMOKE, "cpu": CPU, "paper": PAPER}

@@ -23,11 +23,12 @@ _ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
 
 @dataclass(frozen=True)
 class Score:
-    """Mean and standard error over seeds; the error of a single seed is not known (NaN)."""
+    """Mean and standard error over seeds, and the values; the error of a single seed is not known (NaN)."""
 
     mean: float
     error: float
     seeds: int
+    values: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Score | None:
@@ -36,7 +37,13 @@ class Score:
         if not values:
             return None
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return cls(statistics.fmean(values), error, len(values))
+        return cls(statistics.fmean(values), error, len(values), tuple(values))
+
+    @property
+    def spread(self) -> str:
+        """Mean, then the standard deviation and the highest value over seeds."""
+        deviation = self.error * math.sqrt(self.seeds)
+        return f"{self.mean:.3f} ({deviation:.3f}, best {max(self.values):.3f})" if self.seeds > 1 else str(self)
 
     def __str__(self) -> str:
         return f"{self.mean:.3f}" if math.isnan(self.error) else f"{self.mean:.3f} ± {self.error:.3f}"
@@ -52,6 +59,7 @@ class Comparison:
         scores: method -> column key -> `Score`, or None where there is none.
         published: method -> column key -> published mean; without any, nothing is said of them.
         better: column key -> which end is the better one, None where there is no better; by default the lower.
+        spread: the deviation and the highest value over seeds are shown, in place of the standard error.
     """
 
     title: str
@@ -59,6 +67,7 @@ class Comparison:
     scores: Mapping[str, Mapping[str, Score | None]]
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     better: Mapping[str, Literal["lower", "higher"] | None] = field(default_factory=dict)
+    spread: bool = False
 
     @classmethod
     def together(cls, title: str, tables: Mapping[str, Comparison]) -> Comparison:
@@ -93,7 +102,7 @@ class Comparison:
             cells = [method]
             for key in self.columns:
                 score, paper = self.scores[method].get(key), self.published.get(method, {}).get(key)
-                text = "" if score is None else str(score)
+                text = "" if score is None else score.spread if self.spread else str(score)
                 cells.append(f"**{text}**" if method in best[key] else text)
                 if key in papers:
                     cells.append("" if paper is None else f"{paper:.3f}")

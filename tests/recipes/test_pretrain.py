@@ -63,6 +63,23 @@ def test_lightweight(here, check, tmp_path):
     assert torch.isfinite(base.decode(base.sample_latent(2)).mean).all()
 
 
+def test_a_lightweight_base_with_the_penalty_of_another_method(here, check, tmp_path):
+    argv = ["--base", "lightweight", "--samples_per_context", "4", "--val_fraction", "0.25", *QUICK]
+    penalty = ["--regularizer", "factor_vae", "--regularizer_options", "gamma=2", "discriminator_width=8"]
+    check.succeeded(here("pretrain.py", "--output_dir", "base", *argv, *penalty))
+    lines = [json.loads(line) for line in (tmp_path / "base" / "metrics.jsonl").read_text().splitlines()]
+    (first, *_), kept = lines, json.loads((tmp_path / "base" / "config.json").read_text())
+    parts = first["neg_log_likelihood"] + first["kl"] + 2 * first["total_correlation"] + first["discriminator"]
+    assert first["loss"] == pytest.approx(parts, rel=1e-4)
+    assert set(kept) == {"base", "architecture", "heads"}
+    assert get_adapter("lightweight").load(tmp_path / "base").image_shape == (3, 64, 64)
+    argv += ["--output_dir", "other"]
+    message = check.failed(here("pretrain.py", *argv, "--regularizer", "tc_vae", "--beta", "2"))
+    assert "--regularizer takes the place of the KL of a lightweight base" in message
+    message = check.failed(here("pretrain.py", *argv, "--regularizer_options", "beta=2"))
+    assert "--regularizer_options are of a regularizer: give --regularizer, too" in message
+
+
 def test_diffusers(here, check, tmp_path):
     argv = ["--resolution", "8", "--samples_per_context", "20", *QUICK]
     out = check.succeeded(here("pretrain.py", "--base", "diffusers", "--output_dir", "base", *argv))

@@ -38,6 +38,7 @@ def render_report(
     facts: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
     counterfactuals: Mapping[str, Tensor] | None = None,
+    traversals: Mapping[str, Tensor] | None = None,
     strengths: Mapping[str, Mapping[float, Tensor]] | None = None,
     labels: LabelScores | None = None,
     log: Iterable[Mapping[str, Any]] = (),
@@ -51,6 +52,7 @@ def render_report(
         facts: what was evaluated, name by name; ``command`` is set as code.
         notes: on what is odd, beside the verdicts.
         counterfactuals: by row, the real images (n, C, H, W) in [0, 1], then what they become under interventions.
+        traversals: by part of a code, images (n, C, H, W) in [0, 1] along it.
         strengths: by concept, the images (n, C, H, W) in [0, 1] at even steps of strength.
         labels: what a labeller finds, see `score_by_labellers`.
         log: lines of ``metrics.jsonl``, see `training_curves`.
@@ -83,6 +85,7 @@ def render_report(
         "pictures": _pictures(evaluation),
         "strengths": [(concept, film(frames)) for concept, frames in (strengths or {}).items()],
         "counterfactuals": [(name, strip(images, len(images))) for name, images in (counterfactuals or {}).items()],
+        "traversals": [(name, strip(images, len(images))) for name, images in (traversals or {}).items()],
         "contexts": list(by_context(evaluation)),
         "wholes": [*([labels_section(labels)] if labels else []), *whole_sections(evaluation)],
         "graph": _graph(evaluation),
@@ -141,6 +144,7 @@ def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("pictures", "Real and generated"),
         ("strengths", "Strengths"),
         ("counterfactuals", "Counterfactuals"),
+        ("traversals", "Traversals"),
         ("contexts", "By context"),
     ):
         sections += [(anchor, name)] if page[anchor] else []

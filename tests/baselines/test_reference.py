@@ -1,0 +1,266 @@
+"""Every method against values of official code and of papers' formulas, in float64.
+
+A file METHOD.json says what the tensors of METHOD.safetensors are, by which hyperparameters, and how near is near
+enough. CONTEXT_MODULE_FIXTURES names another folder of such files: all shapes and hyperparameters are read from them.
+"""
+
+import functools
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from context_module.baselines import ada_vae, beta_vae, cascade_vae, dip_vae, factor_vae, joint_vae, tc_vae, tvae
+from context_module.baselines.gaussian import bernoulli_error, kl_per_dimension, linear_capacity, log_normal
+
+DEFAULT = Path(__file__).parents[1] / "fixtures" / "baselines"
+FOLDER = Path(os.environ.get("CONTEXT_MODULE_FIXTURES", DEFAULT))
+# what other code does that is not the paper's: kept in the files to compare with, and not reproduced
+OF_OTHERS = {
+    "beta_tcvae": r"yann_.*mss|yann_(log_.*|mi|tc|dwkl|loss)_mws|mss_weights_official|btc_.*|disent_regulariser",
+    "dip_vae": r"disent_.*_ii",
+    "ada_vae": r"disent_shared_(kl|dist)",
+    "tvae": r"disent_(triplet_sigmoid|triplet_soft|min_clamped_triplet|split_clamped_triplet)",
+}
+
+
+def gradients(value, *inputs):
+    return torch.autograd.grad(value, inputs, retain_graph=True)
+
+
+def posterior(given):
+    """Mean and log-variance that ask for gradients, and draws with the given noise."""
+    mean, log_var = given["mean"].requires_grad_(), given["logvar"].requires_grad_()
+    return mean, log_var, mean + (0.5 * log_var).exp() * given["eps"]
+
+
+def of_beta_vae(given, settings, wanted):
+    mean, log_var, _ = posterior(given)
+    kl, error = kl_per_dimension(mean, log_var), bernoulli_error(given["recon_logits"], given["x"])
+    one = beta_vae.BetaVAESettings(beta=settings["beta"]).regularizer(mean.shape[1], 1)
+    loss = (error + one(mean, log_var, mean, 1.0)["penalty"]).mean()
+    found = {"rec": error.mean(), "rec_per_sample": error, "kl": kl.sum(1).mean(), "kl_per_dim": kl.mean(0)}
+    found |= {"kl_per_sample": kl.sum(1), "loss_beta": loss, "dlib_kl": kl.sum(1).mean()}
+    found["grad_mean_beta"], found["grad_logvar_beta"] = gradients(loss, mean, log_var)
+    found["dlib_beta_reg"] = settings["beta"] * kl.sum(1).mean()
+    steps = given["steps"].tolist()
+    gamma, spans = settings["gamma"], (settings["C_init"], settings["C_fin"])
+    capacities = [linear_capacity(step / settings["steps_anneal"], *spans) for step in steps]
+    losses = [error.mean() + beta_vae.capacity_penalty(kl.sum(1), capacity, gamma) for capacity in capacities]
+    found |= {"capacity": torch.tensor(capacities, dtype=mean.dtype), "loss_capacity": torch.stack(losses)}
+    found["grad_mean_capacity"] = torch.stack([gradients(loss, mean)[0] for loss in losses])
+    ends = [linear_capacity(step / settings["iteration_threshold"], 0.0, settings["c_max"]) for step in steps]
+    found["dlib_annealed_reg"] = torch.stack([beta_vae.capacity_penalty(kl.sum(1), end, gamma) for end in ends])
+    return found
+
+
+def of_factor_vae(given, settings, wanted):
+    mean, log_var, z = posterior(given)
+    weights = {name.removeprefix("disc."): tensor for name, tensor in given.items() if name.startswith("disc.")}
+    layers = settings["layers"]
+    critic = factor_vae.Discriminator(mean.shape[1], settings["hidden_units"], layers, settings["neg_slope"]).double()
+    linear = {f"lin{n + 1}": layer for n, layer in enumerate(one for one in critic if hasattr(one, "weight"))}
+    for name, layer in linear.items():
+        layer.weight.data, layer.bias.data = weights[f"{name}.weight"], weights[f"{name}.bias"]
+    z_perm = factor_vae.permuted(given["z_second"], given["permutations"])
+    logits, logits_perm = critic(z), critic(z_perm)
+    correlation = factor_vae.total_correlation(logits).mean()
+    annealed = min(settings["step"] / settings["steps_anneal"], 1.0) if settings["steps_anneal"] else 1.0
+    kl = kl_per_dimension(mean, log_var).sum(1).mean()
+    loss = bernoulli_error(given["recon_logits"], given["x"]).mean() + kl
+    loss = loss + annealed * settings["gamma"] * correlation
+    told = factor_vae.discriminator_loss(logits, logits_perm)
+    found = {"z_perm": z_perm, "logits_z": logits, "logits_perm": logits_perm, "tc": correlation, "loss_vae": loss}
+    found |= {"loss_discriminator": told, "loss_discriminator_dlib_form": told}
+    found["grad_mean_paper"], found["grad_logvar_paper"] = gradients(loss, mean, log_var)
+    # as in code that does not cut the gradient of the discriminator's loss off
+    found["grad_mean"], found["grad_logvar"] = gradients(loss + told, mean, log_var)
+    found["grad_includes_discriminator_loss"] = (found["grad_mean"] - found["grad_mean_paper"]).abs().max()
+    for name, layer in linear.items():
+        found[f"grad_disc.{name}.weight"], found[f"grad_disc.{name}.bias"] = gradients(told, layer.weight, layer.bias)
+    return found
+
+
+def of_beta_tcvae(given, settings, wanted):
+    mean, log_var, z = posterior(given)
+    images, weights = settings["dataset_size"], {name: settings[name] for name in ("alpha", "beta", "gamma")}
+    error = bernoulli_error(given["recon_logits"], given["x"]).mean()
+    kl = kl_per_dimension(mean, log_var).sum(1).mean()
+    own, prior = log_normal(z, mean, log_var).sum(1), log_normal(z, torch.zeros_like(z), torch.zeros_like(z)).sum(1)
+    found = {"rec": error, "log_qzx": own, "log_pz": prior, "sampled_kl": (own - prior).mean(), "analytic_kl": kl}
+    found["mss_weights_paper"] = tc_vae.stratified_weights(len(z), images, z)
+    for short, estimator in (("mws", "weighted"), ("mss", "stratified")):
+        joint, product = tc_vae.log_aggregate(z, mean, log_var, images, estimator)
+        parts = tc_vae.decomposed_kl(z, mean, log_var, images, estimator)
+        regularizer = tc_vae.TCVAESettings(**weights, estimator=estimator).regularizer(z.shape[1], images)
+        loss = error + regularizer(mean, log_var, z, 1.0)["penalty"].mean()
+        mine = {"log_qz": joint, "log_prod_qzi": product, "loss": loss}
+        mine |= dict(zip(("mi", "tc", "dwkl"), (part.mean() for part in parts.values()), strict=True))
+        found |= {f"{name}_{short}_paper": value for name, value in mine.items()}
+        slopes = gradients(loss, mean, log_var)
+        found |= {f"grad_{name}_{short}_paper": slope for name, slope in zip(("mean", "logvar"), slopes, strict=True)}
+    # where the code leaves constants out, its gradients are right
+    found |= {f"yann_grad_{name}_mws": found[f"grad_{name}_mws_paper"] for name in ("mean", "logvar")}
+    constant = (z.shape[1] - 1) * torch.tensor(len(z) * images, dtype=z.dtype).log()
+    found["disent_tc"] = found["dlib_tc"] = found["tc_mws_paper"] - constant
+    found["dlib_tc_reg"] = found["dlib_regulariser_float64"] = kl + (weights["beta"] - 1) * found["disent_tc"]
+    return found
+
+
+def of_dip_vae(given, settings, wanted):
+    mean, log_var, z = posterior(given)
+    found = {"cov_mean": dip_vae.covariance_of_means(mean), "cov_z": dip_vae.covariance_of_draws(mean, log_var)}
+    for kind, name in (("i", "cov_mean"), ("ii", "cov_z")):
+        weights = {"lambda_od": settings["lambda_od"], "lambda_d": settings["lambda_d"]}
+        regularizer = dip_vae.DIPVAESettings(dip=kind, **weights).regularizer(mean.shape[1], 1)
+        penalty = regularizer(mean, log_var, z, 1.0)["penalty"].mean()
+        off_diagonal, diagonal = dip_vae.distances(found[name])
+        found |= {f"off_diagonal_{kind}": off_diagonal, f"diagonal_{kind}": diagonal}
+        found[f"dip_{kind}"] = penalty - kl_per_dimension(mean, log_var).sum(1).mean()
+        found[f"regulariser_{kind}"] = found[f"dlib_regulariser_{kind}"] = penalty
+        found[f"grad_mean_{kind}"], found[f"grad_logvar_{kind}"] = gradients(penalty, mean, log_var)
+    return found | {"disent_dip_i": found["dip_i"], "disent_cov_i": found["cov_mean"]}
+
+
+def of_joint_vae(given, settings, wanted):
+    mean, log_var, x = given["mean"].requires_grad_(), given["logvar"], given["x"]
+    numbers = range(sum(re.fullmatch(r"alpha\d+", name) is not None for name in given))
+    alphas = [given[f"alpha{n}"].requires_grad_() for n in numbers]
+    heat = settings["temperature"]
+    samples = [joint_vae.gumbel_softmax(alpha, given[f"uniform{n}"], heat) for n, alpha in enumerate(alphas)]
+    found = {f"sample{n}": sample for n, sample in enumerate(samples)}
+    found |= {f"sample{n}_eval": joint_vae._one_hot(alpha) for n, alpha in enumerate(alphas)}
+    kl = kl_per_dimension(mean, log_var).sum(1)
+    each = torch.stack([joint_vae.categorical_kl(alpha) for alpha in alphas])
+    error = bernoulli_error(given["recon"].logit(), x)
+    found |= {"kl_cont": kl.mean(), "kl_disc": each.sum(0).mean(), "kl_disc_each": each.mean(1)}
+    found |= {"rec_paper": error.mean(), "rec_official": error.mean() / x.shape[1]}
+    (low, high, steps, gamma), (low_c, high_c, steps_c, gamma_c) = settings["cont_capacity"], settings["disc_capacity"]
+    sizes = tuple(alpha.shape[1] for alpha in alphas)
+    capacities = [
+        (linear_capacity(s / steps, low, high), joint_vae.discrete_capacity(s / steps_c, low_c, high_c, sizes))
+        for s in given["steps"].tolist()
+    ]
+    found["cont_capacity_at"], found["disc_capacity_at"] = torch.tensor(capacities, dtype=mean.dtype).T
+    gammas, pixels = (gamma, gamma_c), x.shape[2] * x.shape[3]
+    losses = [joint_vae.joint_loss(error, kl, each.sum(0), pair, gammas).mean() for pair in capacities]
+    found["loss_paper"] = torch.stack(losses)
+    # the authors' code: one channel's share of the reconstruction, and all divided by the pixels
+    official = [(loss - error.mean() * (1 - 1 / x.shape[1])) / pixels for loss in losses]
+    found["loss_official"] = torch.stack(official)
+    found["grad_mean_official"] = torch.stack([gradients(loss, mean)[0] for loss in official])
+    for n, alpha in enumerate(alphas):
+        found[f"grad_alpha{n}_official"] = torch.stack([gradients(loss, alpha)[0] for loss in official])
+    return found
+
+
+def of_cascade_vae(given, settings, wanted):
+    found = {}
+    for n in sorted(int(name.removeprefix("unary")) for name in given if name.startswith("unary")):
+        unary, penalty = given[f"unary{n}"], settings[f"lambda{n}"]
+        chosen = cascade_vae.assigned(unary, penalty)
+        counts = chosen.sum(0)
+        found[f"assignment{n}"] = chosen
+        found[f"objective_exact{n}"] = (unary * chosen).sum() + penalty * (counts * (counts - 1)).sum() / 2
+    kl = cascade_vae.kl_of_std(given["mean"], given["std"])
+    low, high, latents = settings["beta_min"], settings["beta_max"], kl.shape[1]
+    opened = [cascade_vae.cascaded_kl(kl, n, low, high).mean() for n in range(latents + 1)]
+    found["kl_by_open"] = found["kl_by_open_float64"] = torch.stack(opened)
+    stages, first = given["stage"].tolist(), settings["n_time"]
+    dimensions = [cascade_vae.open_dimensions(stage, settings["n_continuous"], first) for stage in stages]
+    found["open_dimensions"] = torch.tensor(dimensions)
+    found["discrete_on"] = given["stage"] >= first
+    return found | {"rec_per_item": bernoulli_error(given["recon_logits"], given["x"])}
+
+
+def of_ada_vae(given, settings, wanted):
+    one, other = (given["mean1"], given["logvar1"]), (given["mean2"], given["logvar2"])
+    distance = ada_vae.gaussian_kl(*one, *other)
+    shared, threshold = ada_vae.shared_dimensions(distance)
+    symmetric = ada_vae.shared_dimensions(0.5 * (distance + ada_vae.gaussian_kl(*other, *one)))[0]
+    found = {"delta_kl": distance, "dlib_kl": 2 * distance, "threshold": threshold, "shared": shared}
+    found |= {"shared_symmetric": symmetric, "disent_shared_symmetric_kl": symmetric}
+    found["product_of_gaussians_logvar"] = ada_vae.averaged(*one, *other, "mlvae")[1]
+    errors = (given["rec1"], given["rec2"])
+    for name, averaging in (("gvae", "gvae"), ("mlvae", "mlvae_doubled")):
+        found[f"{name}_new_mean"], found[f"{name}_new_logvar"] = ada_vae.averaged(*one, *other, averaging)
+        both = ada_vae.with_shared(one, other, averaging)
+        for n, (mean, log_var) in enumerate(both, start=1):
+            found |= {f"{name}_mean{n}": mean, f"{name}_logvar{n}": log_var}
+        kls = [kl_per_dimension(*posterior).sum(1).mean() for posterior in both]
+        found[f"{name}_kl"] = ada_vae.pair_loss((0.0, 0.0), kls, 1.0)
+        found[f"{name}_loss"] = ada_vae.pair_loss(errors, kls, settings["beta"])
+    return found
+
+
+def of_tvae(given, settings, wanted):
+    names = ("anchor", "positive", "negative")
+    codes = [given[name].requires_grad_() for name in names]
+    found = {}
+    for kind, margin in {each for name in wanted for each in re.findall(r"^triplet_(\w+?)_margin([\d.]+)", name)}:
+        loss = tvae.triplet_loss(*codes, float(margin), kind.lower())
+        found[f"triplet_{kind}_margin{margin}"] = loss.mean()
+        found[f"triplet_{kind}_margin{margin}_per_item"] = loss
+        slopes = gradients(loss.mean(), *codes)
+        found |= {f"grad_{name}_{kind}_margin{margin}": slope for name, slope in zip(names, slopes, strict=True)}
+    default = settings["disent_defaults"]
+    kind = "l2" if default["p"] == 2 else "l1"
+    found["disent_default"] = default["scale"] * tvae.triplet_loss(*codes, default["margin_max"], kind).mean()
+    kls = [kl_per_dimension(mean, log_var).sum(1).mean() for mean, log_var in zip(codes, given["logvar"], strict=True)]
+    found["kl"] = torch.stack(kls)
+    triplet = tvae.triplet_loss(*codes, settings.get("margin", 1.0)).mean()
+    found["loss"] = given["rec"].mean() + settings["beta"] * found["kl"].mean() + settings["scale"] * triplet
+    return found
+
+
+METHODS = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}
+FILES = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(FOLDER.glob("*.json"))}
+FILES = {stem: content for stem, content in FILES.items() if content.get("method") in METHODS}
+
+
+def to_reproduce():
+    for stem, content in FILES.items():
+        for name, said in content["tensors"].items():
+            of_others = re.fullmatch(OF_OTHERS.get(content["method"], ""), name)
+            # the cost that the official assignment has is compared with that of ours there
+            objective = content["method"] == "cascade_vae" and re.fullmatch(r"objective\d+", name)
+            if said["role"] == "output" and not of_others and not objective:
+                yield pytest.param(stem, name, id=f"{stem}-{name}")
+
+
+@functools.cache
+def of_file(stem):
+    """What the file says and holds, and what we compute from its inputs."""
+    content, tensors = FILES[stem], load_file(FOLDER / f"{stem}.safetensors")
+    given = {name: tensors[name] for name, said in content["tensors"].items() if said["role"] == "input"}
+    given = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in given.items()}
+    return content, tensors, METHODS[content["method"]](given, content["hyperparameters"], content["tensors"])
+
+
+@pytest.mark.parametrize(("stem", "name"), [*to_reproduce()])
+def test_reference_values(stem, name):
+    content, tensors, found = of_file(stem)
+    expected = tensors[name]
+    precise = expected.dtype != torch.float32 and "float32" not in content["tensors"][name].get("origin", "")
+    tolerance = content["tolerance"]["float64" if precise else "float32"]
+    value = found[name].detach()
+    if name.startswith("assignment"):  # other codes may cost the same, and the official costs are rounded
+        number = name.removeprefix("assignment")
+        assert torch.equal(value.sum(1), torch.ones(len(value), dtype=value.dtype))
+        rounding = len(value) / content["hyperparameters"]["cost_scale"]
+        ours, official = found[f"objective_exact{number}"], tensors[f"objective{number}"]
+        assert ours <= official + tolerance["atol"]
+        assert official <= ours + rounding
+        return
+    torch.testing.assert_close(value.double(), expected.double(), **tolerance)
+
+
+def test_every_method_has_values():
+    """Of the folder that comes with the tests; another one may have some of them."""
+    assert FILES, f"no file of a method in {FOLDER}"
+    if FOLDER == DEFAULT:
+        assert {content["method"] for content in FILES.values()} == set(METHODS)
