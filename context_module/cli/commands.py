@@ -45,11 +45,11 @@ def listing() -> str:
     scripts = recipe_scripts()
     width = max(map(len, scripts))
     folder = recipes_folder()
-    bases = sorted(path.relative_to(folder).as_posix() for path in (folder / "pretrained").iterdir())
+    pretrained = sorted(path.relative_to(folder).as_posix() for path in (folder / "pretrained").iterdir())
     lines = [f"recipes, to run and to copy, in {folder}"]
     lines += [f"  {name:<{width}}  {_first_line(file)}" for name, file in scripts.items()]
     lines += [f"for accelerate (run {LAUNCH} --config_file NAME ...): {', '.join(accelerate_configs())}"]
-    lines += [f"bases: {', '.join(bases)}"]
+    lines += [f"pretrained: {', '.join(pretrained)}"]
     return "\n".join(lines)
 
 
