@@ -76,7 +76,7 @@ def test_ls(console):
         assert line.split(maxsplit=1) == [name, doc]
     assert lines[len(NAMES) :] == [
         "for accelerate (run --launch --config_file NAME ...): deepspeed, fsdp2, multi_gpu, single_gpu",
-        "bases: pretrained/nvae-quad32",
+        "pretrained: pretrained/face-judge, pretrained/face-labeller, pretrained/nvae-quad32",
     ]
 
 
