@@ -97,10 +97,10 @@ def _generator(tensors: Mapping[str, Tensor]) -> nn.Sequential | None:
     """The untrained network that such weights are of; None where they are of another kind."""
     layers: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        place, _, part = name.partition(".")
-        if not place.isdigit() or int(place) > _DEEPEST or part not in _PARTS:
+        number, _, part = name.partition(".")
+        if not number.isdigit() or int(number) > _DEEPEST or part not in _PARTS:
             return None
-        layers.setdefault(int(place), {})[part] = tensor
+        layers.setdefault(int(number), {})[part] = tensor
     network: list[nn.Module] = []
     width: int | None = None
     for place in range(max(layers, default=-1) + 1):

@@ -31,6 +31,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "metrics": ("context_module.metrics",),
     "baselines": ("context_module.baselines",),
     "evaluation": ("context_module.evaluation",),
+    "demo": ("context_module.demo",),
     "drawing": ("context_module.drawing",),
     "saving": ("context_module.saving",),
     "io": ("context_module.io",),

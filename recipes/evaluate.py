@@ -33,6 +33,7 @@ from context_module.data import ContextData, load_labellers
 from context_module.errors import CheckpointError, DataError, OutputExistsError
 from context_module.evaluation import (
     Evaluation,
+    LabelScores,
     evaluate,
     judged,
     labels_table,
@@ -159,6 +160,7 @@ def report(
     data: ContextData,
     scored: Evaluation,
     facts: dict[str, str],
+    labels: LabelScores | None,
 ) -> str:
     """The report as HTML."""
     pooled = bool(run.get("pooled"))
@@ -186,6 +188,7 @@ def report(
         scored,
         lead=lead,
         facts=facts,
+        labels=labels,
         log=read_metrics(Path(args.model) / "metrics.jsonl"),
         **of_module,
     )
@@ -210,16 +213,14 @@ def score(
     )
 
 
-def labels(args: EvaluateArguments, model: object, data: ContextData, seed: int) -> dict[str, str]:
-    """What --labeller finds, as Markdown by the name of a file; nothing without one."""
+def by_labeller(args: EvaluateArguments, model: object, data: ContextData, seed: int) -> LabelScores | None:
+    """What --labeller finds; None without one."""
     if args.labeller is None:
-        return {}
+        return None
     if not isinstance(model, ContextualDecoder) or model.base.kind != "images":
         raise DataError("--labeller is for a context module in front of a base of images")
     labellers = load_labellers(args.labeller, model.concepts)
-    return {
-        "labels.md": labels_table(score_by_labellers(model, data, labellers, samples=args.samples, seed=seed)) + "\n"
-    }
+    return score_by_labellers(model, data, labellers, samples=args.samples, seed=seed)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -252,9 +253,10 @@ def main(argv: list[str] | None = None) -> None:
         "versions": f"context-module {importlib.metadata.version('context-module')}, torch {torch.__version__}",
         "command": f"python recipes/evaluate.py {shlex.join(sys.argv[1:] if argv is None else argv)}",
     }
-    pages = labels(args, model, data, scored.seed)
+    labels = by_labeller(args, model, data, scored.seed)
+    pages = {} if labels is None else {"labels.md": f"{labels_table(labels)}\n"}
     if base.kind == "images":
-        pages["report.html"] = report(args, run, model, data, scored, facts)
+        pages["report.html"] = report(args, run, model, data, scored, facts, labels)
     output.mkdir(parents=True, exist_ok=True)
     verdicts = judged(scored)
     said = {one.context: {"verdict": one.verdict, "why": one.why} for one in verdicts}

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = ("context_module", "adapters", "baselines", "recipes", "docs", "tests")
 FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md")
 RECIPES = sorted(path.name for path in (ROOT / "recipes").glob("*.py"))
-BASE = sorted(path.name for path in (ROOT / "recipes" / "pretrained" / "nvae-quad32").iterdir())
+PRETRAINED = sorted(path.relative_to(ROOT / "recipes").as_posix() for path in ROOT.glob("recipes/pretrained/*/*"))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_what_is_in_the_wheel(wheel):
         sizes = {file.filename: file.file_size for file in archive.infolist()}
     found = {Path(name).relative_to("context_module/recipes").as_posix() for name in sizes if "/recipes/" in name}
     configs = {f"configs/{name}.yaml" for name in ("deepspeed", "fsdp2", "multi_gpu", "single_gpu")}
-    assert found == {*RECIPES, *configs, *(f"pretrained/nvae-quad32/{name}" for name in BASE)}
+    assert found == {*RECIPES, *configs, *PRETRAINED}
     assert {name.split("/")[0] for name in sizes if ".dist-info" not in name} == {"context_module"}
     templates = {f"context_module/evaluation/report/templates/report.{end}" for end in ("html.j2", "css", "js")}
     assert {"context_module/py.typed", *templates} <= sizes.keys()

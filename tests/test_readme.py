@@ -52,6 +52,7 @@ def test_there_are_commands_of_every_kind():
         "ablate",
         "benchmark",
         "compose",
+        "demo",
         "evaluate",
         "finetune",
         "pretrain",

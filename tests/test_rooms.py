@@ -19,7 +19,7 @@ ORDER = (
     "saving",
     "model",
     "training metrics",
-    "baselines evaluation",
+    "baselines demo evaluation",
     "cli",
     "study",
     "__init__ __main__",

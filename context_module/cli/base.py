@@ -73,7 +73,10 @@ class BaseArguments:
         # some families hand options on to their class, and all those of the Hub to it
         options = {
             **parse_options(self.base_options, adapter.load, adapter, local_folder),
-            **{name.removesuffix("_name_or_path"): _found(value) for name, value in self._set().items()},
+            **{
+                name.removesuffix("_name_or_path"): _found(value) if name.endswith("_name_or_path") else value
+                for name, value in self._set().items()
+            },
         }
         return load_base(family, _found(checkpoint), **options)
 

@@ -1,4 +1,4 @@
-"""The command ``context-module``: list, run and copy the recipes that ship, and say what is in a folder."""
+"""The command ``context-module``: list, run and copy the recipes that ship, show a folder, and say what is in it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ def run_command(argv: Sequence[str] | None = None) -> None:
     if command == "run" and words and words[0] not in ("-h", "--help"):
         run(words)  # not argparse's: what follows a recipe's name belongs to the recipe, --help too
         return
+    if command == "demo" and words and not words[0].startswith("-"):
+        run(["demo", "--model", *words])
+        return
     args = _parser().parse_args(argv)
     if args.command == "ls":
         print(listing())
@@ -42,11 +45,11 @@ def listing() -> str:
     scripts = recipe_scripts()
     width = max(map(len, scripts))
     folder = recipes_folder()
-    bases = sorted(path.relative_to(folder).as_posix() for path in (folder / "pretrained").iterdir())
+    pretrained = sorted(path.relative_to(folder).as_posix() for path in (folder / "pretrained").iterdir())
     lines = [f"recipes, to run and to copy, in {folder}"]
     lines += [f"  {name:<{width}}  {_first_line(file)}" for name, file in scripts.items()]
     lines += [f"for accelerate (run {LAUNCH} --config_file NAME ...): {', '.join(accelerate_configs())}"]
-    lines += [f"bases: {', '.join(bases)}"]
+    lines += [f"pretrained: {', '.join(pretrained)}"]
     return "\n".join(lines)
 
 
@@ -130,6 +133,8 @@ def _parser() -> argparse.ArgumentParser:
     copy.add_argument("name", metavar="NAME", help="see context-module ls")
     copy.add_argument("destination", metavar="DEST", nargs="?", default=".", help="folder or file; default: here")
     copy.add_argument("--force", action="store_true", help="replace a file that exists")
+    demo = add("demo", "play with a module in a browser: run demo --model DIR", usage="%(prog)s DIR ... [flag ...]")
+    demo.add_argument("directory", metavar="DIR", help="see context-module info; run demo --help shows the flags")
     info = add("info", "say what is in a folder")
     info.add_argument("directory", help="a folder of a context module, a concept pack, a base or a training run")
     return parser

@@ -59,8 +59,8 @@ class ContextData:
         graph = self.graph and tuple(edge for edge in self.graph if names.issuperset(edge))
         train = self.train.of_concepts(names)
         labellers = {name: labeller for name, labeller in self.labellers.items() if name in names}
-        parts = {"train": train, "held_out": part(self.held_out), "test": part(self.test)}
-        return replace(self, **parts, graph=graph, labellers=labellers)
+        held_out, test = part(self.held_out), part(self.test)
+        return replace(self, train=train, held_out=held_out, test=test, graph=graph, labellers=labellers)
 
     def training_on(self, compositions: Iterable[str]) -> ContextData:
         """The same data with these compositions trained on, too; the others stay held out.

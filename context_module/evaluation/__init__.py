@@ -1,7 +1,7 @@
 """One way to score a system, used by every recipe: `evaluate` and the tables of what it finds."""
 
 from context_module.evaluation.finished import FinishedScores, score_finished
-from context_module.evaluation.labels import labels_table, score_by_labellers
+from context_module.evaluation.labels import LabelScores, labels_table, score_by_labellers
 from context_module.evaluation.notes import posterior_notes, unfamiliar_notes
 from context_module.evaluation.report import render_report
 from context_module.evaluation.result import ContextScores, Evaluation
@@ -18,6 +18,7 @@ __all__ = [
     "Evaluation",
     "FinishedScores",
     "Judged",
+    "LabelScores",
     "ModuleSubject",
     "Subject",
     "composition_table",

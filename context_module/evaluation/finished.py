@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextData, ContextDataset
+from context_module.evaluation.labels import labels_table, score_by_labellers
 from context_module.evaluation.notes import posterior_notes, unfamiliar_notes
 from context_module.evaluation.scoring import evaluate
 from context_module.evaluation.subject import subject_of
@@ -15,6 +16,8 @@ from context_module.metrics import MIN_SAMPLES
 from context_module.model import ContextualDecoder
 
 __all__ = ["FinishedScores", "score_finished"]
+
+_LABELLED = 200  # pictures of each context that labellers look at
 
 
 @dataclass
@@ -53,6 +56,12 @@ def score_finished(
     found.notes += posterior_notes(model, validation, pooled=pooled)
     metrics = ["sliced_wasserstein", *(["unfamiliar"] if subject_of(model).embedder else [])]
     unseen = dataclasses.replace(data, test=validation)
+    if data.labellers and not texts and not pooled:  # which see what a distance of pictures hardly does
+        number = max(min(samples, _LABELLED), MIN_SAMPLES)
+        shares = labels_table(score_by_labellers(model, unseen, data.labellers, samples=number, seed=seed))
+        title = f"What the labellers of the data find in pictures ({number} of each; judge by others: evaluate.py)"
+        found.tables["labels.md"] = f"{title}:\n\n{shares}"
+        return found
     for file, what, scored_on, part, table in (
         ("interventions.md", "single concepts, of validation images", unseen, validation, intervention_table),
         ("composition.md", "compositions never trained on", data, data.held_out, composition_table),

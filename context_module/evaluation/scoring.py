@@ -145,7 +145,7 @@ def _contexts(
 def _costless(metrics: list[ContextMetric], case: Case) -> Costless | None:
     """What costs nothing on the subject's base, where there is one and a metric that compares with it."""
     data = case.data
-    base = case.subject.base if isinstance(data.train, SampledDataset) else case.subject.embedder
+    base = case.subject.decoder if isinstance(data.train, SampledDataset) else case.subject.embedder
     wanted = any("maps" in metric.columns for metric in metrics)
     names = data.train.context_names
     if base is None or not wanted or any(name not in names for name in data.concepts.training_contexts):

@@ -71,8 +71,8 @@ class ModuleSubject(Subject):
         self.model = self.network = model
         self.pooled, self.concepts = pooled, model.concepts
         base = model.base
-        self.base = None if model.base_trains or base.kind != "images" else base
-        self.embedder = self.base if base.embeds and not wants_encoder(base) else None
+        self.decoder = None if model.base_trains or base.kind != "images" else base
+        self.embedder = self.decoder if base.embeds and not wants_encoder(base) else None
         self.kind, self.device = base.kind, base.device
         if base.kind == "images":
             self.image_shape = base.image_shape

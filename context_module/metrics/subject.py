@@ -34,7 +34,7 @@ class Subject(ABC):
         device: where images are to be put for its methods.
         embedder: of a system in front of a base with embeddings, that `DecoderAdapter`: what costs nothing on it is
             shown beside the system.
-        base: of a system in front of a base that does not train, that `DecoderAdapter`, with embeddings or without.
+        decoder: of a system in front of a base that does not train, that `DecoderAdapter`, with embeddings or without.
         network: is in eval mode while it is scored, where there is one.
         code_width: of codes made of equal blocks, how many numbers a block has; None where every code is one part.
         categorical: columns of codes that hold numbers of categories.
@@ -46,7 +46,7 @@ class Subject(ABC):
     device: str | torch.device = "cpu"
     network: nn.Module | None = None
     embedder: DecoderAdapter | None = None
-    base: DecoderAdapter | None = None
+    decoder: DecoderAdapter | None = None
     code_width: int | None = None
     categorical: tuple[int, ...] = ()
 

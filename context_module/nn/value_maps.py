@@ -76,6 +76,11 @@ class ValueMaps(nn.Module):
         """Of every concept with a map, its number of entries."""
         return {name: len(table.numbers) for name, table in self._named().items()}
 
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Of every concept with a map, the smallest and the largest value it can be set to."""
+        return {name: table.range for name, table in self._named().items()}
+
     def forward(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Concept values (n, w_c) of the values (n,) that concepts are to be set to, by name.
 

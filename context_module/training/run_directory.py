@@ -27,6 +27,7 @@ _OURS = (
     "result.json",
     "composition.md",
     "interventions.md",
+    "labels.md",
     "evaluation",
 )
 _STATE = {"step", "best_step", "best_loss", "failures", "seed", "train_batch_size", "num_processes"}

@@ -115,7 +115,7 @@ def draw(base_folder: str, folder: Path, n: int = 2688) -> None:
             (folder / "texts" / context / "texts.txt").write_text(lines, encoding="utf-8")
 
 
-def judge(base_folder: str, folder: Path, n: int = 64) -> None:
+def judge(base_folder: str, folder: Path, n: int = 48) -> None:
     """Print what readers find in texts of the bare model, of the module, and in the drawn texts of both concepts."""
     model = ContextualDecoder.from_pretrained(folder / "module", base=base_folder)
     data = text_folders(folder / "texts")

@@ -76,7 +76,7 @@ def test_ls(console):
         assert line.split(maxsplit=1) == [name, doc]
     assert lines[len(NAMES) :] == [
         "for accelerate (run --launch --config_file NAME ...): deepspeed, fsdp2, multi_gpu, single_gpu",
-        "bases: pretrained/nvae-quad32",
+        "pretrained: pretrained/face-judge, pretrained/face-labeller, pretrained/nvae-quad32",
     ]
 
 
@@ -168,7 +168,7 @@ def test_errors(argv, message, console):
     assert [path.read_text() for path in Path().iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("argv", [[], ["rn", "finetune"], ["run"], ["cp"], ["info"], ["ls", "finetune"]])
+@pytest.mark.parametrize("argv", [[], ["rn", "finetune"], ["run"], ["cp"], ["demo"], ["info"], ["ls", "finetune"]])
 def test_what_is_no_command(argv, console):
     code, _, err = console(*argv)
     assert code == 2
@@ -197,6 +197,15 @@ def test_cp(console):
 def test_info(console):
     base = RECIPES / "pretrained" / "nvae-quad32"
     assert console("info", base) == (0, describe(base) + "\n", "")
+
+
+def test_demo_runs_the_recipe(console, echo):
+    echo.rename(echo.with_name("demo.py"))
+    assert console("demo", "folder", "other", "--port", "3")[0] == 3
+    assert said()[0][1:] == ["--model", "folder", "other", "--port", "3"]
+    code, out, _ = console("demo", "--help")
+    assert code == 0
+    assert "usage: context-module demo DIR ... [flag ...]" in out
 
 
 def test_what_a_recipe_refers_to_is_beside_it_or_as_shipped(tmp_path):

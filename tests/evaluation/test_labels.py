@@ -33,13 +33,13 @@ def test_module_beside_what_costs_nothing_and_real_images(found):
     assert list(found["top+bottom"]) == ["context module", "Gaussian maps", "latent arithmetic", "real images"]
     for context, ways in found.items():
         assert ways["real images"]["asked"].value == 1  # they were sorted so
-        assert ways["context module"]["asked"].value > 0.85
+        assert ways["context module"]["asked"].value > (0.9 if context != "top+bottom" else 0.7)
         for way in ways.values():
             for name in LABELLERS:
                 wrong = way[name].value if name not in context.split("+") else 1 - way[name].value
                 assert wrong <= 1 - way["asked"].value + 1e-6
-    both = found["top+bottom"]
-    assert both["context module"]["asked"].low > both["Gaussian maps"]["asked"].value
+    for name in LABELLERS:
+        assert found[name]["context module"]["asked"].low > found[name]["Gaussian maps"]["asked"].value
 
 
 def test_people_stay_who_they_are(found):

@@ -127,7 +127,7 @@ def test_a_gguf_file_by_its_flag(here, check, tmp_path):
     write_gguf(tmp_path / "tiny.gguf")
     for context, text in {"obs": "the cat", "hat": "the hat"}.items():
         (tmp_path / "texts" / context).mkdir(parents=True)
-        (tmp_path / "texts" / context / "1.txt").write_text(f"{text}\n" * 6, encoding="utf-8")
+        (tmp_path / "texts" / context / "1.txt").write_text(f"{text}\n" * 12, encoding="utf-8")
     base = ["--base", "transformers", "--base_checkpoint", "."]
     argv = ["--data", "texts", "--output_dir", "module", "--val_fraction", "0.2", "--base_options", "max_tokens=16"]
     message = check.failed(here("finetune.py", *base, *QUICK, *argv, "--gguf_file", "other.gguf"))

@@ -10,12 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from context_module.drawing import training_curves
+from context_module.evaluation.labels import LabelScores
 from context_module.evaluation.notes import unfamiliar_notes
 from context_module.evaluation.report.pictures import Drawing, drawing, film, graph_drawing, strip
 from context_module.evaluation.report.rows import (
     by_context,
     columns_of,
     described,
+    labels_section,
     summary,
     verdict_parts,
     whole_sections,
@@ -38,6 +40,7 @@ def render_report(
     counterfactuals: Mapping[str, Tensor] | None = None,
     traversals: Mapping[str, Tensor] | None = None,
     strengths: Mapping[str, Mapping[float, Tensor]] | None = None,
+    labels: LabelScores | None = None,
     log: Iterable[Mapping[str, Any]] = (),
 ) -> str:
     """The report as HTML, with everything it shows inside; a policy in it lets browsers load nothing else.
@@ -51,6 +54,7 @@ def render_report(
         counterfactuals: by row, the real images (n, C, H, W) in [0, 1], then what they become under interventions.
         traversals: by part of a code, images (n, C, H, W) in [0, 1] along it.
         strengths: by concept, the images (n, C, H, W) in [0, 1] at even steps of strength.
+        labels: what a labeller finds, see `score_by_labellers`.
         log: lines of ``metrics.jsonl``, see `training_curves`.
 
     Raises:
@@ -83,7 +87,7 @@ def render_report(
         "counterfactuals": [(name, strip(images, len(images))) for name, images in (counterfactuals or {}).items()],
         "traversals": [(name, strip(images, len(images))) for name, images in (traversals or {}).items()],
         "contexts": list(by_context(evaluation)),
-        "wholes": list(whole_sections(evaluation)),
+        "wholes": [*([labels_section(labels)] if labels else []), *whole_sections(evaluation)],
         "graph": _graph(evaluation),
         "curves": _curves(list(log)),
     }

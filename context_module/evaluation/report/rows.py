@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from context_module.evaluation.labels import LabelScores
 from context_module.evaluation.result import Evaluation
 from context_module.evaluation.tables import COSTLESS
 from context_module.evaluation.verdicts import VERDICTS, judged
 from context_module.metrics import Estimate, WholeMetric, figure_of, get_metric
 
-__all__ = ["by_context", "columns_of", "described", "summary", "verdict_parts", "whole_sections"]
+__all__ = ["by_context", "columns_of", "described", "labels_section", "summary", "verdict_parts", "whole_sections"]
 
 _COLUMNS = [("model", "with context module"), ("base", "base alone"), ("floor", "real against real")]
 _ACCURACY = [("model", "generated"), ("floor", "real images")]
@@ -77,6 +78,23 @@ def whole_sections(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
             {**asdict(table), "bodies": [[(*row, False) for row in table.rows]]} for table in metric.tables(found)
         ]
         yield {**described(name), "anchor": name, "tables": tables}
+
+
+def labels_section(found: LabelScores) -> dict[str, Any]:
+    """The section about what a labeller finds: a table for every context."""
+    tables = []
+    for context, ways in found.items():
+        figures = list(next(iter(ways.values())))
+        bodies: list[list[Row]] = [[(way, scores, False) for way, scores in ways.items()]]
+        columns = [(figure, figure) for figure in figures]
+        tables.append({"caption": context, "first": "made by", "bodies": bodies, "columns": columns})
+    text = (
+        "The same pictures, changed by the module and by what costs nothing, as a labeller sees them that took no "
+        "part: the share that shows each concept, and that which shows what was asked for and nothing else; the share "
+        "that is still nearest to the picture it was, how far it moved, in distances of two pictures, and how sharp "
+        "it is, beside real ones."
+    )
+    return {"title": "By a labeller", "direction": "", "text": text, "anchor": "labels", "tables": tables}
 
 
 def columns_of(evaluation: Evaluation) -> list[tuple[str, str]]:
