@@ -54,6 +54,6 @@ LECTURE_PUBLISHED: dict[str, dict[str, float]] = {
 def scores_of_codes(report: Mapping[str, Any]) -> dict[str, float]:
     """Figures of a report.json by the keys of `LECTURE_COLUMNS`: of a method without categories, the first alone."""
     scores = {"factor_vae": report["disentanglement"]["factor_vae"]["value"]}
-    if "categories" in report:
+    if report.get("categories"):  # None where it was not measured
         scores["shape"] = report["categories"]["code 1"]["shape"]["value"]
     return scores
