@@ -14,5 +14,5 @@ def test_figures_of_a_report():
 def test_rows_show_deviation_and_best():
     table = Comparison("t", {"a": "A"}, {"x": {"a": Score.of([0.5, 0.7])}, "y": {"a": Score.of([0.5])}}, spread=True)
     assert "0.600 (0.141, best 0.700)" in table.markdown()
-    assert "| y | 0.500 |" in table.markdown()
+    assert "| y | **0.500** |" in table.markdown()
     assert set(LECTURE) == set(LECTURE_PUBLISHED)
