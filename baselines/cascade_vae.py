@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -98,7 +99,7 @@ class CascadeVAEC(Baseline):
     """A VAE whose dimensions are opened one after another; continuous codes alone."""
 
     name = "cascade_vae_c"
-    settings_class: type[CascadeVAECSettings] = CascadeVAECSettings
+    settings_class: ClassVar[type[BaselineSettings]] = CascadeVAECSettings
     discrete_from: int | None = None
 
     def __init__(self, settings: CascadeVAECSettings, image_shape: tuple[int, int, int], images: int) -> None:

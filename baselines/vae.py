@@ -69,7 +69,7 @@ class Baseline(Objective):
 
     def __init__(self, settings: Any, image_shape: tuple[int, int, int], images: int) -> None:
         super().__init__()
-        self.settings, self.image_shape, self.images = settings, tuple(image_shape), images
+        self.settings, self.image_shape, self.images = settings, image_shape, images
         inputs = settings.latents + sum(self.categories)
         self.encoder, self.decoder = make_networks(settings.architecture, self.image_shape, self.outputs, inputs)
 

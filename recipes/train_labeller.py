@@ -34,7 +34,7 @@ FILES = ["config.json", "preprocessor_config.json", "model.safetensors", "agreem
 
 
 @dataclass(kw_only=True)
-class LabellerArguments(BaseArguments, TrainingArguments):
+class TrainLabellerArguments(BaseArguments, TrainingArguments):
     """The flags of this recipe."""
 
     data: str = argument("samples", help="samples, those of the base; their labeller teaches")
@@ -73,7 +73,7 @@ class Distillation(Objective):
         return {"loss": loss, "disagreement": ((logits > 0) != (taught > 0)).float().mean(1)}
 
 
-def new_classifier(args: LabellerArguments, concepts: Iterable[str], channels: int) -> nn.Module:
+def new_classifier(args: TrainLabellerArguments, concepts: Iterable[str], channels: int) -> nn.Module:
     """With random weights, drawn by --seed."""
     from transformers import AutoConfig, AutoModelForImageClassification
 
@@ -110,7 +110,7 @@ def agreement(objective: Distillation, view: FactorView) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(LabellerArguments, description=__doc__.splitlines()[0], argv=argv)
+    args = parse_arguments(TrainLabellerArguments, description=__doc__.splitlines()[0], argv=argv)
     run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
     accelerator = make_accelerator(args)
     repository = args.hub_repository() if accelerator.is_main_process else None
