@@ -93,8 +93,8 @@ def factor_vae_score(
         for count, (order, starts, sizes) in zip(numbers, by_group, strict=True):
             chosen = rng.choice(len(sizes), size=(count, 1), p=sizes / sizes.sum())
             items = order[starts[chosen] + rng.integers(sizes[chosen], size=(count, group_items))]
-            variances = [sum(_variances(column[items]) for column in dimension) for dimension in codes]
-            columns.append(np.bincount(np.argmin(variances, axis=0), minlength=len(codes)))
+            variances = np.stack([sum(_variances(column[items]) for column in dimension) for dimension in codes])
+            columns.append(np.bincount(variances.argmin(0), minlength=len(codes)))
         return np.stack(columns, axis=1)
 
     def score(rows: Tensor) -> float:
