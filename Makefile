@@ -21,8 +21,7 @@ faces: .venv/ready
 	  --data samples --data_options labeller=recipes/pretrained/face-labeller concepts=smile,glasses \
 	  --cache_dir outputs/cache --output_dir outputs/faces --overwrite
 	$(BIN)/python recipes/compose.py --model outputs/faces --do smile glasses --output outputs/faces/composition.png
-	$(BIN)/python recipes/evaluate.py --model outputs/faces --labeller recipes/pretrained/face-judge \
-	  --metrics sliced_wasserstein --samples 200
+	$(BIN)/python recipes/evaluate.py --model outputs/faces --labeller recipes/pretrained/face-judge --samples 400
 
 test: .venv/ready quality docs tests
 

@@ -59,7 +59,9 @@ class EvaluateArguments(BaseArguments):
     model: str = argument(help="folder written by recipes/finetune.py, pretrain.py (a base) or train_baseline.py")
     output_dir: str | None = argument(None, help="where the report goes; default: evaluation/ in the model's folder")
     samples: int = argument(1000, help="images compared per context, real and generated alike")
-    metrics: list[str] = argument([], help=f"some of {', '.join(available_metrics())}; default: all that apply")
+    metrics: list[str] = argument(
+        [], help=f"some of {', '.join(available_metrics())}; default: all that apply, with --labeller none"
+    )
     labeller: str | None = argument(None, help="who says what pictures show: a Python file, a classifier, or a name")
     projections: int = argument(200, help="random directions of the sliced Wasserstein distance")
     seed: int | None = argument(None, help="of generated images and metrics; default: the training's")
@@ -200,12 +202,14 @@ def score(
     model: ContextualDecoder | DecoderAdapter | BaselineSubject,
     data: ContextData,
 ) -> Evaluation:
-    """All figures of the report."""
+    """All figures of the report; those of --labeller alone where that is given and no metric."""
+    unasked = args.labeller is not None and not args.metrics
     return evaluate(
         model,
         data,
         samples=args.samples,
-        metrics=args.metrics or None,
+        metrics=[] if unasked else args.metrics or None,
+        contexts=[] if unasked else None,
         pooled=bool(run.get("pooled")),
         projections=args.projections,
         seed=run.get("seed", 0) if args.seed is None else args.seed,
