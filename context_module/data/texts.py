@@ -134,8 +134,8 @@ def read_by(data: ContextData, readers: Mapping[str, Callable[[list[str]], Tenso
 
     train = part(data.train)
     assert train is not None
-    parts = {"train": train, "held_out": part(data.held_out), "test": part(data.test)}
-    return replace(data, **parts, parser=lambda text: read([text])[0])
+    held_out, test = part(data.held_out), part(data.test)
+    return replace(data, train=train, held_out=held_out, test=test, parser=lambda text: read([text])[0])
 
 
 def text_folders(
