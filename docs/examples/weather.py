@@ -5,9 +5,9 @@
 
 The model writes a sentence on the weather. Lists of words say whether it is of the past and whether the weather is
 rough; sentences of which the lists say neither are left out. How many sentences are as they should be is judged by
-readers of their own: a tagger of parts of speech (pip install textblob) looks for verbs in the past, and the bare
-model is asked for the word that it would go on with. Of the lists this one knows where the line is: between the
-medians of training sentences that they sorted.
+readers of their own: a tagger of parts of speech (pip install textblob) looks for verbs in the past, the bare model
+is asked for the word that it would go on with. Of the lists this one knows where the line is: between the medians of
+training sentences that they sorted.
 """
 
 from __future__ import annotations
