@@ -8,11 +8,11 @@ from context_module.data.dsprites import dsprites, dsprites_grid
 from context_module.data.folders import FolderContextDataset, image_folders
 from context_module.data.grammar import grammar
 from context_module.data.hub import HubContextDataset, hub_dataset
-from context_module.data.labelled_samples import labelled_samples
 from context_module.data.labellers import Labeller, load_labellers
 from context_module.data.loader import MixedContextBatchSampler, evaluation_loader, mixed_context_loader
 from context_module.data.morpho_mnist import morpho_mnist
 from context_module.data.options import parse_options
+from context_module.data.own_samples import own_samples
 from context_module.data.pendulum import PendulumSimulator, pendulum, shift_environments
 from context_module.data.pictures import ImageReader
 from context_module.data.quad import quad
@@ -54,11 +54,11 @@ __all__ = [
     "grammar",
     "hub_dataset",
     "image_folders",
-    "labelled_samples",
     "load_data",
     "load_labellers",
     "mixed_context_loader",
     "morpho_mnist",
+    "own_samples",
     "pairs",
     "parse_options",
     "pendulum",

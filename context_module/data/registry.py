@@ -44,7 +44,7 @@ _DATA: Registry[Load] = Registry(
         "attributes": "context_module.data.attributes:attributes",
         "augment": "context_module.data.augment:augment",
         "datasets": "context_module.data.hub:hub_dataset",
-        "samples": "context_module.data.labelled_samples:labelled_samples",
+        "samples": "context_module.data.own_samples:own_samples",
         "grammar": "context_module.data.grammar:grammar",
     },
     _wrong,
@@ -132,7 +132,7 @@ def load_data(
         base: the adapter that data of a base's own samples is drawn of.
         **options: further arguments of the data's own function: see `quad`, `morpho_mnist`, `dsprites`,
             `dsprites_grid`, `pendulum`, `still_life`, `cartoon`, `chase`, `attributes`, `augment`, `hub_dataset`,
-            `labelled_samples`, `grammar`, `image_folders`, `text_folders`.
+            `own_samples`, `grammar`, `image_folders`, `text_folders`.
 
     Raises:
         ImportError: for data of an installed package that cannot be imported; names the package.

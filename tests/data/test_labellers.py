@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from context_module.data import labelled_samples, load_data, load_labellers
+from context_module.data import load_data, load_labellers, own_samples
 from context_module.errors import CheckpointError, DataError
 from helpers.halves import halves
 
@@ -121,7 +121,7 @@ def test_data_by_name(file, tmp_path):
     assert data.train.context_names == ("obs", "top", "bottom")
     assert list(data.labellers) == ["top", "bottom"]
     assert len(list(tmp_path.glob("samples-*-2000.npy"))) == 1
-    again = labelled_samples(str(file), ["top", "bottom"], n=2000, base=base, seed=3)
+    again = own_samples(str(file), ["top", "bottom"], n=2000, base=base, seed=3)
     assert again.train.fingerprint() == data.train.fingerprint()
     assert list(data.of_concepts(["top"]).labellers) == ["top"]
     with torch.no_grad():

@@ -15,10 +15,10 @@ from context_module.data.labellers import load_labellers
 from context_module.data.samples import from_samples
 from context_module.errors import DataError
 
-__all__ = ["labelled_samples"]
+__all__ = ["own_samples"]
 
 
-def labelled_samples(
+def own_samples(
     labeller: str,
     concepts: Iterable[str],
     n: int = 12_000,
