@@ -58,6 +58,7 @@ def test_there_are_commands_of_every_kind():
         "pretrain",
         "preview",
         "reproduce",
+        "train_baseline",
         "train_concept",
     }
 

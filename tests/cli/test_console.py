@@ -141,7 +141,7 @@ def test_launch_without_accelerate(console, echo, monkeypatch):
     [
         (["run", "fintune"], "unknown recipe 'fintune', did you mean 'finetune'? There are ablate, benchmark, "),
         (["run", "xyz"], "unknown recipe 'xyz': there are ablate, benchmark, compose, "),
-        (["run", "mine.py"], "train_concept; a file of your own is run by python mine.py\n"),
+        (["run", "mine.py"], "train_labeller; a file of your own is run by python mine.py\n"),
         (["run", "--n", "3"], "--n: flags of a recipe follow its name; in front of it, those of accelerate follow"),
         (["run", "multi_gpu"], "unknown recipe 'multi_gpu'"),
         (["run", "--launch", "previw"], "unknown recipe 'previw', did you mean 'preview'?"),
@@ -226,13 +226,14 @@ def test_a_copy_runs_the_other_recipes(recipe, console, monkeypatch, tmp_path):
     monkeypatch.setattr("context_module.study.table.run_all", lambda runs, **_: called.extend(runs) or {})
     console("run", recipe, "--output_dir", "shipped")
     shipped = {Path(command.argv[0]) for run in called for command in run.commands}
-    assert shipped == {RECIPES / name for name in ("pretrain.py", "finetune.py", "evaluate.py")}
+    trained = {"pretrain.py", "finetune.py", *(["train_baseline.py"] if recipe == "reproduce" else [])}
+    assert shipped == {RECIPES / name for name in (*trained, "evaluate.py")}
     called.clear()
     monkeypatch.setattr("context_module.cli.recipes.recipes_folder", lambda: RECIPES)
     monkeypatch.setattr(sys, "argv", [f"{recipe}.py", "--output_dir", "copied"])
     exec_script(Path(f"{recipe}.py").resolve())
     copied = {Path(command.argv[0]) for run in called for command in run.commands}
-    assert copied == {RECIPES / "pretrain.py", RECIPES / "finetune.py", Path("evaluate.py").resolve()}
+    assert copied == {*(RECIPES / name for name in trained), Path("evaluate.py").resolve()}
 
 
 def exec_script(path):
