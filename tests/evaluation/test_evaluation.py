@@ -249,7 +249,7 @@ def test_all_that_applies(quad, short_trainings):
     assert "NaN" not in text
     assert set(report) == {
         *("samples", "seed", "contexts", "summary", "reconstruction", "counterfactual", "disentanglement"),
-        *("downstream", "graph", "leak", "skipped"),
+        *("categories", "downstream", "graph", "leak", "skipped"),
     }
     assert report["contexts"]["quad1+size"]["held_out"]
     assert not report["contexts"]["obs"]["held_out"]
@@ -280,7 +280,7 @@ def test_disentanglement_of_a_model_and_of_its_base(monkeypatch):
     for one, codes in ((model, len(data.concepts)), (model.base, 6)):
         seen = {}
 
-        def score(found, factors, names, *, seed, seen=seen):
+        def score(found, factors, names, *, seed, seen=seen, **_):
             seen["codes"], seen["factors"] = found.shape, factors.shape
             return {"mig": Estimate(0.5, 0.4, 0.6, len(found))}
 
