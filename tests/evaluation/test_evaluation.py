@@ -268,6 +268,7 @@ def test_all_that_applies(quad, short_trainings):
     wrong = [*report["graph"]["missing"], *report["graph"]["extra"], *report["graph"]["reversed"]]
     assert report["graph"]["structural_hamming_distance"] == len(wrong) > 0
     assert found.skipped == {
+        "categories": "the representation has no categories",
         "disentanglement": "scores of disentanglement need at least 200 items, got 100",
         "downstream": "the data has no factor to predict",
     }
