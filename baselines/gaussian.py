@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from context_module.normal import draw_normal
+from context_module.normal import draw_normal, standard_normal_kls
 
 __all__ = ["bernoulli_error", "kl_per_dimension", "linear_capacity", "log_normal", "reparameterised"]
 
@@ -23,7 +23,7 @@ def bernoulli_error(logits: Tensor, x: Tensor) -> Tensor:
 
 def kl_per_dimension(mean: Tensor, log_var: Tensor) -> Tensor:
     """KL(N(mean, exp(log_var)) || N(0, 1)) of every dimension, (B, D)."""
-    return 0.5 * (mean.square() + log_var.exp() - log_var - 1)
+    return standard_normal_kls(mean, log_var.exp(), log_var)
 
 
 def log_normal(z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:

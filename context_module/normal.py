@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["derived_generator", "draw_normal", "draw_uniform", "standard_normal_kl"]
+__all__ = ["derived_generator", "draw_normal", "draw_uniform", "standard_normal_kl", "standard_normal_kls"]
 
 
 def draw_normal(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -57,5 +57,10 @@ def standard_normal_kl(mean: Tensor, variance: Tensor, log_variance: Tensor | No
     >>> standard_normal_kl(torch.tensor([[2.0]]), torch.ones(1, 1)).item()  # half the squared mean
     2.0
     """
+    return standard_normal_kls(mean, variance, log_variance).flatten(1).sum(1)
+
+
+def standard_normal_kls(mean: Tensor, variance: Tensor, log_variance: Tensor | None = None) -> Tensor:
+    """That of every entry by itself, of the shape of the mean; arguments as for `standard_normal_kl`."""
     log_variance = variance.log() if log_variance is None else log_variance
-    return 0.5 * (mean.square() + variance - log_variance - 1).flatten(1).sum(1)
+    return 0.5 * (mean.square() + variance - log_variance - 1)

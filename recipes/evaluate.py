@@ -140,9 +140,8 @@ def with_validation(data: ContextData, run: Mapping[str, Any]) -> ContextData:
 
 def counterfactuals(model: ContextualDecoder, data: ContextData, real: Tensor) -> dict[str, Tensor]:
     """Real observational images, then what they become under every intervention."""
-    contexts = [*data.train.context_names, *(data.held_out.context_names if data.held_out else ())]
     abduction = model.abduct(real.to(model.base.device), OBSERVATIONAL)
-    return {"real": real, **contexts_on_one_noise(model, contexts, abduction=abduction)}
+    return {"real": real, **contexts_on_one_noise(model, data.context_names, abduction=abduction)}
 
 
 def by_strength(model: ContextualDecoder, noise: Tensor | Abduction) -> dict[str, dict[float, Tensor]]:

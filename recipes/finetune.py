@@ -12,6 +12,7 @@ compositions (pairs of concepts, never trained on), a table says how close the g
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -304,7 +305,7 @@ def finish(
 ) -> None:
     """Fit values, save, score, upload, and say what came out."""
     errors = fit_values(model, images[0], draws=args.value_draws, seed=args.seed)
-    rows = contexts_on_one_noise(model, contexts_of(data))
+    rows = contexts_on_one_noise(model, data.context_names)
     model.details = CardDetails.of(args.data_name, grid=None if model.base.kind == "texts" else labelled_grid(rows))
     model.eval().save_pretrained(run.path, repo_id=repository)
     run.finish(dataclasses.asdict(result))
@@ -322,11 +323,6 @@ def finish(
     args.publish(run.path, repository, FILES, "context module")
     if model.concepts:
         print("\n" + next_command(__file__, "compose", "--model", args.output_dir, "--do", *model.concepts[:2]))
-
-
-def contexts_of(data: ContextData) -> list[str]:
-    """The training contexts, then the compositions."""
-    return [*data.train.context_names, *(data.held_out.context_names if data.held_out else ())]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -347,7 +343,7 @@ def main(argv: list[str] | None = None) -> None:
     if wants_encoder(model.base) and not known:
         prepare_encoder(args, run, accelerator, model.base, images[0])
     objective, train_data, val_data = objective_for(args, accelerator, model, images, frozen_share)
-    preview = partial(preview_of, model, contexts_of(data))
+    preview = partial(preview_of, model, data.context_names)
     result = Trainer(accelerator, args, run, objective, train_data, val_data, preview=preview).train()
     if isinstance(train_data, EncodedDataset) and model.config.form == "edits":
         fit_effects(model, train_data)
@@ -365,7 +361,7 @@ def lengthen(model: ContextualDecoder, data: ContextData, encodings: EncodedData
             print(f"edits made longer, until 95% of their pictures are labelled so, by factors: {factors}")
 
 
-def preview_of(model: ContextualDecoder, contexts: list[str]) -> Image | str:
+def preview_of(model: ContextualDecoder, contexts: Iterable[str]) -> Image | str:
     """A picture of every context on the same noise, or a table of texts."""
     return labelled_samples(contexts_on_one_noise(model, contexts))
 

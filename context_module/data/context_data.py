@@ -48,6 +48,11 @@ class ContextData:
         """The concepts, the same for all parts."""
         return self.train.concepts
 
+    @property
+    def context_names(self) -> tuple[str, ...]:
+        """The contexts trained on, then those held out."""
+        return (*self.train.context_names, *(self.held_out.context_names if self.held_out else ()))
+
     def of_concepts(self, concepts: Iterable[str]) -> ContextData:
         """The same data of fewer concepts: the images of contexts that intervene on others are left out."""
         names = set(self.concepts.parse(concepts))

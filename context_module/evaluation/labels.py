@@ -65,7 +65,7 @@ def score_by_labellers(
         raise DataError(f"samples must be at least {MIN_SAMPLES}, got {samples}")
     if missing := [name for name in model.concepts if name not in labellers]:
         raise ConceptError(f"no labeller of {', '.join(missing)}: give one for every concept of the model")
-    asked = _contexts(data) if contexts is None else [data.concepts.name(context) for context in contexts]
+    asked = list(data.context_names) if contexts is None else [data.concepts.name(context) for context in contexts]
     with evaluating(model):
         noise = model.module.sample_noise(samples, 1.0, torch.Generator().manual_seed(seed))
         mask = torch.zeros(samples, len(model.concepts), dtype=torch.bool, device=model.device)
@@ -102,16 +102,12 @@ def labels_table(found: LabelScores) -> str:
     return "\n".join(lines)
 
 
-def _contexts(data: ContextData) -> list[str]:
-    return [*data.train.context_names, *(data.held_out.context_names if data.held_out else ())]
-
-
 def _real(data: ContextData, context: str, samples: int) -> Tensor:
     """Up to so many real images of a context, never trained on where there are such."""
     for part in (data.held_out, data.test, data.train):
         if part is not None and context in part.context_names:
             return part.select(context, min(samples, part.counts[context]))
-    raise DataError(f"no real images of {context}: the data has {', '.join(_contexts(data))}")
+    raise DataError(f"no real images of {context}: the data has {', '.join(data.context_names)}")
 
 
 def _shares(pictures: Tensor, concepts: Iterable[str], labellers: Mapping[str, Labeller]) -> dict[str, Estimate]:

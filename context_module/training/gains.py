@@ -25,6 +25,7 @@ from context_module.errors import ConceptError
 from context_module.model import ContextualDecoder
 from context_module.nn import EditModule, evaluating
 from context_module.training.encodings import EncodedDataset, encode_dataset
+from context_module.training.maps import coordinates_of
 
 __all__ = ["fit_gains"]
 
@@ -64,7 +65,7 @@ def fit_gains(
         raise ConceptError(f"no labeller of {', '.join(missing)}: edits are lengthened by one for each concept")
     encodings = images if isinstance(images, EncodedDataset) else encode_dataset(model.base, images)
     shifts = _least_shown(module, encodings)
-    before = _coordinates(module, encodings, OBSERVATIONAL)[:_PICTURES]
+    before = coordinates_of(module, encodings, OBSERVATIONAL)[:_PICTURES]
     changes = torch.stack([module.edits(before, k) for k in range(len(concepts))])
     changes = changes - changes.mean(1, keepdim=True)
     found, beside = torch.ones(len(concepts)), torch.arange(len(before)) % len(concepts)
@@ -95,14 +96,10 @@ def _least(enough: Callable[[float], bool]) -> float:
     return high
 
 
-def _coordinates(module: EditModule, encodings: EncodedDataset, context: str) -> Tensor:
-    return module.coordinates(encodings.batch(encodings.places(context))["mean"].to(module.device))
-
-
 def _least_shown(module: EditModule, encodings: EncodedDataset) -> Tensor:
     """(K, r), in coordinates: the shifts above."""
-    observed = _coordinates(module, encodings, OBSERVATIONAL).mean(0)
-    readings = torch.stack([_coordinates(module, encodings, k).mean(0) - observed for k in module.config.concepts])
+    observed = coordinates_of(module, encodings, OBSERVATIONAL).mean(0)
+    readings = torch.stack([coordinates_of(module, encodings, k).mean(0) - observed for k in module.config.concepts])
     shown = module.visible.square()
     turned = readings / (shown + shown.mean())
     return torch.linalg.pinv(turned @ readings.mT) * readings.square().sum(1)[:, None] @ turned

@@ -21,7 +21,7 @@ from context_module.training.gaussians import Moments, gaussian_map, power, read
 from context_module.training.objectives.directions import Directions, decoder_sketch
 from context_module.training.support import find_support
 
-__all__ = ["fit_effects", "fit_maps"]
+__all__ = ["coordinates_of", "fit_effects", "fit_maps"]
 
 _EXPLAINS = 0.3  # of the variance of pictures, by a linear sketch: as for `EditObjective`
 _WIDEST = 1024  # decoder inputs of more values are weighed one by one
@@ -70,7 +70,7 @@ def fit_maps(model: ContextualDecoder, images: ContextDataset | EncodedDataset, 
     module.log_scale.copy_((_NOISE * noise.sqrt()).clamp_min(1e-4).log().view_as(module.log_scale))
 
     names = (OBSERVATIONAL, *module.config.concepts)
-    coordinates = {name: _rows(module, encodings, name) for name in names}
+    coordinates = {name: coordinates_of(module, encodings, name) for name in names}
     moments = {name: Moments.of(rows) for name, rows in coordinates.items()}
     _check_moments(moments)
     observed = moments[OBSERVATIONAL]
@@ -100,7 +100,7 @@ def fit_effects(model: ContextualDecoder, encodings: EncodedDataset) -> None:
     """
     module = model.module
     assert isinstance(module, EditModule)
-    coordinates = {name: _rows(module, encodings, name) for name in (OBSERVATIONAL, *module.config.concepts)}
+    coordinates = {name: coordinates_of(module, encodings, name) for name in (OBSERVATIONAL, *module.config.concepts)}
     _fit_effects(model, module, coordinates, {name: Moments.of(rows) for name, rows in coordinates.items()})
 
 
@@ -164,7 +164,7 @@ def _fit_coordinates(module: EditModule, encodings: EncodedDataset, metric: _Met
     module.visible.copy_((deviations / values.sum().clamp_min(1e-12).sqrt()).float())
 
 
-def _rows(module: EditModule, encodings: EncodedDataset, context: str) -> Tensor:
+def coordinates_of(module: EditModule, encodings: EncodedDataset, context: str) -> Tensor:
     """Coordinates (n, r) of a context's images, of evenly spaced ones where there are very many."""
     places = encodings.places(context, 4 * max(_ROWS, module.config.noise_size))
     return torch.cat([module.coordinates(encodings.batch(p)["mean"].to(module.device)) for p in places.split(_CHUNK)])

@@ -1,24 +1,16 @@
 """What labellers that took no part find in what a model makes."""
 
 import pytest
-import torch
 
-from context_module import wrap_decoder
-from context_module.data import from_samples
 from context_module.errors import ConceptError, DataError
 from context_module.evaluation import labels_table, score_by_labellers
-from context_module.training import encode_dataset, fit_gains, fit_maps
-from helpers.halves import LABELLERS, halves
+from context_module.training import fit_gains
+from helpers.halves import LABELLERS, fitted_halves
 
 
 @pytest.fixture(scope="module")
 def trained():
-    data = from_samples(halves(), LABELLERS, n=4000, progress=False)
-    torch.manual_seed(0)
-    base = halves()
-    model = wrap_decoder(base, data.concepts, form="edits", latent_noise=True)
-    encodings = encode_dataset(base, data.train, progress=False)
-    fit_maps(model, encodings)
+    model, data, encodings = fitted_halves()
     fit_gains(model, data.labellers, encodings)
     return model, data
 

@@ -3,7 +3,10 @@
 import torch
 from torch import nn
 
+from context_module import wrap_decoder
 from context_module.adapters.decoder_only import DecoderOnlyAdapter
+from context_module.data import from_samples
+from context_module.training import encode_dataset, fit_maps
 
 
 class Halves(nn.Module):
@@ -26,3 +29,14 @@ LABELLERS = {
 
 def halves():
     return DecoderOnlyAdapter(Halves(), (3,), (1, 8, 8), output="tanh")
+
+
+def fitted_halves():
+    """(model with edits between such samples in closed form, its data, their encodings)."""
+    data = from_samples(halves(), LABELLERS, n=4000, progress=False)
+    torch.manual_seed(0)
+    base = halves()
+    model = wrap_decoder(base, data.concepts, form="edits", latent_noise=True)
+    encodings = encode_dataset(base, data.train, progress=False)
+    fit_maps(model, encodings)
+    return model, data, encodings

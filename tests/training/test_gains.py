@@ -3,23 +3,17 @@
 import pytest
 import torch
 
-from context_module import wrap_decoder
 from context_module.contexts import Concepts
-from context_module.data import SampledDataset, from_samples
+from context_module.data import SampledDataset
 from context_module.errors import ConceptError
-from context_module.training import encode_dataset, fit_gains, fit_maps
-from helpers.halves import LABELLERS, halves
+from context_module.training import fit_gains, fit_maps
+from helpers.halves import LABELLERS, fitted_halves
 
 
 @pytest.fixture
 def fitted():
     """(model, the labellers, encodings), with edits that stop half of the way."""
-    data = from_samples(halves(), LABELLERS, n=4000, progress=False)
-    torch.manual_seed(0)
-    base = halves()
-    model = wrap_decoder(base, data.concepts, form="edits", latent_noise=True)
-    encodings = encode_dataset(base, data.train, progress=False)
-    fit_maps(model, encodings)
+    model, data, encodings = fitted_halves()
     with torch.no_grad():
         for weight in (model.module.edits.linear, model.module.edits.shift):
             weight[0] *= 0.5
