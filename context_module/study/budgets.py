@@ -40,7 +40,13 @@ CPU: Budget = {
     "matched": LATENT,
     "system": {"max_train_steps": 3000, "learning_rate": 1e-3, "mixed_precision": "bf16"},
     "evaluation": {"samples": 2000},
-    "lecture": {"samples_per_context": 40_000, "max_train_steps": 5000, "learning_rate": 5e-4},
+    "lecture": {
+        "samples_per_context": 40_000,
+        "max_train_steps": 3000,
+        "learning_rate": 1e-3,
+        "lr_warmup_steps": 100,
+        "mixed_precision": "bf16",
+    },
     "codes": {"samples": 5000},
 }
 EPOCH = 7 * 35_000 // 512  # steps, of 70% of 50,000 images of each context
