@@ -6,6 +6,8 @@ if __name__ == "baselines":  # the folder imported from the repository's root: a
         "'from context_module.baselines import ...'."
     )
 
+from context_module.baselines.classifier import Classifier, ClassifierSettings
+from context_module.baselines.labelled import LabelledBaseline, LabelledSettings
 from context_module.baselines.networks import ARCHITECTURES
 from context_module.baselines.registry import available_baselines, get_baseline, load_baseline, register_baseline
 from context_module.baselines.regularized import RegularizedSettings, RegularizedVAE, Regularizer, regularizer_of
@@ -18,6 +20,10 @@ __all__ = [
     "Baseline",
     "BaselineSettings",
     "BaselineSubject",
+    "Classifier",
+    "ClassifierSettings",
+    "LabelledBaseline",
+    "LabelledSettings",
     "RegularizedSettings",
     "RegularizedVAE",
     "Regularizer",

@@ -1,4 +1,4 @@
-"""Networks, the same for every method: the field's common pair for 64x64 images, and the paper's two small VAEs."""
+"""Networks, the same for every method: the field's common pair for 64x64 images, two small VAEs, and DEAR's."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from itertools import pairwise
 from torch import nn
 
 from context_module.adapters import lightweight
+from context_module.baselines import sagan
 from context_module.errors import ShapeError
 
 __all__ = ["ARCHITECTURES", "make_networks"]
 
-#: ``conv64`` takes images of one or three channels; the others are `context_module.adapters.lightweight`'s.
-ARCHITECTURES = ("conv64", *lightweight.ARCHITECTURES)
+#: ``simple64bn`` and ``conv3`` are `context_module.adapters.lightweight`'s.
+ARCHITECTURES = ("conv64", *lightweight.ARCHITECTURES, "resnet_sagan64")
 _FEATURES = 256
 
 
 def make_networks(
     architecture: str, image_shape: tuple[int, int, int], outputs: int, inputs: int
-) -> tuple[nn.Sequential, nn.Sequential]:
+) -> tuple[nn.Module, nn.Module]:
     """An encoder, images (B, C, H, W) to (B, outputs), and a decoder, (B, inputs) to logits (B, C, H, W).
 
     ``conv64`` is that of Locatello et al. (2019, "Challenging Common Assumptions"): convolutions of 32, 32, 64 and 64
-    channels, 4x4 with stride 2, a layer of 256, and its mirror image.
+    channels, 4x4 with stride 2, a layer of 256, and its mirror image. ``resnet_sagan64`` is that of DEAR: a ResNet-50
+    and a residual generator with self-attention, in twenty times the time.
 
     Args:
         architecture: one of `ARCHITECTURES`.
@@ -37,13 +39,15 @@ def make_networks(
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}")
     shape = "x".join(map(str, image_shape))
+    if architecture.endswith("64") and tuple(image_shape[1:]) != (64, 64):
+        raise ShapeError(
+            f"the {architecture} networks take images of 64x64 pixels, got {shape}: load the data at resolution 64, or "
+            f"choose another architecture: {', '.join(lightweight.ARCHITECTURES)}"
+        )
     if architecture == "conv64":
-        if tuple(image_shape[1:]) != (64, 64):
-            raise ShapeError(
-                f"the conv64 networks take images of 64x64 pixels, got {shape}: load the data at resolution 64, or "
-                f"choose another architecture: {', '.join(ARCHITECTURES[1:])}"
-            )
         return _conv64(image_shape[0], outputs, inputs)
+    if architecture == "resnet_sagan64":
+        return sagan.resnet50(image_shape[0], outputs), sagan.sagan_decoder(image_shape[0], inputs)
     build, takes = lightweight.ARCHITECTURES[architecture]
     if takes != tuple(image_shape):
         raise ShapeError(

@@ -32,6 +32,9 @@ _BASELINES: Registry[type[Baseline]] = Registry(
         "cascade_vae": "context_module.baselines.cascade_vae:CascadeVAE",
         "ada_vae": "context_module.baselines.ada_vae:AdaVAE",
         "tvae": "context_module.baselines.tvae:TVAE",
+        "supervised_vae": "context_module.baselines.supervised_vae:SupervisedVAE",
+        "dear": "context_module.baselines.dear:DEAR",
+        "causal_vae": "context_module.baselines.causal_vae:CausalVAE",
     },
     _wrong,
 )

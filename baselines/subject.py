@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from context_module.baselines.gaussian import bernoulli_error
+from context_module.baselines.labelled import LabelledBaseline
 from context_module.baselines.vae import Baseline
-from context_module.contexts import OBSERVATIONAL
+from context_module.contexts import OBSERVATIONAL, Concepts
 from context_module.data import ContextDataset
 from context_module.metrics import Subject
 
@@ -25,7 +28,8 @@ class BaselineSubject(Subject):
     the prior. With images in contexts they are of the context's aggregate posterior: an image is drawn, its code is
     drawn from q(z|x), and decoded. In a composition, which it has no images of, every part of the code (a dimension,
     or a discrete code) comes from that one of the composed contexts in which it differs most from the observational
-    one: codes that are disentangled compose so.
+    one: codes that are disentangled compose so. Methods that learn from labels can do more: without contexts, and of
+    given images, an intervention sets the factor to values drawn from the range that its labels have.
 
     Args:
         model: the baseline.
@@ -39,11 +43,15 @@ class BaselineSubject(Subject):
         self.concepts = None if self.images is None else self.images.concepts
         latents = model.settings.latents
         self.categorical = tuple(range(latents, latents + len(model.categories)))
+        if isinstance(model, LabelledBaseline):
+            self.labelled = model.labelled
+            self.concepts = self.concepts or Concepts(model.scale.names)
         self._moved: dict[str, Tensor] = {}
 
     def sample(self, n: int, context: str, generator: torch.Generator) -> Tensor:
         if self.images is None:
-            return self.baseline(n, generator)
+            code = self.model.prior(n, generator)
+            return self._images(code) if self.concepts is None else self._done(code, context, generator)
         names = [context] if context in self.images.context_names else list(self.images.concepts.parse(context))
         drawn = torch.stack([self._codes_in(name, n, generator) for name in names])
         if len(names) == 1:
@@ -67,6 +75,27 @@ class BaselineSubject(Subject):
     def nats(self, images: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
         code, kl = self.model.draw(images, generator)
         return bernoulli_error(self.model.decode(code), images) + kl
+
+    def counterfactuals(
+        self, images: Tensor, contexts: Sequence[str], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        code = self.model.centre(images)
+        return {context: self._done(code, context, generator) for context in contexts}
+
+    def unable(self, method: str) -> str | None:
+        if method == "counterfactuals" and not isinstance(self.model, LabelledBaseline):
+            return "the method knows no interventions on given images"
+        if method == "nats" and not self.model.comparable:
+            return "the method has no likelihood"
+        return super().unable(method)
+
+    def _done(self, code: Tensor, context: str, generator: torch.Generator) -> Tensor:
+        """Images of codes with the context's concepts set to values that their labels have."""
+        assert isinstance(self.model, LabelledBaseline)
+        assert self.concepts is not None
+        names = list(self.concepts.parse(context))
+        values = self.model.draw_values(names, len(code), generator)
+        return self.model.do(code, values) if names else self._images(code)
 
     def _images(self, code: Tensor) -> Tensor:
         return torch.cat([self.model.decode(part).sigmoid() for part in code.split(_BATCH)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,11 +13,14 @@ from torch.nn import functional as F
 
 from context_module.baselines.gaussian import bernoulli_error, kl_per_dimension, reparameterised
 from context_module.baselines.networks import make_networks
-from context_module.data import ContextDataset, LabelledDataset
+from context_module.data import ContextData, ContextDataset, LabelledDataset
 from context_module.io import save_network
 from context_module.normal import draw_normal, draw_uniform
 from context_module.objective import Objective
 from context_module.options import argument
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
 
 __all__ = ["Baseline", "BaselineSettings", "check_at_least"]
 
@@ -34,12 +37,17 @@ class BaselineSettings:
     """The networks of a baseline. A method's settings are fields of a subclass, and flags of its recipe."""
 
     latents: int = argument(10, help="continuous latent dimensions")
-    architecture: Literal["conv64", "simple64bn", "conv3"] = argument(
-        "conv64", help="networks, the field's for 64x64 images, or the paper's for 3x64x64 and 1x28x28 ones"
+    architecture: Literal["conv64", "simple64bn", "conv3", "resnet_sagan64"] = argument(
+        "conv64",
+        help="networks, the field's for 64x64 images, the paper's for 3x64x64 and 1x28x28 ones, or DEAR's for 64x64",
     )
 
     def __post_init__(self) -> None:
         check_at_least(1, latents=self.latents)
+
+    def completed(self, data: ContextData) -> Self:
+        """These settings with what the data to train on decides, where it was not given."""
+        return self
 
 
 class Baseline(Objective):
@@ -95,6 +103,10 @@ class Baseline(Objective):
     def view(self, data: ContextDataset, seed: int = 0) -> LabelledDataset:
         """The data as the method trains on it: as it is, unless it learns from pairs or the like."""
         return data
+
+    def notes(self, images: Tensor) -> list[str]:
+        """What is to be said of the trained model, from images (B, C, H, W) on its device: here nothing."""
+        return []
 
     def losses(self, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
         """Of a batch in training: ``loss`` and what else is logged, each (B,)."""

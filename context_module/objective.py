@@ -40,12 +40,15 @@ class Objective(nn.Module):
             after such a point are not compared, and the best weights are those of the last stage.
         ready: whether the model is of use before the first step, so that it is scored and shown then, too.
         warmup_share: share of the training, in [0, 1], over which `warm` rises.
+        comparable: whether validation losses say which weights are better. Where they do not, as of networks that play
+            against each other, the last weights are kept.
     """
 
     optimizer: ClassVar[type[torch.optim.Optimizer]] = torch.optim.Adam
     stages: tuple[float, ...] = ()
     ready: bool = False
     warmup_share: float = 0.0
+    comparable: bool = True
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         """Losses of one batch: ``loss``, which is minimised, and whatever else is to be logged, each (B,).

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from context_module.baselines import Baseline, available_baselines, get_baseline, traversals
+from context_module.baselines import Baseline, LabelledBaseline, available_baselines, get_baseline, traversals
 from context_module.cli import TrainingArguments, argument, given, next_command, parse_arguments, run_recipe
 from context_module.drawing import labelled_grid
 from context_module.training import RunDirectory, Trainer, make_accelerator
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DEFAULT, PICTURED = "beta_vae", 8
+NOTED = 1000  # images of a context that notes are taken from
 
 
 @dataclass(kw_only=True)
@@ -67,7 +68,7 @@ def read(argv: Sequence[str] | None) -> Any:
 
 @torch.no_grad()
 def preview(model: Baseline, x: Tensor) -> Image:
-    """Images, what the method makes of them, samples of its prior, and what each latent does to the first image."""
+    """Images, what the method makes of them, samples of its prior, factors set, and each latent of the first image."""
     x = x.to(model.device)
     samples = model.prior(len(x), torch.Generator().manual_seed(0))
     rows = {
@@ -75,7 +76,16 @@ def preview(model: Baseline, x: Tensor) -> Image:
         "reconstructions": model.decode(model.centre(x)).sigmoid(),
         "samples": model.decode(samples).sigmoid(),
     }
-    return labelled_grid(rows | traversals(model, x[0], columns=len(x)))
+    return labelled_grid(rows | interventions(model, x) | traversals(model, x[0], columns=len(x)))
+
+
+def interventions(model: Baseline, x: Tensor) -> dict[str, Tensor]:
+    """Images with each factor set to values from one end of its labels to the other; none without labels."""
+    if not isinstance(model, LabelledBaseline):
+        return {}
+    code, share = model.centre(x), torch.linspace(0, 1, len(x), device=model.device)
+    ends = zip(model.scale.names, model.scale.low, model.scale.high, strict=True)
+    return {f"do({name})": model.do(code, {name: low + (high - low) * share}) for name, low, high in ends}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -90,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
     train_data, val_data = images.split(args.val_fraction, seed=args.seed)
     method = get_baseline(args.method)
     kind = method.settings_class
-    settings = kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
+    settings = kind(**{field.name: getattr(args, field.name) for field in fields(kind)}).completed(data)
     model = method(settings, images.image_shape, len(train_data))
     shown = val_data.first(-(-PICTURED // len(val_data.context_names)))[:PICTURED]
     view = model.view(train_data, args.seed)
@@ -100,10 +110,13 @@ def main(argv: list[str] | None = None) -> None:
         model.save(run.path)
         run.finish(dataclasses.asdict(result))
         parameters = sum(parameter.numel() for parameter in model.parameters())
+        scored = f"best validation ELBO {-result.loss:.1f}" if model.comparable else f"last error {result.loss:.1f}"
         print(
-            f"{run.path}: {args.method} with {parameters:,d} parameters, best validation ELBO {-result.loss:.1f} nats "
-            f"per image at step {result.best_step} of {result.steps}, {result.seconds:.0f} s"
+            f"{run.path}: {args.method} with {parameters:,d} parameters, {scored} nats per image at step "
+            f"{result.best_step} of {result.steps}, {result.seconds:.0f} s"
         )
+        for note in model.eval().notes(val_data.first(NOTED).to(model.device)):
+            print(f"note: {note}")
         args.publish(
             run.path, repository, ("config.json", "model.safetensors", "README.md"), f"{args.method} baseline"
         )

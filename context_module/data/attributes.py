@@ -54,6 +54,9 @@ def attributes(
     *,
     concepts: Iterable[str] | None = None,
     preset: str | None = None,
+    observational: bool = False,
+    target: str | None = None,
+    spurious: str | None = None,
     min_images: int = 2,
     resolution: Resolution | None = None,
     channels: int | None = None,
@@ -76,6 +79,10 @@ def attributes(
         table: the CSV or CelebA file.
         concepts: attributes to intervene on, in order, as a list or separated by commas. Default: all attributes.
         preset: concepts and graph by name, one of `PRESETS`: ``"smile"`` or ``"age"``, for CelebA's table.
+        observational: all images are of one context, whatever they have of the concepts: for methods that learn from
+            labels, which are the factors, and not from contexts.
+        target, spurious: attributes, what is to be predicted and what only goes with it; see
+            `context_module.metrics.downstream`.
         min_images: of a context. Compositions with fewer are left out, with a warning.
         resolution, channels, skip_corrupt: see `image_folders`.
 
@@ -102,14 +109,19 @@ def attributes(
     root, table = Path(root), Path(table)
     names, columns, labels = _read_table(table)
     known = _concepts_among(columns, concepts, table)
+    for name in (target, spurious):
+        if name is not None:
+            _concepts_among(columns, [name], table)
     _check_files(root, names, table)
 
     paths = [root / name for name in names]
-    found = _rows_of_contexts(labels[:, [columns.index(name) for name in known]], known)
-    groups = _large_enough(found, known, min_images)
+    has = labels[:, [columns.index(name) for name in known]]
+    found = {OBSERVATIONAL: np.arange(len(has))} if observational else _rows_of_contexts(has, known)
+    groups = found if observational else _large_enough(found, known, min_images)
     files = {context: [paths[row] for row in rows] for context, rows in groups.items()}
     if skip_corrupt:
-        files = _large_enough(without_unreadable(files), known, min_images)
+        files = without_unreadable(files)
+        files = files if observational else _large_enough(files, known, min_images)
     reader = ImageReader.of(files, resolution, channels)
     row_of = {path: row for row, path in enumerate(paths)}
 
@@ -118,12 +130,15 @@ def attributes(
         rows = [row_of[path] for context in contexts for path in files[context]]
         return FolderContextDataset(of_part, known, reader, torch.from_numpy(labels[rows]).float(), columns)
 
-    compositions = [context for context in files if context not in known.training_contexts]
+    training = [context for context in files if context in known.training_contexts]
+    compositions = [context for context in files if context not in training]
     small = len(found) - len(files)
     return ContextData(
-        part(known.training_contexts),
+        part(training),
         part(compositions) if compositions else None,
         graph=graph,
+        target=target,
+        spurious=spurious,
         left_out=(f"{small} compositions of fewer than {min_images} images",) if small else (),
     )
 

@@ -31,6 +31,8 @@ class ContextData:
         simulator: what made the images, where that is known.
         parser: from a text to its factors (D,), as the parts have them, or None if it has none; where there is one.
         left_out: what loading did not read, in words, such as the names of folders.
+        target, spurious: names of two binary factors, what is to be predicted and what only correlates with it, for the
+            metrics of `context_module.metrics.downstream`; None where there is no such task.
         labellers: who said which concepts an image shows, by concept; empty where nobody need say it.
     """
 
@@ -42,6 +44,8 @@ class ContextData:
     parser: Callable[[str], Tensor | None] | None = None
     left_out: tuple[str, ...] = ()
     labellers: Mapping[str, Labeller] = field(default_factory=dict)
+    target: str | None = None
+    spurious: str | None = None
 
     @property
     def concepts(self) -> Concepts:

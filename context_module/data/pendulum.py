@@ -173,13 +173,11 @@ class PendulumSimulator(Simulator):
     def settings(self) -> dict[str, Any]:
         return {"corruption": self.corruption, "background_correlation": self.background_correlation}
 
-    def shifted(
-        self, n_train: int, n_test: int, *, seed: int = 0
-    ) -> tuple[ArrayContextDataset, ArrayContextDataset] | None:
-        if self.corruption:
-            return None
-        # without corrupted shadows there is nothing to predict
-        return shift_environments(n_train, n_test, resolution=self.image_shape[-1], seed=seed)
+    def shifted(self, n_train: int, n_test: int, *, seed: int = 0) -> tuple[ArrayContextDataset, ArrayContextDataset]:
+        own = {"corruption": self.corruption} if self.corruption else {}  # without it there is nothing to predict
+        if self.background_correlation is not None:
+            own["rho"] = self.background_correlation
+        return shift_environments(n_train, n_test, resolution=self.image_shape[-1], seed=seed, **own)
 
     def sample(self, n: int, context: str, rng: np.random.Generator, test: bool = False) -> Tensor:
         intervened = CONCEPTS.parse(context)

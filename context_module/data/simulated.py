@@ -67,7 +67,15 @@ def simulate(
     train = part(training, samples_per_context)
     assert train is not None
     held_out = part(simulator.compositions, held_out_samples)
-    return ContextData(train, held_out, part(training, test_samples, test=True), simulator.graph, simulator)
+    return ContextData(
+        train,
+        held_out,
+        part(training, test_samples, test=True),
+        simulator.graph,
+        simulator,
+        target=simulator.target,
+        spurious=simulator.spurious,
+    )
 
 
 def _rendered_file(simulator: Simulator, factors: Tensor, cache_dir: Path) -> MappedImages:

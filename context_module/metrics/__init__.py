@@ -14,7 +14,7 @@ from context_module.metrics.counterfactual import (
     train_factor_regressor,
 )
 from context_module.metrics.disentanglement import disentanglement
-from context_module.metrics.downstream import accuracy_under_shift, sample_efficiency
+from context_module.metrics.downstream import sample_efficiency
 from context_module.metrics.estimate import (
     MIN_SAMPLES,
     Estimate,
@@ -37,6 +37,7 @@ from context_module.metrics.registry import (
     get_metric,
     register_metric,
 )
+from context_module.metrics.shift import accuracy_under_shift, shift_accuracy
 from context_module.metrics.sliced_wasserstein import sliced_wasserstein
 from context_module.metrics.subject import Subject
 from context_module.metrics.texts import UNREADABLE, intended_share, read_factors, total_variation
@@ -83,6 +84,7 @@ __all__ = [
     "register_metric",
     "sample_efficiency",
     "share_estimate",
+    "shift_accuracy",
     "sliced_wasserstein",
     "total_variation",
     "train_concept_classifier",

@@ -38,6 +38,7 @@ class Subject(ABC):
         network: is in eval mode while it is scored, where there is one.
         code_width: of codes made of equal blocks, how many numbers a block has; None where every code is one part.
         categorical: columns of codes that hold numbers of categories.
+        labelled: how many of the first columns of codes stand for factors whose labels it was told.
     """
 
     concepts: Concepts | None = None
@@ -49,6 +50,7 @@ class Subject(ABC):
     decoder: DecoderAdapter | None = None
     code_width: int | None = None
     categorical: tuple[int, ...] = ()
+    labelled: int = 0
 
     @abstractmethod
     def sample(self, n: int, context: str, generator: torch.Generator) -> Any:

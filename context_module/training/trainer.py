@@ -81,7 +81,8 @@ class Trainer:
 
     Raises:
         DataError: for a context with fewer images than its share of a batch.
-        ValueError: for parameter groups that do not hold every trainable parameter once.
+        ValueError: for parameter groups that do not hold every trainable parameter once; for early stopping by losses
+            that are not comparable.
     """
 
     def __init__(
@@ -99,6 +100,11 @@ class Trainer:
         self.train_data, self.val_data = train_data, val_data
         self.preview = preview
         self.bare = objective
+        if args.early_stopping_patience and not objective.comparable:
+            raise ValueError(
+                "early_stopping_patience must be 0: validation losses of this objective do not say which weights are "
+                "better"
+            )
         if args.max_train_steps:
             _check_batch(train_data, args.train_batch_size)
         self.groups = Groups(objective, args.learning_rate, args.max_grad_norm)
@@ -251,7 +257,7 @@ class Trainer:
             self.best_loss = math.inf
         improved = loss < self.best_loss - args.early_stopping_threshold * abs(loss)
         self.failures = 0 if improved else self.failures + 1
-        if loss < self.best_loss:
+        if loss < self.best_loss or not self.bare.comparable:
             self.best_loss, self.best_step = loss, self.step
             self.best_weights = {
                 name: tensor.cpu().clone() for name, tensor in trainable_state_dict(self.bare).items()

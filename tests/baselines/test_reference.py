@@ -14,8 +14,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from context_module.baselines import ada_vae, beta_vae, cascade_vae, dip_vae, factor_vae, joint_vae, tc_vae, tvae
+from context_module.baselines import (
+    ada_vae,
+    beta_vae,
+    cascade_vae,
+    causal_vae,
+    dear,
+    dip_vae,
+    factor_vae,
+    joint_vae,
+    labels,
+    tc_vae,
+    tvae,
+)
 from context_module.baselines.gaussian import bernoulli_error, kl_per_dimension, linear_capacity, log_normal
+from context_module.baselines.structural_prior import StructuralPrior
 
 DEFAULT = Path(__file__).parents[1] / "fixtures" / "baselines"
 FOLDER = Path(os.environ.get("CONTEXT_MODULE_FIXTURES", DEFAULT))
@@ -24,6 +37,11 @@ OF_OTHERS = {
     "beta_tcvae": r"yann_.*mss|yann_(log_.*|mi|tc|dwkl|loss)_mws|mss_weights_official|btc_.*|disent_regulariser",
     "dip_vae": r"disent_.*_ii",
     "ada_vae": r"disent_shared_(kl|dist)",
+    "supervised_vae": r"dlib_l2_sigmoid_as_coded",
+    # the gradient of the slopes is cut there; what is set is overwritten by its own mechanism
+    "dear": r"nlrscm\.grad_p",
+    # an intervention writes its value into a variance
+    "causal_vae": r"z_sample_do\d",
     "tvae": r"disent_(triplet_sigmoid|triplet_soft|min_clamped_triplet|split_clamped_triplet)",
 }
 
@@ -215,6 +233,115 @@ def of_tvae(given, settings, wanted):
     triplet = tvae.triplet_loss(*codes, settings.get("margin", 1.0)).mean()
     found["loss"] = given["rec"].mean() + settings["beta"] * found["kl"].mean() + settings["scale"] * triplet
     return found
+
+
+def of_supervised_vae(given, settings, wanted):
+    codes, sizes = given["representation"].requires_grad_(), given["factor_sizes"]
+    first, raw = codes[:, : len(sizes)], given["labels"]
+    unit = raw / sizes
+    entropy, squares = labels.cross_entropy(first, unit), labels.squared_error(first, raw)
+    places = labels.LabelEmbedding(sizes.tolist())
+    sigma = settings["embed_sigma"]
+    places.places = torch.nn.ParameterList(sigma * given[f"embedding{k}"] for k in range(len(sizes)))
+    embedded = places(sigma * first, raw / (sizes - 1))
+    found = {"labels_normalised": unit, "xent": entropy.sum(), "xent_mean": labels.mean_of_known(entropy, unit)}
+    found["xent_grad"] = gradients(entropy.sum(), codes)[0][:, : len(sizes)]
+    found |= {"l2_learned_scale": squares.sum(), "l2_mean": labels.mean_of_known(squares, raw)}
+    found["l2_sigmoid"] = labels.squared_error(first.sigmoid(), unit).sum()
+    found |= {"cov": labels.covariance_penalty(codes, raw), "embed": embedded.mean(0).sum()}
+    found |= {f"dlib_{name}": found[name] for name in ("xent", "l2_learned_scale", "cov", "embed")}
+    steps, threshold, gamma = given["steps"].tolist(), settings["iteration_threshold"], settings["gamma_sup"]
+    for kind in ("fixed", "anneal", "fine_tune"):
+        weights = [gamma * labels.annealed(kind, step, threshold) for step in steps]
+        found[f"gamma_{kind}"] = torch.tensor(weights, dtype=torch.float64)
+    rec, kl, beta, held = given["rec"], given["kl"], settings["beta"], settings["gamma"] * found["xent"]
+    found |= {
+        "loss_s2_beta_vae": rec + beta * kl + held,
+        "loss_s2_beta_tcvae": rec + kl + (beta - 1) * given["tc"] + held,
+    }
+    found["loss_s2_factor_vae"] = rec + kl + beta * given["tc"] + held
+    return found | {"loss_s2_dip_vae": rec + kl + given["dip"] + held}
+
+
+def of_dear(given, settings, wanted):
+    found = {}
+    for name in ("linscm", "nlrscm"):
+        prior = StructuralPrior(given["A_given"].bool(), name == "nlrscm").double()
+        prior.effects = torch.nn.Parameter(given["A"])
+        if name == "nlrscm":
+            prior.map.knots = given["pwl.points"]
+            prior.map.log_slopes, prior.map.height = (torch.nn.Parameter(given[f"pwl.{one}"]) for one in ("p", "b"))
+        else:
+            prior.map.slope, prior.map.shift = map(torch.nn.Parameter, given["lin.p"].T)
+        eps = given["eps"].clone().requires_grad_()
+        z = prior(eps)
+        found["pre"] = prior.map.inverse(z)
+        mine = {"z": z, "f_inverse_z": prior.map.inverse(z), "eps_back": prior.noise(z)}
+        slopes = gradients(z.sum(), eps, prior.effects, *prior.map.parameters())
+        mine |= {"grad_eps": slopes[0], "grad_A_masked": slopes[1]}
+        if name == "nlrscm":
+            mine |= {"grad_p_full": slopes[2], "grad_b": slopes[3], "grad_b_full": slopes[3]}
+        else:
+            mine["grad_p"] = torch.stack(slopes[2:], dim=1)
+        u, place = prior.map.inverse(given["z"]), settings["do_index"]
+        mine |= {"f_inverse": u, "masked": u @ prior.graph}
+        wanted_z = given["z"].clone()
+        wanted_z[:, place] = settings["do_value"]
+        chosen = torch.arange(wanted_z.shape[1]) == place
+        mine["do"] = prior.do(given["z"], wanted_z, chosen)
+        mine["intervene_step"] = prior.map(prior.map.inverse(wanted_z) @ prior.graph + prior.noise(given["z"]))
+        unmasked = StructuralPrior(torch.ones_like(prior.allowed), name == "nlrscm").double()
+        unmasked.map, unmasked.effects = prior.map, torch.nn.Parameter(given["A"].clone())
+        mine["grad_A"] = gradients(unmasked(eps).sum(), unmasked.effects)[0]
+        found |= {f"{name}.{one}": value for one, value in mine.items()}
+    scores = [given[f"score_{one}"].requires_grad_() for one in ("encoder", "decoder")]
+    told, made = dear.critic_loss(*scores), dear.generator_loss(scores[1])
+    found |= {"loss_discriminator": told, "loss_encoder": scores[0].mean(), "loss_decoder": made.mean()}
+    found["grad_disc_score_encoder"], found["grad_disc_score_decoder"] = gradients(told, *scores)
+    found["grad_dec_score_decoder"] = gradients(made.mean(), scores[1])[0]
+    found["scaling"] = -made / scores[1]
+    for name, loss in (("ce", labels.cross_entropy), ("l2", labels.squared_error)):
+        found[f"sup_{name}"] = labels.mean_of_known(loss(given["means"], given["labels01"]), given["labels01"])
+    return found
+
+
+def of_causal_vae(given, settings, wanted):
+    graph, factors = given["A"], given["label"]
+    width = settings["z2_dim"]
+    noise = given["q_mean"].unflatten(1, (-1, width))
+
+    def nets(name, width):
+        found = causal_vae.ConceptNets(len(graph), width).double()
+        prefix = f"{name}.net"
+        weights = {key.removeprefix(prefix): value for key, value in given.items() if key.startswith(prefix)}
+        found.load_state_dict({f"nets.{int(key[0]) - 1}{key[1:]}": value for key, value in weights.items()})
+        return found
+
+    attention = causal_vae.Attention(width).double()
+    attention.weight = torch.nn.Parameter(given["attention.M"])
+    z = causal_vae.structural_layer(noise, graph)
+    masked = graph.T @ z
+    added, held = attention(z, noise), nets("mask_z", width)(masked)
+    f_z1 = held + added
+    sample = f_z1 + settings["lambdav"] ** 0.5 * given["noise"]
+    centres = (factors - given["scale"][:, 0]) / given["scale"][:, 1]
+    g_u = nets("mask_u", 1)((factors @ graph)[..., None])[..., 0]
+    x = given["x"]
+    error = bernoulli_error((sample.flatten(1) @ given["decoder"]).view_as(x), x).mean()
+    to_normal = 0.5 * given["q_mean"].square().sum(1)
+    to_labels = 0.5 * (z - centres[..., None]).square().sum((1, 2))
+    found = {"z": z, "masked_z": masked, "f_z": held, "attention_out": added, "f_z1": f_z1, "z_sample": sample}
+    found |= {"g_u": g_u, "prior_mean": centres, "rec_paper": error, "rec": error / (x.shape[1] * x.shape[2])}
+    found["kl"] = (settings["alpha"] * to_normal + settings["beta"] * to_labels).mean()
+    found["mask_loss"] = (
+        0.5 * (f_z1 - centres[..., None]).square().sum((1, 2)).mean() + (g_u - factors).square().mean()
+    )
+    found["loss"] = found["rec"] + found["kl"] + found["mask_loss"]
+    h = found["h_A"] = causal_vae.acyclicity(graph)
+    found["loss_training"] = found["loss"] + 3 * h + 0.5 * h.square()
+    for name, label in (("l_u_paper_raw_labels", factors), ("l_u_paper", given["label01"])):
+        found[name] = (label - (label @ graph).sigmoid()).square().sum(1).mean()
+    return found | {"l_m_paper": (z - held).square().sum((1, 2)).mean()}
 
 
 METHODS = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from context_module.errors import DataError, ShapeError
-from context_module.metrics.downstream import accuracy_under_shift, resample, sample_efficiency
+from context_module.metrics import accuracy_under_shift, sample_efficiency
+from context_module.metrics.shift import resample
 from helpers.draws import normal, seeded
 
 HEADS = ("linear", "mlp")
