@@ -4,7 +4,7 @@
 
 A concept is a block of dimensions; g_i are small networks of a concept's causes. The loss is
 
-    rec + alpha KL(eps) + |z - labels|^2 / 2 + |u - sigmoid(A^T u)|^2 + sum_i |z_i - g_i(A_i o z)|^2 + 3 h + h^2 / 2
+    rec + alpha KL(eps) + lambda (|z - labels|^2 / 2 + |u - sigmoid(A^T u)|^2) + |z - g(A o z)|^2 + 3 h + h^2 / 2
 
 with h(A) = tr((I + A o A / M)^M) - M, which is 0 for an acyclic A. Where the authors' code differs from their paper we
 take the paper's: reconstruction is summed over all pixels, the encoder's variance is used, labels u are in [0, 1].
@@ -85,6 +85,7 @@ class CausalVAESettings(LabelledSettings):
     graph: list[str] = argument(
         [], help="edges that A starts with, at 1, each cause:effect, or full; default: the data's"
     )
+    label_weight: float = argument(1.0, help="weight of what holds z and A to the labels")
     alpha: float = argument(0.3, help="weight of the KL of the noise")
     attention: bool = argument(True, help="noise is added by the authors' attention; false: as it is")
 
@@ -111,6 +112,7 @@ class CausalVAE(LabelledBaseline):
 
     name = "causal_vae"
     settings_class = CausalVAESettings
+    settings: CausalVAESettings
 
     def __init__(self, settings: Any, image_shape: tuple[int, int, int], images: int) -> None:
         super().__init__(settings, image_shape, images)
@@ -138,13 +140,13 @@ class CausalVAE(LabelledBaseline):
         kl = kl_per_dimension(mean, log_var).sum(1)
         unit, standard = self.scale.unit(labels), self.scale.standard(labels)
         of_label = 0.5 * (structural_layer(self._blocks(mean), graph) - standard[..., None]).square().sum(2)
-        told = (unit.nan_to_num() @ graph).sigmoid()
-        of_graph = mean_of_known((unit - told).square(), labels)
+        of_graph = mean_of_known((unit - (unit.nan_to_num() @ graph).sigmoid()).square(), labels)
         held = (z - masked).square().sum((1, 2))
         h = acyclicity(graph)
         known = mean_of_known(of_label, labels) * labels.shape[1]
-        loss = error + self.settings.alpha * kl + known + of_graph * labels.shape[1] + held + 3 * h + 0.5 * h.square()
-        return {"loss": loss, "error": error, "kl": kl, "labels": known.expand_as(loss), "cycles": h.expand_as(loss)}
+        told = self.label_strength(progress) * (known + of_graph * labels.shape[1])
+        loss = error + self.settings.alpha * kl + told + held + 3 * h + 0.5 * h.square()
+        return {"loss": loss, "error": error, "kl": kl, "labels": told.expand_as(loss), "cycles": h.expand_as(loss)}
 
     def draw(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         mean, log_var = self.encode(x)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -101,7 +102,7 @@ class _Critic(nn.Module):
 
 def _layers(inputs: int, width: int, outputs: int) -> nn.Sequential:
     sizes = (inputs, width, width)
-    hidden = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (_linear(a, b), nn.LeakyReLU(0.2))]
+    hidden = [layer for a, b in pairwise(sizes) for layer in (_linear(a, b), nn.LeakyReLU(0.2))]
     return nn.Sequential(*hidden, _linear(width, outputs))
 
 
@@ -125,6 +126,7 @@ class DEAR(LabelledBaseline):
     name = "dear"
     settings_class = DEARSettings
     comparable = False
+    settings: DEARSettings
 
     def __init__(self, settings: Any, image_shape: tuple[int, int, int], images: int) -> None:
         super().__init__(settings, image_shape, images)
@@ -184,7 +186,7 @@ class DEAR(LabelledBaseline):
             for j, other in enumerate(self.scale.names[:i]):
                 if correlations[i, j].abs() > _CORRELATED and not (allowed[i, j] or allowed[j, i]):
                     found.append(
-                        f"{other} and {one} go together ({correlations[i, j]:+.2f} left of their noise), and the graph "
-                        "has no edge between them: it may miss one, or a common cause"
+                        f"{other} and {one} go together ({correlations[i, j]:+.2f} is left of their noise) without an "
+                        "edge between them: the graph may miss one, or a common cause"
                     )
         return found

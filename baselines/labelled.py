@@ -131,16 +131,21 @@ class LabelledBaseline(Baseline):
 
     def label_error(self, means: Tensor, labels: Tensor, progress: float) -> Tensor:
         """The weighted loss of a batch, a scalar, from means (B, D) and labels (B, M) in their own units."""
-        settings, first = self.settings, means[:, : len(self.scale.names)]
-        if settings.label_loss == "covariance":
+        first = means[:, : len(self.scale.names)]
+        if self.settings.label_loss == "covariance":
             error = covariance_penalty(means, self.scale.standard(labels))
         elif self.embedding is not None:
             error = mean_of_known(self.embedding(first, self.scale.unit(labels)), labels)
-        elif settings.label_loss == "l2":
+        elif self.settings.label_loss == "l2":
             error = mean_of_known(squared_error(first, self.scale.standard(labels)), labels)
         else:
             error = mean_of_known(cross_entropy(first, self.scale.unit(labels)), labels)
-        return settings.label_weight * annealed(settings.label_schedule, progress, settings.label_share) * error
+        return self.label_strength(progress) * error
+
+    def label_strength(self, progress: float) -> float:
+        """The weight of labels when so much of the training is done."""
+        settings = self.settings
+        return settings.label_weight * annealed(settings.label_schedule, progress, settings.label_share)
 
     def latents_of(self, labels: Tensor) -> Tensor:
         """The codes (B, M) that labels (B, M) in their own units stand for."""

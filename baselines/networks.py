@@ -41,8 +41,8 @@ def make_networks(
     shape = "x".join(map(str, image_shape))
     if architecture.endswith("64") and tuple(image_shape[1:]) != (64, 64):
         raise ShapeError(
-            f"the {architecture} networks take images of 64x64 pixels, got {shape}: load the data at resolution 64, or "
-            f"choose another architecture: {', '.join(lightweight.ARCHITECTURES)}"
+            f"the {architecture} networks take images of 64x64 pixels, got {shape}: load the data at resolution 64, "
+            f"or choose another architecture: {', '.join(lightweight.ARCHITECTURES)}"
         )
     if architecture == "conv64":
         return _conv64(image_shape[0], outputs, inputs)

@@ -91,8 +91,8 @@ class _Block(nn.Module):
     def __init__(self, before: int, after: int, *, up: bool) -> None:
         super().__init__()
         self.up = up
-        norms = (nn.BatchNorm2d(before), nn.BatchNorm2d(after)) if up else (nn.Identity(), nn.Identity())
-        self.first_norm, self.second_norm = norms
+        self.first_norm: nn.Module = nn.BatchNorm2d(before) if up else nn.Identity()
+        self.second_norm: nn.Module = nn.BatchNorm2d(after) if up else nn.Identity()
         self.first = spectral_norm(nn.Conv2d(before, after, 3, padding=1))
         self.second = spectral_norm(nn.Conv2d(after, after, 3, padding=1))
         self.skip = spectral_norm(nn.Conv2d(before, after, 1))
@@ -121,7 +121,6 @@ class _SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query = self.query(x).flatten(2)
         key, value = (F.max_pool2d(layer(x), 2).flatten(2) for layer in (self.key, self.value))
-        attended = F.scaled_dot_product_attention(
-            *(each.transpose(1, 2)[:, None] for each in (query, key, value)), scale=1
-        )
-        return x + self.gain * self.out(attended[:, 0].transpose(1, 2).unflatten(2, x.shape[2:]))
+        query, key, value = (each.transpose(1, 2)[:, None] for each in (query, key, value))
+        attended = F.scaled_dot_product_attention(query, key, value, scale=1)[:, 0]
+        return x + self.gain * self.out(attended.transpose(1, 2).unflatten(2, x.shape[2:]))

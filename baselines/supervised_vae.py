@@ -28,6 +28,7 @@ __all__ = ["SupervisedVAE", "SupervisedVAESettings"]
 class SupervisedVAESettings(LabelledSettings):
     """The penalty beside the labels."""
 
+    label_weight: float = argument(1000.0, help="weight of the label loss, a mean over labels, beside nats per image")
     penalty: Literal["beta_vae", "tc_vae", "dip_vae", "factor_vae"] = argument(
         "beta_vae", help="method whose penalty the posterior has"
     )

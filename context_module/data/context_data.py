@@ -31,8 +31,8 @@ class ContextData:
         simulator: what made the images, where that is known.
         parser: from a text to its factors (D,), as the parts have them, or None if it has none; where there is one.
         left_out: what loading did not read, in words, such as the names of folders.
-        target, spurious: names of two binary factors, what is to be predicted and what only correlates with it, for the
-            metrics of `context_module.metrics.downstream`; None where there is no such task.
+        target, spurious: names of two binary factors for the metrics of `context_module.metrics.downstream`: what is
+            to be predicted, and what only correlates with it; None for data without such a task.
         labellers: who said which concepts an image shows, by concept; empty where nobody need say it.
     """
 

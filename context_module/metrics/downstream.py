@@ -187,8 +187,8 @@ METRIC = WholeMetric(
     figure=Figure(
         "Downstream prediction",
         "higher",
-        "What a small classifier on the frozen posterior means achieves: with few labels relative to many, and where a "
-        "correlation of the training images is gone; of a method that was told labels also on the codes of those alone.",
+        "What a small classifier on the frozen posterior means achieves: with few labels relative to many, and where "
+        "a correlation of the training images is gone; of a method that learns from labels also on their codes alone.",
     ),
     asks=("codes",),
     reason=_reason,

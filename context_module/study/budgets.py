@@ -12,7 +12,8 @@ Budget = dict[str, dict[str, Any]]
 STRUCTURAL = {"form": "structural", "learning_rate": 3e-3}
 # What the budgets say: of data, of every training, of each kind of training, and of the evaluation. A module that
 # trained with its base is matched to that base's embeddings in the end, base frozen, where the budget has a "matched".
-# "lecture" is all that trainings on the whole grid of dSprites take, "codes" their evaluation.
+# "lecture" is all that trainings on the whole grid of dSprites take, "codes" their evaluation and that of the tables
+# on the pendulum, whose trainings take "pendulum" and what their kind says.
 SMOKE: Budget = {
     "data": {"samples_per_context": 60},
     "training": {"train_batch_size": 28, "validation_steps": 4, "checkpointing_steps": 1},
@@ -26,6 +27,12 @@ SMOKE: Budget = {
     "evaluation": {"samples": 20, "projections": 20},
     "lecture": {"samples_per_context": 60, "max_train_steps": 4, "checkpointing_steps": 1, "train_batch_size": 8},
     "codes": {"samples": 300},
+    "pendulum": {"samples_per_context": 150, "max_train_steps": 4, "checkpointing_steps": 1, "train_batch_size": 20},
+    "adversarial": {},
+    "supervised": {},
+    "pretraining": {},
+    "classifier": {},
+    "module": {},
 }
 LATENT = {"max_train_steps": 5500, "train_batch_size": 448, **STRUCTURAL}
 PIXEL = {"objective": "pixel", "mixed_precision": "bf16", "max_grad_norm": 1000}
@@ -48,6 +55,12 @@ CPU: Budget = {
         "mixed_precision": "bf16",
     },
     "codes": {"samples": 5000},
+    "pendulum": {"samples_per_context": 6000, "train_batch_size": 64, "lr_warmup_steps": 100},
+    "adversarial": {"max_train_steps": 2000, "learning_rate": 3e-4, "mixed_precision": "bf16"},
+    "supervised": {"max_train_steps": 2000, "learning_rate": 1e-3, "mixed_precision": "bf16"},
+    "pretraining": {"max_train_steps": 2000, "learning_rate": 1e-3, "mixed_precision": "bf16"},
+    "classifier": {"max_train_steps": 2000, "learning_rate": 1e-3, "mixed_precision": "bf16"},
+    "module": {"max_train_steps": 2000},
 }
 EPOCH = 7 * 35_000 // 512  # steps, of 70% of 50,000 images of each context
 PAPERS_MODULE = {
@@ -86,5 +99,11 @@ PAPER: Budget = {
         "checkpointing_steps": 10_000,
     },
     "codes": {"samples": 7500},
+    "pendulum": {"train_batch_size": 128, "samples_per_context": 10_000},
+    "adversarial": {"max_train_steps": 43_000, "learning_rate": 5e-5, "architecture": "resnet_sagan64"},
+    "supervised": {"max_train_steps": 43_000, "learning_rate": 1e-4, "architecture": "resnet_sagan64"},
+    "pretraining": {"max_train_steps": 43_000, "learning_rate": 1e-4},
+    "classifier": {"max_train_steps": 20_000, "learning_rate": 1e-4, "network": "resnet50"},
+    "module": {"max_train_steps": 20_000},
 }
 BUDGETS: dict[str, Budget] = {"smoke": SMOKE, "cpu": CPU, "paper": PAPER}

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from context_module.cli.arguments import parse_arguments
+from context_module.study import DEAR_TABLES, PAPER_TABLES
 
 SMOKE = ["--table", "quad_dependent", "--budget", "smoke", "--output_dir", "out", "--jobs", "2"]
 FOLDER = "out/quad_dependent-smoke"
+TABLES = [*PAPER_TABLES, "dsprites_lecture", *DEAR_TABLES]
 
 
 def test_killed_and_run_again(command, run, check, tmp_path):
@@ -76,18 +78,18 @@ def test_errors(argv, message, here, check):
     assert message in check.failed(here("reproduce.py", *argv))
 
 
-@pytest.mark.parametrize("table", ["quad", "quad_dependent", "mnist", "dsprites_lecture"])
+@pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("budget", ["smoke", "cpu", "paper"])
 def test_every_budget_calls_recipes_as_they_are(table, budget, load_recipe, tmp_path):
     reproduce = load_recipe("reproduce")
     arguments = {
-        name: getattr(load_recipe(name), f"{name.capitalize()}Arguments")
-        for name in ("pretrain", "finetune", "evaluate")
+        name: getattr(load_recipe(name), f"{name.title().replace('_', '')}Arguments")
+        for name in ("pretrain", "finetune", "evaluate", "train_classifier")
     }
     of_method = load_recipe("train_baseline").arguments_of
     args = reproduce.ReproduceArguments(table=table, budget=budget, data_options=["resolution=28"])
     runs = reproduce.runs_of_seed(args, tmp_path, 3)
-    assert list(runs) == reproduce.rows_of(table)
+    assert set(reproduce.TABLES[table].rows) <= set(runs)
     names = {run.name for run in runs.values()}
     for run in runs.values():
         assert set(run.needs) <= names
@@ -98,9 +100,10 @@ def test_every_budget_calls_recipes_as_they_are(table, budget, load_recipe, tmp_
             parsed = parse_arguments(kind, description="", argv=words)
             assert str(command.result).startswith(str(run.folder))
             if command.resumable:
-                assert (parsed.seed, parsed.data_options) == (3, ["resolution=28"])
+                assert parsed.seed == 3
+                assert parsed.data_options[-1] == "resolution=28"
                 assert command.result == Path(parsed.output_dir) / "result.json"
-    if table == "dsprites_lecture":
+    if table not in PAPER_TABLES:
         return
     trained = parse_arguments(arguments["finetune"], description="", argv=runs["CM (frozen)"].commands[0].argv[1:])
     assert trained.reference == (budget == "paper")

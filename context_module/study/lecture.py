@@ -1,29 +1,18 @@
-"""The field's other systems as rows of tables: the flags that each trains with, and what was published of it."""
+"""How well single latents of the field's systems stand for the factors of dSprites (Jeong & Song, ICML 2019)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["LECTURE", "LECTURE_COLUMNS", "LECTURE_PUBLISHED", "SYSTEMS", "SYSTEMS_PUBLISHED", "scores_of_codes"]
+from context_module.io import read_json
+from context_module.study.plan import Plan, PublishedTable
+from context_module.study.runs import Run
 
-#: Rows of the paper's tables: beta other than 1, and samples of a context from the aggregate posterior of its images.
-SYSTEMS: dict[str, dict[str, Any]] = {
-    "TC-VAE": {"method": "tc_vae", "beta": 6.0},
-    "Ada-GVAE": {"method": "ada_vae", "beta": 4.0},
-    "TVAE": {"method": "tvae", "beta": 4.0},
-}
-#: Published sliced Wasserstein distances and bits. They do not compare with ours: those models were trained by squared
-#: error without an output activation and scored through a sigmoid, so that no image is black or white; that TC-VAE has
-#: beta 1, which is a plain VAE; and their samples are of N(0, I), the same in every context.
-SYSTEMS_PUBLISHED: dict[str, dict[str, tuple[float | None, ...]]] = {
-    "quad": {"TC-VAE": (0.330, 0.346), "Ada-GVAE": (0.335, 0.355, 2.017), "TVAE": (0.334, 0.341)},
-    "quad_dependent": {"TC-VAE": (0.366, 0.374), "Ada-GVAE": (0.375, 0.377, 2.443), "TVAE": (0.370, 0.368)},
-    "mnist": {"TC-VAE": (0.484,), "Ada-GVAE": (0.500, None, 1.035), "TVAE": (0.486,)},
-}
+__all__ = ["LECTURE_TABLE", "scores_of_codes"]
 
-#: Rows of the table on the whole grid of dSprites, by number of continuous dimensions m.
-LECTURE: dict[str, dict[str, Any]] = {
+#: Rows, by number of continuous dimensions m, and the flags that each trains with.
+ROWS: dict[str, dict[str, Any]] = {
     "beta-VAE (m = 5)": {"method": "beta_vae", "latents": 5, "beta": 10.0},
     "beta-VAE (m = 10)": {"method": "beta_vae", "latents": 10, "beta": 4.0},
     "FactorVAE (m = 5)": {"method": "factor_vae", "latents": 5},
@@ -35,9 +24,9 @@ LECTURE: dict[str, dict[str, Any]] = {
     "CascadeVAE (m = 6)": {"method": "cascade_vae", "latents": 6, "beta_low": 1.0},
     "CascadeVAE (m = 4)": {"method": "cascade_vae", "latents": 4, "beta_low": 2.0},
 }
-LECTURE_COLUMNS = {"factor_vae": "FactorVAE score", "shape": "shape, unsupervised"}
-#: Means over 10 seeds (Jeong & Song, ICML 2019).
-LECTURE_PUBLISHED: dict[str, dict[str, float]] = {
+COLUMNS = {"factor_vae": "FactorVAE score", "shape": "shape, unsupervised"}
+#: Means over 10 seeds.
+PUBLISHED: dict[str, dict[str, float]] = {
     "beta-VAE (m = 5)": {"factor_vae": 0.7011},
     "beta-VAE (m = 10)": {"factor_vae": 0.7441},
     "FactorVAE (m = 5)": {"factor_vae": 0.8109},
@@ -51,9 +40,31 @@ LECTURE_PUBLISHED: dict[str, dict[str, float]] = {
 }
 
 
+def _runs(plan: Plan) -> dict[str, Run]:
+    runs = {}
+    for name, flags in ROWS.items():
+        path = plan.path(name)
+        options = {"data": "dsprites_grid", "data_options": plan.data_options or None, **plan.budget["lecture"]}
+        metrics = ["disentanglement", *(["categories"] if flags["method"] in ("joint_vae", "cascade_vae") else [])]
+        scored = plan.evaluate(path, metrics=metrics, **plan.budget["codes"])
+        runs[name] = plan.run(name, plan.train("train_baseline", path, **options, **flags), scored)
+    return runs
+
+
 def scores_of_codes(report: Mapping[str, Any]) -> dict[str, float]:
-    """Figures of a report.json by the keys of `LECTURE_COLUMNS`: of a method without categories, the first alone."""
+    """The figures of a report.json, by column: of a method without categories, the first alone."""
     scores = {"factor_vae": report["disentanglement"]["factor_vae"]["value"]}
     if report.get("categories"):  # None where it was not measured
         scores["shape"] = report["categories"]["code 1"]["shape"]["value"]
     return scores
+
+
+LECTURE_TABLE = PublishedTable(
+    rows=tuple(ROWS),
+    columns=COLUMNS,
+    runs=_runs,
+    scores=lambda path: scores_of_codes(read_json(path / "evaluation" / "report.json")),
+    published=PUBLISHED,
+    better=dict.fromkeys(COLUMNS, "higher"),
+    spread=True,
+)
