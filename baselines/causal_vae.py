@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from context_module.baselines.gaussian import bernoulli_error, kl_per_dimension, reparameterised
 from context_module.baselines.labelled import LabelledBaseline, LabelledSettings
-from context_module.baselines.labels import mean_of_known
+from context_module.baselines.labels import mean_of_known, squared_error
 from context_module.baselines.structural_prior import allowed_edges
 from context_module.baselines.vae import check_at_least
 from context_module.data import ContextData
@@ -138,9 +138,10 @@ class CausalVAE(LabelledBaseline):
         masked = self.nets(self._causes(z))
         error = bernoulli_error(self._decoded(masked + self._added(z, noise)), x)
         kl = kl_per_dimension(mean, log_var).sum(1)
-        unit, standard = self.scale.unit(labels), self.scale.standard(labels)
-        of_label = 0.5 * (structural_layer(self._blocks(mean), graph) - standard[..., None]).square().sum(2)
-        of_graph = mean_of_known((unit - (unit.nan_to_num() @ graph).sigmoid()).square(), labels)
+        unit = self.scale.unit(labels).nan_to_num()
+        standard = self.scale.standard(labels)[..., None].expand_as(z)
+        of_label = 0.5 * squared_error(structural_layer(self._blocks(mean), graph), standard).sum(2)
+        of_graph = mean_of_known(squared_error((unit @ graph).sigmoid(), unit), labels)
         held = (z - masked).square().sum((1, 2))
         h = acyclicity(graph)
         known = mean_of_known(of_label, labels) * labels.shape[1]

@@ -25,7 +25,7 @@ __all__ = [
 
 
 def cross_entropy(means: Tensor, labels: Tensor) -> Tensor:
-    """Of every entry (B, M), means as logits of labels in [0, 1]; NaN where the label is.
+    """Of every entry (B, M), means as logits of labels in [0, 1]; of no use where the label is NaN.
 
     Raises:
         DataError: for labels outside [0, 1].
@@ -36,12 +36,13 @@ def cross_entropy(means: Tensor, labels: Tensor) -> Tensor:
             f"labels must lie in [0, 1] for a cross-entropy, got values from {known.min():g} to {known.max():g}: "
             "scale them, or take the l2 loss"
         )
-    return F.binary_cross_entropy_with_logits(means, labels, reduction="none")
+    # NaN, masked later, would still spoil gradients
+    return F.binary_cross_entropy_with_logits(means, labels.nan_to_num(), reduction="none")
 
 
 def squared_error(means: Tensor, labels: Tensor) -> Tensor:
-    """Of every entry (B, M); NaN where the label is."""
-    return (means - labels).square()
+    """Of every entry (B, M); of no use where the label is NaN."""
+    return (means - labels.nan_to_num()).square()
 
 
 def covariance_penalty(codes: Tensor, labels: Tensor) -> Tensor:
@@ -73,12 +74,11 @@ class LabelEmbedding(nn.Module):
         self.places = nn.ParameterList(nn.Parameter(torch.linspace(-1, 1, number)) for number in values)
 
     def forward(self, means: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropies (B, M) of softmax(-(mean - place)^2); NaN where the label is."""
+        """Cross-entropies (B, M) of softmax(-(mean - place)^2); of no use where the label is NaN."""
         columns = []
         for mean, label, places in zip(means.T, labels.T, self.places, strict=True):
             number = (label.nan_to_num() * (len(places) - 1)).round().long()
-            error = F.cross_entropy(-(mean[:, None] - places).square(), number, reduction="none")
-            columns.append(error.masked_fill(~label.isfinite(), torch.nan))
+            columns.append(F.cross_entropy(-(mean[:, None] - places).square(), number, reduction="none"))
         return torch.stack(columns, dim=1)
 
 

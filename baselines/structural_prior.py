@@ -90,7 +90,7 @@ class PiecewiseLinearMap(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         slopes, heights = self._lines()
-        piece = torch.bucketize(u.detach(), self.knots).T
+        piece = torch.bucketize(u.detach().T.contiguous(), self.knots)
         knot = (piece - 1).clamp(min=0)
         return (heights.gather(1, knot) + slopes.gather(1, piece) * (u.T - self.knots[knot])).T
 
