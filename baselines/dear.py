@@ -10,10 +10,14 @@ score of the image, one of the code and one of both, is trained to be log q / p:
 with s = exp(D) without gradient, clamped to [0.5, 2]. All players step at once, each by the gradient of its own loss
 alone, where public code lets the critic step first. Images are in [0, 1], through a sigmoid. There is no likelihood,
 and no loss of validation images says which weights are best: the last are kept.
+
+Where G is given a likelihood the same KL needs no critic: the prior has a density, and it is the negative ELBO but for
+a constant. That trains in the time of a VAE, and differs from `supervised_vae` by its prior alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -24,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from context_module.baselines.gaussian import bernoulli_error, reparameterised
+from context_module.baselines.gaussian import bernoulli_error, log_normal, reparameterised
 from context_module.baselines.labelled import LabelledBaseline, LabelledSettings
 from context_module.baselines.sagan import image_critic
 from context_module.baselines.structural_prior import StructuralPrior, allowed_edges
@@ -60,6 +64,9 @@ class DEARSettings(LabelledSettings):
     """The prior of DEAR, and its players."""
 
     prior: Literal["linear", "nonlinear"] = argument("linear", help="the map behind the structural equations")
+    match: Literal["critic", "likelihood"] = argument(
+        "critic", help="how the two joint distributions are: by a critic (published), or as a VAE, by a likelihood"
+    )
     graph: list[str] = argument(
         [],
         help="edges that the prior may have, each cause:effect, or full for all from a factor to later ones; default: "
@@ -125,19 +132,25 @@ class DEAR(LabelledBaseline):
 
     name = "dear"
     settings_class = DEARSettings
-    comparable = False
     settings: DEARSettings
 
     def __init__(self, settings: Any, image_shape: tuple[int, int, int], images: int) -> None:
         super().__init__(settings, image_shape, images)
         allowed = allowed_edges(settings.factors, settings.graph)
         self.structure = StructuralPrior(allowed, settings.prior == "nonlinear")
-        self.critic = _Critic(settings.architecture, image_shape, settings.latents)
+        self.critic: _Critic | None = None
+        if settings.match == "critic":
+            self.critic = _Critic(settings.architecture, image_shape, settings.latents)
+        self.comparable = self.critic is None
 
     def losses(self, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
         x = batch["x"]
         mean, log_var = self.encode(x)
         code = reparameterised(mean, log_var)
+        labels = self.label_error(mean, batch["factors"], progress)
+        if self.critic is None:
+            error, kl = bernoulli_error(self.decode(code), x), self._kl(code, log_var)
+            return {"loss": error + kl + labels, "error": error, "kl": kl, "labels": labels.expand_as(error)}
         z = self.prior(len(x))
         generated = self.decode(z).sigmoid()
         # one backward pass: the others see the critic's weights as constants, the critic sees their pairs as such
@@ -145,14 +158,21 @@ class DEAR(LabelledBaseline):
         of_encoded = torch.func.functional_call(self.critic, weights, (x, code))
         of_generated = torch.func.functional_call(self.critic, weights, (generated, z))
         told = critic_loss(self.critic(x, code.detach()), self.critic(generated.detach(), z.detach()))
-        labels = self.label_error(mean, batch["factors"], progress)
         loss = of_encoded + generator_loss(of_generated) + told + labels
         return {"loss": loss, "critic": told.expand_as(loss), "labels": labels.expand_as(loss), "ratio": of_encoded}
 
-    def bound(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The error of the reconstruction from the mean, and nothing beside it: there is no likelihood."""
-        error = bernoulli_error(self.decode(self.encode(x)[0]), x)
-        return error, torch.zeros_like(error)
+    def draw(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Codes from the posterior, and an estimate from them of its KL to the prior (B,)."""
+        mean, log_var = self.encode(x)
+        code = reparameterised(mean, log_var, generator)
+        return code, self._kl(code, log_var)
+
+    def _kl(self, code: Tensor, log_var: Tensor) -> Tensor:
+        """log q(z|x) in the mean, less log p(z) of draws."""
+        negentropy = -0.5 * (log_var + math.log(2 * math.pi) + 1).sum(1)
+        rest = code[:, self.labelled :]
+        log_prior = log_normal(rest, torch.zeros_like(rest), torch.zeros_like(rest)).sum(1)
+        return negentropy - log_prior - self.structure.log_density(code[:, : self.labelled])
 
     def prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         factors = self.structure.sample(n, generator)
@@ -168,13 +188,14 @@ class DEAR(LabelledBaseline):
 
     def parameter_groups(self) -> list[ParameterGroup]:
         settings, effects = self.settings, self.structure.effects
-        critic = set(self.critic.parameters())
-        others = [one for one in self.parameters() if one not in critic and one is not effects]
-        return [
-            ParameterGroup(others, betas=(0.0, 0.999)),
-            ParameterGroup(list(critic), lr_scale=settings.critic_lr, betas=(0.0, 0.999)),
-            ParameterGroup([effects], lr_scale=settings.graph_lr),
-        ]
+        critic = [] if self.critic is None else list(self.critic.parameters())
+        apart = {effects, *critic}
+        others = [one for one in self.parameters() if one not in apart]
+        graph = ParameterGroup([effects], lr_scale=settings.graph_lr)
+        if not critic:
+            return [ParameterGroup(others), graph]
+        betas = (0.0, 0.999)
+        return [ParameterGroup(others, betas=betas), ParameterGroup(critic, settings.critic_lr, betas), graph]
 
     @torch.no_grad()
     def notes(self, images: Tensor) -> list[str]:

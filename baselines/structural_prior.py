@@ -10,6 +10,7 @@ heights of that function with respect to its slopes; here it is the true one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 
@@ -70,6 +71,10 @@ class LinearMap(nn.Module):
     def inverse(self, z: Tensor) -> Tensor:
         return (z - self.shift) / self.slope
 
+    def log_slopes_at(self, u: Tensor) -> Tensor:
+        """log |f'(u)| (B, M)."""
+        return self.slope.abs().log().expand_as(u)
+
 
 class PiecewiseLinearMap(nn.Module):
     """f increasing, of every factor one, (B, M) to (B, M): linear between knots, and beyond the outer ones.
@@ -99,6 +104,11 @@ class PiecewiseLinearMap(nn.Module):
         piece = torch.searchsorted(heights.detach(), z.detach().T.contiguous())
         knot = (piece - 1).clamp(min=0)
         return (self.knots[knot] + (z.T - heights.gather(1, knot)) / slopes.gather(1, piece)).T
+
+    def log_slopes_at(self, u: Tensor) -> Tensor:
+        """log f'(u) (B, M)."""
+        piece = torch.bucketize(u.detach().T.contiguous(), self.knots)
+        return self._lines()[0].gather(1, piece).log().T
 
     def _lines(self) -> tuple[Tensor, Tensor]:
         """Slopes (M, knots + 1) of the pieces and heights (M, knots) of the knots."""
@@ -141,6 +151,13 @@ class StructuralPrior(nn.Module):
         """What factors (B, M) were made of: f^-1(z) (I - A)."""
         u = self.map.inverse(z)
         return u - u @ self.graph
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """log p(z) of factors (B, M), in nats (B,); I - A has determinant 1."""
+        u = self.map.inverse(z)
+        noise = u - u @ self.graph
+        normal = -0.5 * (noise.square() + math.log(2 * math.pi))
+        return (normal - self.map.log_slopes_at(u)).sum(1)
 
     def do(self, z: Tensor, values: Tensor, chosen: Tensor) -> Tensor:
         """Factors (B, M) with the chosen ones set, and what follows from them: the noise of all others is kept.

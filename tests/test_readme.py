@@ -42,8 +42,9 @@ def test_every_recipe_command_parses(document, recipe, arguments, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     script = load_recipe(recipe)
     kind = getattr(script, f"{recipe.title().replace('_', '')}Arguments")
-    if recipe == "pretrain":  # whose flags depend on the family
-        kind = script.arguments_of(given("base", script.DEFAULT, arguments))
+    for named, flag in (("pretrain", "base"), ("train_baseline", "method")):  # whose flags depend on it
+        if recipe == named:
+            kind = script.arguments_of(given(flag, script.DEFAULT, arguments))
     assert parse_arguments(kind, description="", argv=arguments)
 
 
@@ -59,6 +60,7 @@ def test_there_are_commands_of_every_kind():
         "preview",
         "reproduce",
         "train_baseline",
+        "train_classifier",
         "train_concept",
     }
 

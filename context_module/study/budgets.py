@@ -28,14 +28,15 @@ SMOKE: Budget = {
     "lecture": {"samples_per_context": 60, "max_train_steps": 4, "checkpointing_steps": 1, "train_batch_size": 8},
     "codes": {"samples": 300},
     "pendulum": {"samples_per_context": 150, "max_train_steps": 4, "checkpointing_steps": 1, "train_batch_size": 20},
-    "adversarial": {},
     "supervised": {},
+    "dear": {},
     "pretraining": {},
     "classifier": {},
     "module": {},
 }
 LATENT = {"max_train_steps": 5500, "train_batch_size": 448, **STRUCTURAL}
 PIXEL = {"objective": "pixel", "mixed_precision": "bf16", "max_grad_norm": 1000}
+LABELLED = {"max_train_steps": 1000, "learning_rate": 1e-3, "mixed_precision": "bf16"}
 CPU: Budget = {
     "data": {"samples_per_context": 6000},
     "training": {"train_batch_size": 128, "lr_warmup_steps": 100, "validation_steps": 500},
@@ -56,11 +57,12 @@ CPU: Budget = {
     },
     "codes": {"samples": 5000},
     "pendulum": {"samples_per_context": 6000, "train_batch_size": 64, "lr_warmup_steps": 100},
-    "adversarial": {"max_train_steps": 2000, "learning_rate": 3e-4, "mixed_precision": "bf16"},
-    "supervised": {"max_train_steps": 2000, "learning_rate": 1e-3, "mixed_precision": "bf16"},
-    "pretraining": {"max_train_steps": 2000, "learning_rate": 1e-3, "mixed_precision": "bf16"},
-    "classifier": {"max_train_steps": 2000, "learning_rate": 1e-3, "mixed_precision": "bf16"},
-    "module": {"max_train_steps": 2000},
+    "supervised": LABELLED,
+    # in a thousand steps no generator learns against a critic
+    "dear": {"match": "likelihood", "label_weight": 1000.0, "graph_lr": 1.0},
+    "pretraining": LABELLED,
+    "classifier": LABELLED,
+    "module": {"max_train_steps": 1000},
 }
 EPOCH = 7 * 35_000 // 512  # steps, of 70% of 50,000 images of each context
 PAPERS_MODULE = {
@@ -100,8 +102,8 @@ PAPER: Budget = {
     },
     "codes": {"samples": 7500},
     "pendulum": {"train_batch_size": 128, "samples_per_context": 10_000},
-    "adversarial": {"max_train_steps": 43_000, "learning_rate": 5e-5, "architecture": "resnet_sagan64"},
     "supervised": {"max_train_steps": 43_000, "learning_rate": 1e-4, "architecture": "resnet_sagan64"},
+    "dear": {"learning_rate": 5e-5},
     "pretraining": {"max_train_steps": 43_000, "learning_rate": 1e-4},
     "classifier": {"max_train_steps": 20_000, "learning_rate": 1e-4, "network": "resnet50"},
     "module": {"max_train_steps": 20_000},

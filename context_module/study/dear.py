@@ -92,7 +92,7 @@ def _runs(plan: Plan, table: str) -> dict[str, Run]:
 
     runs = {}
     for row, flags in SYSTEMS.items():
-        of_kind = budget["adversarial" if flags["method"] == "dear" else "supervised"]
+        of_kind = budget["supervised"] | (budget["dear"] if flags["method"] == "dear" else {})
         given = {**common, "contexts": ["obs"], **of_kind, **flags}
         runs[row] = scored(row, plan.train("train_baseline", plan.path(row), **given))
     for row, also in {"ERM": None, "ERM-multilabel": list(FACTORS)}.items():

@@ -72,6 +72,15 @@ def test_a_share_of_the_images_has_labels(name, factors):
     assert not torch.equal(known, make(name, labels=0.25).view(images_of(factors), seed=4).factors.isfinite().all(1))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_missing_labels_leave_gradients_finite(name, factors):
+    model = make(name, labels=0.25)
+    view = model.view(images_of(factors))
+    batch = {"x": torch.rand(40, *SHAPE, generator=seeded(0)), "factors": view.factors}
+    model(batch, 0.5)["loss"].mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("kind", ["ce", "l2", "covariance", "embedding"])
 def test_every_label_loss_holds_codes_to_labels(kind):
     """Codes that are trained alone: in the end each knows its label, or has nothing of the other's."""
@@ -202,6 +211,41 @@ def test_do_follows_paths_of_any_length(nonlinear):
     torch.testing.assert_close(changed[:, 0], z[:, 0])
 
 
+@pytest.mark.parametrize("nonlinear", [False, True])
+def test_the_density_of_the_prior(nonlinear):
+    """By the change of variables, with the Jacobian that autograd finds."""
+    torch.manual_seed(0)
+    prior = StructuralPrior(allowed_edges("abc", ["full"]), nonlinear).double()
+    prior.effects.data.copy_(torch.randn(3, 3))
+    noise = torch.randn(4, 3, generator=seeded(0), dtype=torch.float64)
+    found = prior.log_density(prior(noise))
+    for row, value in zip(noise, found, strict=True):
+        jacobian = torch.autograd.functional.jacobian(lambda e: prior(e[None])[0], row)
+        expected = torch.distributions.Normal(0, 1).log_prob(row).sum() - torch.linalg.slogdet(jacobian).logabsdet
+        torch.testing.assert_close(value, expected)
+
+
+def test_a_prior_that_fits_is_nearer_than_an_independent_one(factors):
+    """Trained as a VAE: with strong correlations among labels, the KL to a prior without edges is larger."""
+    settings = {"match": "likelihood", "label_loss": "l2"}
+    tied = factors.clone()
+    tied[:, 1] = 2 * tied[:, 0]
+    kls = {}
+    for graph in (["row:column"], []):
+        model = make("dear", graph=graph, **settings)
+        assert model.comparable
+        model.view(images_of(tied))
+        code = torch.cat([model.latents_of(tied), torch.zeros(40, 2)], dim=1)
+        optimizer = torch.optim.Adam(model.structure.parameters(), 0.05)
+        for _ in range(100):
+            kl = model._kl(code, torch.full((40, 4), -2.0)).mean()
+            optimizer.zero_grad()
+            kl.backward()
+            optimizer.step()
+        kls[bool(graph)] = kl.item()
+    assert kls[True] < kls[False] - 0.5
+
+
 def test_a_monotone_map_and_its_inverse():
     prior = StructuralPrior(allowed_edges("ab", []), nonlinear=True)
     u = torch.linspace(-7, 7, 101)[:, None].expand(-1, 2)
@@ -227,6 +271,17 @@ def test_dear_says_where_its_graph_may_miss_an_edge(monkeypatch):
     (note,) = model.notes(torch.zeros(250, *SHAPE))
     assert note.startswith("row and size go together (+0.9")
     assert note.endswith("without an edge between them: the graph may miss one, or a common cause")
+
+
+@torch.no_grad()
+def test_dears_own_networks():
+    settings = get_baseline("dear").settings_class(factors=["row"], architecture="resnet_sagan64", latents=5)
+    model = get_baseline("dear")(settings, (3, 64, 64), 10)
+    x = torch.rand(2, 3, 64, 64, generator=seeded(0))
+    mean, log_var = model.encode(x)
+    assert mean.shape == log_var.shape == (2, 5)
+    assert model.decode(mean).shape == x.shape
+    assert model.critic(x, mean).shape == (2,)
 
 
 # --- what is refused

@@ -74,6 +74,20 @@ def test_factors_are_all_attributes(root, table):
     assert data.held_out.factors.tolist() == [list(ROWS[i]) for i in [6, 7, 14, 15]]
 
 
+def test_all_images_in_one_context_for_those_who_learn_from_labels(root, table):
+    data = attributes(
+        root, table, concepts=["Male", "Smiling"], observational=True, target="Smiling", spurious="Wavy_Hair"
+    )
+    assert data.train.context_names == ("obs",)
+    assert data.held_out is None
+    assert data.concepts == ("Male", "Smiling")
+    assert rows_of(data.train, "obs") == list(range(16))
+    assert data.train.factors.tolist() == [list(ROWS[i]) for i in range(16)]
+    assert (data.target, data.spurious) == ("Smiling", "Wavy_Hair")
+    with pytest.raises(DataError, match=r"no column 'Wavy_Hare' in .*Did you mean 'Wavy_Hair'"):
+        attributes(root, table, spurious="Wavy_Hare")
+
+
 def test_all_attributes_are_concepts_by_default_and_compositions_are_ordered(root, table):
     data = attributes(root, table)
     assert data.concepts == ["Smiling", "Male", "Wavy_Hair"]

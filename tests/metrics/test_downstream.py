@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from context_module.errors import DataError, ShapeError
-from context_module.metrics import accuracy_under_shift, sample_efficiency
+from context_module.metrics import accuracy_under_shift, sample_efficiency, share_estimate
+from context_module.metrics.downstream import SampleEfficiency
 from context_module.metrics.shift import resample
 from helpers.draws import normal, seeded
 
@@ -226,3 +227,36 @@ def test_accuracy_under_shift_refuses():
         accuracy_under_shift(features, TARGET, TEST_TARGET, test_features, TEST_TARGET, TEST_SPURIOUS)
     with pytest.raises(ValueError, match="unknown head 'forest'"):
         under_shift(features, test_features, head="forest")
+
+
+def test_codes_of_labelled_factors_are_scored_apart(monkeypatch):
+    """And a task of its own, where the data has nothing to predict."""
+    from context_module.data import ArrayContextDataset, ContextData
+    from context_module.metrics import Case, Subject, get_metric
+
+    class Told(Subject):
+        labelled = 2
+
+        def sample(self, n, context, generator):
+            raise NotImplementedError
+
+        def codes(self, images):
+            return images.flatten(1)[:, :5]
+
+    widths = []
+
+    def seen(train, *rest, **_):
+        widths.append(train.shape[1])
+        return SampleEfficiency(*3 * [share_estimate(torch.ones(20))])
+
+    monkeypatch.setattr("context_module.metrics.downstream.sample_efficiency", seen)
+    factors = (torch.arange(24)[:, None] % torch.tensor([2, 3])).float()
+    pixels = torch.zeros(24, 1, 4, 4, dtype=torch.uint8)
+    images = ArrayContextDataset(pixels, [0] * 24, ["obs"], ["a"], factors, ["told", "other"])
+    data = ContextData(images, test=images, target="told")
+    found = get_metric("downstream").score(Case(Told(), data))
+    assert widths == [5, 2]
+    assert set(found) == {"sample_efficiency", "labelled_codes"}
+    assert get_metric("downstream").reason(Case(Told(), ContextData(images, test=images))) == (
+        "the data has no factor to predict"
+    )

@@ -45,6 +45,21 @@ def test_pairs_of_contexts_and_samples_in_them(here, check, tmp_path):
     assert "composition" in check.succeeded(here("evaluate.py", "--model", "out", *argv))
 
 
+def test_labels_of_a_part_and_factors_set(here, check, tmp_path):
+    argv = ["--method", "dear", "--data", "pendulum", "--data_options", "corruption=0.2", "--contexts", "obs"]
+    argv += ["--samples_per_context", "40", "--latents", "6", "--labels", "0.5", *QUICK]
+    out = check.succeeded(here("train_baseline.py", "--output_dir", "out", *argv))
+    assert "out: dear with" in out
+    assert "last error" in out
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["factors"] == ["pendulum", "light", "length", "position"]
+    assert config["graph"] == ["pendulum:length", "pendulum:position", "light:length", "light:position"]
+    with Image.open(tmp_path / "out" / "samples" / "step-000004.png") as picture:
+        assert picture.height == (3 + 4 + 6) * 66  # images, reconstructions, samples, four factors set, six latents
+    out = check.succeeded(here("evaluate.py", "--model", "out", "--metrics", "reconstruction", "--samples", "20"))
+    assert "reconstruction was not measured: the method has no likelihood" in out
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -53,6 +68,12 @@ def test_pairs_of_contexts_and_samples_in_them(here, check, tmp_path):
         (["--method", "joint_vae", "--categories", "1"], "categories must be at least 2, got 1"),
         (["--max_train_steps", "0"], "--max_train_steps must be at least 1, got 0"),
         (["--resolution", "32"], "the conv64 networks take images of 64x64 pixels, got 1x32x32"),
+        (["--method", "dear", "--labels", "0"], "labels must be a share in (0, 1], got 0: without any label take"),
+        (
+            ["--method", "dear", "--graph", "scale:size"],
+            "the edge 'scale:size' names 'size', which is no factor; factors",
+        ),
+        (["--method", "dear", "--early_stopping_patience", "3"], "early_stopping_patience must be 0"),
         (["--method", "tvae"], "triplets of different contexts need at least two, the data has 'obs' alone"),
     ],
 )

@@ -259,6 +259,20 @@ def test_early_stopping_and_best_weights(tmp_path):
     assert not torch.equal(trainer.bare.weight, validated[4])
 
 
+def test_where_losses_say_nothing_the_last_weights_are_kept(tmp_path):
+    def build():
+        stub = Stub(scores=[1.0, 4.0, 3.0])
+        stub.comparable = False
+        return stub
+
+    trainer = make_trainer(tmp_path, build, max_train_steps=6, validation_steps=2)
+    result = trainer.train()
+    assert (result.best_step, result.loss) == (6, 3.0)
+    assert torch.equal(trainer.bare.weight, trainer.bare.validated[-1])
+    with pytest.raises(ValueError, match="early_stopping_patience must be 0: validation losses of this objective do"):
+        make_trainer(tmp_path, build, max_train_steps=6, early_stopping_patience=2)
+
+
 def test_the_best_weights_are_of_the_last_stage(tmp_path):
     """Losses of different stages are of different terms, and so are the weights that they are of."""
 
