@@ -11,6 +11,8 @@
   AutoencoderKL of diffusers with random weights, which encodes images, decodes them, and passes the gradient of their
   likelihood on to the decoder input. The small part is timed by itself: the difference of two steps with the base in
   them is mostly noise.
+- ``baselines``: a training step of each of the field's other systems against one of beta-VAE, on the same networks and
+  batch; and beta-VAE of the package pythae, where it is installed (``pip install pythae``), with these networks.
 
 Only ratios are printed: absolute times say more about the machine than about the code.
 """
@@ -23,23 +25,27 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import default_collate
 
 from context_module import ContextModule, ContextModuleConfig, wrap_decoder
 from context_module.adapters import Decoding
+from context_module.baselines import available_baselines, get_baseline
 from context_module.cli import argument, parse_arguments, run_recipe
+from context_module.data import ArrayContextDataset, ContextData
 from context_module.nn import Inversion, PosteriorHeads
 
 # the widths that recipes/finetune.py trains, about
 MODULE: dict[str, Any] = {"noise_width": 16, "concept_width": 16, "free_blocks": 2, "inversion_width": 256}
 SMALL_BATCH = 64
 
-Table = Literal["contexts", "inversion", "overhead"]
+Table = Literal["contexts", "inversion", "overhead", "baselines"]
 
 
 @dataclass(kw_only=True)
@@ -54,6 +60,7 @@ class BenchmarkArguments:
     latent_channels: int = argument(4, help="inversion: channels of the latents")
     base_channels: list[int] = argument([64, 128, 256], help="overhead: of the base")
     resolution: int = argument(64, help="overhead: height and width of the images")
+    methods: list[str] = argument([], help="baselines: which methods; default: all of images")
     repeats: int = argument(10, help="pairs of timings per row")
 
 
@@ -249,6 +256,65 @@ def measure_overhead(channels: tuple[int, ...], resolution: int, batch_size: int
     return sum(parameter.numel() for parameter in base.parameters()), ratio(added, bare, repeats)
 
 
+def baseline_step(method: str, images: ArrayContextDataset) -> Callable[[], None]:
+    """Loss, gradients and optimiser step of a method on these images, as pairs or triplets where it takes those."""
+    torch.manual_seed(0)
+    kind = get_baseline(method)
+    graph = {"graph": ["full"]} if "graph" in {field.name for field in fields(kind.settings_class)} else {}
+    settings = kind.settings_class(**graph).completed(ContextData(images))
+    model = kind(settings, images.image_shape, 10 * len(images)).train()
+    view = model.view(images)
+    batch = default_collate(view.__getitems__(list(range(len(view)))))
+    return stepper(model, lambda: model(batch, 0.5)["loss"].mean())
+
+
+def pythae_step(images: ArrayContextDataset) -> Callable[[], None]:
+    """The same of pythae's beta-VAE, with the networks of ours."""
+    from pythae.models import BetaVAE, BetaVAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+
+    torch.manual_seed(0)
+    settings = get_baseline("beta_vae").settings_class()
+    ours = get_baseline("beta_vae")(settings, images.image_shape, len(images))
+
+    class Encoder(BaseEncoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = ours.encoder
+
+        def forward(self, x: Tensor) -> ModelOutput:
+            mean, log_var = self.net(x).chunk(2, dim=1)
+            return ModelOutput(embedding=mean, log_covariance=log_var)
+
+    class Decoder(BaseDecoder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = ours.decoder
+
+        def forward(self, z: Tensor) -> ModelOutput:
+            return ModelOutput(reconstruction=self.net(z).sigmoid())
+
+    config = BetaVAEConfig(
+        input_dim=images.image_shape, latent_dim=settings.latents, reconstruction_loss="bce", beta=settings.beta
+    )
+    model = BetaVAE(config, encoder=Encoder(), decoder=Decoder()).train()
+    batch = {"data": images.select("obs")}
+    return stepper(model, lambda: model(batch).loss)
+
+
+def stepper(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """Forward, backward, and a step of Adam."""
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return step
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(BenchmarkArguments, description=__doc__.splitlines()[0], argv=argv)
     for name in args.of:
@@ -283,7 +349,27 @@ def overhead_table(args: BenchmarkArguments) -> None:
     print(f"{parameters:,d} parameters, {size} images: +{share:.1%}", flush=True)
 
 
-TABLES = {"contexts": contexts_table, "inversion": inversion_table, "overhead": overhead_table}
+def baselines_table(args: BenchmarkArguments) -> None:
+    print(f"training step, batch {SMALL_BATCH} of 1x64x64, conv64 networks, as a multiple of beta_vae's")
+    images = torch.zeros(SMALL_BATCH, 1, 64, 64, dtype=torch.uint8)
+    images[:, :, 20:40, 20:40] = 255
+    factors = torch.cartesian_prod(torch.arange(8.0), torch.arange(8.0))
+    contexts = torch.arange(SMALL_BATCH) % 2
+    data = ArrayContextDataset(images, contexts, ["obs", "a"], ["a"], factors, ["a", "b"])
+    reference = baseline_step("beta_vae", data)
+    for method in args.methods or [name for name in available_baselines() if get_baseline(name).kind == "images"]:
+        print(f"{method:>14}  {ratio(baseline_step(method, data), reference, args.repeats):.2f}x", flush=True)
+    if find_spec("pythae"):
+        whole = ArrayContextDataset(images, torch.zeros_like(contexts), ["obs"], ["a"])
+        print(f"{'pythae':>14}  {ratio(pythae_step(whole), reference, args.repeats):.2f}x (its beta-VAE)", flush=True)
+
+
+TABLES = {
+    "contexts": contexts_table,
+    "inversion": inversion_table,
+    "overhead": overhead_table,
+    "baselines": baselines_table,
+}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Train a classifier end to end on a label: what representations are compared with, from few labels or under a shift.
 
     python recipes/train_classifier.py --data pendulum --data_options corruption=0.2 --output_dir outputs/erm
-    python recipes/train_classifier.py --data pendulum --data_options corruption=0.2 background_correlation=0.8 \\
-        --also pendulum light length position --output_dir outputs/erm-multilabel
+    python recipes/train_classifier.py --config outputs/erm/arguments.json --images 100 --output_dir outputs/erm-100
 
 It learns from observational images, --images of them, for as many steps as it is given, and is tested on others:
 ``accuracy.json`` has its accuracy, and, where the data knows a factor that only goes with the target, the average and

@@ -29,6 +29,13 @@ def test_overhead(here, check):
     assert re.search(r"^[\d,]+ parameters, 16x16 images: \+[\d.]+%$", out, flags=re.MULTILINE)
 
 
+def test_baselines(here, check):
+    out = check.succeeded(here("benchmark.py", "--of", "baselines", "--methods", "tvae", "dear", "--repeats", "1"))
+    rows = re.findall(r"^ +(\w+)  ([\d.]+)x", out, flags=re.MULTILINE)
+    assert [name for name, _ in rows][:2] == ["tvae", "dear"]
+    assert all(float(multiple) > 0 for _, multiple in rows)
+
+
 def test_errors(here, check):
     assert "no concepts given" in check.failed(here("benchmark.py", "--num_concepts", "0"))
 
