@@ -1,9 +1,9 @@
 """The pendulum data: a pendulum and a light, and the shadow's length and position that follow from both.
 
 The geometry is that of CausalVAE (Yang et al., CVPR 2021); angles, corrupted shadows and the blue background are those
-of DEAR (Shen et al., JMLR 23(241), 2022). A shadow is at least 2 long, as in DEAR's labels; CausalVAE's generator draws
-3. How DEAR's shadows were corrupted is not published: the ranges here have the moments of its labels. Everything is
-drawn here, from a seed: nothing is downloaded.
+of DEAR (Shen et al., JMLR 23(241), 2022). A shadow is at least 2 long, as in DEAR's labels; CausalVAE's generator
+draws 3. How DEAR's shadows were corrupted is not published: the ranges here have the moments of its labels. Everything
+is drawn here, from a seed: nothing is downloaded.
 """
 
 from __future__ import annotations

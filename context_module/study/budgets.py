@@ -12,8 +12,8 @@ Budget = dict[str, dict[str, Any]]
 STRUCTURAL = {"form": "structural", "learning_rate": 3e-3}
 # What the budgets say: of data, of every training, of each kind of training, and of the evaluation. A module that
 # trained with its base is matched to that base's embeddings in the end, base frozen, where the budget has a "matched".
-# "lecture" is all that trainings on the whole grid of dSprites take, "codes" their evaluation and that of the tables
-# on the pendulum, whose trainings take "pendulum" and what their kind says.
+# "lecture" is all that trainings on the whole grid of dSprites take, "codes" their evaluation; on the pendulum these
+# are "pendulum", with what the kind of training says, and "heads".
 SMOKE: Budget = {
     "data": {"samples_per_context": 60},
     "training": {"train_batch_size": 28, "validation_steps": 4, "checkpointing_steps": 1},
@@ -33,6 +33,7 @@ SMOKE: Budget = {
     "pretraining": {},
     "classifier": {},
     "module": {},
+    "heads": {"samples": 300},
 }
 LATENT = {"max_train_steps": 5500, "train_batch_size": 448, **STRUCTURAL}
 PIXEL = {"objective": "pixel", "mixed_precision": "bf16", "max_grad_norm": 1000}
@@ -56,13 +57,14 @@ CPU: Budget = {
         "mixed_precision": "bf16",
     },
     "codes": {"samples": 5000},
-    "pendulum": {"samples_per_context": 6000, "train_batch_size": 64, "lr_warmup_steps": 100},
+    "pendulum": {"samples_per_context": 6000, "train_batch_size": 32, "lr_warmup_steps": 100},
     "supervised": LABELLED,
     # in a thousand steps no generator learns against a critic
     "dear": {"match": "likelihood", "label_weight": 1000.0, "graph_lr": 1.0},
     "pretraining": LABELLED,
     "classifier": LABELLED,
     "module": {"max_train_steps": 1000},
+    "heads": {"samples": 2000},
 }
 EPOCH = 7 * 35_000 // 512  # steps, of 70% of 50,000 images of each context
 PAPERS_MODULE = {
@@ -107,5 +109,6 @@ PAPER: Budget = {
     "pretraining": {"max_train_steps": 43_000, "learning_rate": 1e-4},
     "classifier": {"max_train_steps": 20_000, "learning_rate": 1e-4, "network": "resnet50"},
     "module": {"max_train_steps": 20_000},
+    "heads": {"samples": 5000},
 }
 BUDGETS: dict[str, Budget] = {"smoke": SMOKE, "cpu": CPU, "paper": PAPER}

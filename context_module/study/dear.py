@@ -88,7 +88,7 @@ def _runs(plan: Plan, table: str) -> dict[str, Run]:
     metric = "counterfactual" if table == "dear_generation" else "downstream"
 
     def scored(row: str, *trainings: Command) -> Run:
-        return plan.run(row, *trainings, plan.evaluate(plan.path(row), metrics=[metric], **budget["codes"]))
+        return plan.run(row, *trainings, plan.evaluate(plan.path(row), metrics=[metric], **budget["heads"]))
 
     runs = {}
     for row, flags in SYSTEMS.items():
