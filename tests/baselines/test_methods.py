@@ -84,7 +84,7 @@ def test_it_is_scored_by_the_elbo_of_single_images(name, data):
     model = make(name).eval()
     one = model({"x": data[0]["x"][None]}, 1.0)
     assert set(one) == {"loss", "error", "kl"}
-    assert one["kl"] >= 0
+    assert one["kl"] >= 0 or name == "dear"  # whose KL is estimated from a draw
     torch.testing.assert_close(one["loss"], one["error"] + one["kl"])
 
 
