@@ -2,10 +2,10 @@
 
     python docs/examples/correlated.py outputs/correlated
 
-On the pendulum, whose shadow follows from two angles, supervised VAEs and DEAR trained as a VAE see the same images and
-labels; their priors alone differ. For several weights of the label loss the picture shows, on images that were not
-trained on, that loss against how far every labelled code is its factor and nothing else: the mean correlation with its
-own factor, less that with the other factors beyond what these have with it.
+On the pendulum, whose shadow follows from two angles, supervised VAEs and DEAR trained as a VAE see the same images
+and labels; their priors alone differ. For several weights of the label loss the picture shows, on images that were not
+trained on, that loss against how far every labelled code is its factor: its correlation with that one, and by how much
+its correlations with the other factors are not those of the factors themselves.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def trained(folder: Path, prior: str, weight: float, seed: int) -> LabelledBasel
 
 
 def shares(codes: Tensor, factors: Tensor) -> tuple[float, float]:
-    """Mean |correlation| of codes with their own factors, and by how much those with others exceed the factors' own."""
+    """Mean |correlation| of codes with their own factors; by how much those with others differ from the factors' own."""
     size = factors.shape[1]
     found = torch.corrcoef(torch.cat([codes[:, :size], factors], dim=1).T)
     among, across = found[size:, size:].abs(), found[:size, size:].abs()
