@@ -42,7 +42,7 @@ def trained(folder: Path, prior: str, weight: float, seed: int) -> LabelledBasel
 
 
 def shares(codes: Tensor, factors: Tensor) -> tuple[float, float]:
-    """Mean |correlation| of codes with their own factors; by how much those with others differ from the factors' own."""
+    """Mean |correlation| of codes with their own factors; how far those with others are from the factors' own."""
     size = factors.shape[1]
     found = torch.corrcoef(torch.cat([codes[:, :size], factors], dim=1).T)
     among, across = found[size:, size:].abs(), found[:size, size:].abs()
