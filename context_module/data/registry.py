@@ -38,6 +38,7 @@ _DATA: Registry[Load] = Registry(
         "dsprites": "context_module.data.dsprites:dsprites",
         "dsprites_grid": "context_module.data.dsprites:dsprites_grid",
         "pendulum": "context_module.data.pendulum:pendulum",
+        "ident": "context_module.data.ident:ident",
         "still_life": "context_module.data.still_life:still_life",
         "cartoon": "context_module.data.cartoon:cartoon",
         "chase": "context_module.data.chase:chase",
