@@ -1,8 +1,8 @@
 """A teapot on a floor under a coloured spotlight: ten factors, three hues of which are intervened on.
 
-After 3DIdent (Zimmermann et al., ICML 2021; von Kügelgen et al., NeurIPS 2021): where camera, spotlight and object are,
-and what the factors mean, is theirs; the solid is one of signed distances and drawn here, from a seed. The original's
-pictures are read from a folder.
+After 3DIdent (Zimmermann et al., ICML 2021; von Kügelgen et al., NeurIPS 2021): where camera, spotlight and object
+are, and what the factors mean, is theirs; the solid is one of signed distances and drawn here, from a seed. The
+original's pictures are read from a folder.
 """
 
 from __future__ import annotations
