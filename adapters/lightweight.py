@@ -26,7 +26,7 @@ from context_module.io import (
     save_network,
 )
 from context_module.normal import standard_normal_kl
-from context_module.objective import Objective, ParameterGroup
+from context_module.objective import BatchObjective, ParameterGroup
 from context_module.options import argument
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class LightweightAdapter(DecoderAdapter):
         return Decoding(self.net.decode(latent), kl=latent.new_zeros(len(latent)))
 
 
-class LightweightObjective(Objective):
+class LightweightObjective(BatchObjective):
     """Pretraining: the beta-VAE loss on pooled contexts. Returns the same kind of dict as every objective.
 
     Args:
@@ -190,17 +190,25 @@ class LightweightObjective(Objective):
         super().__init__()
         self.net, self.beta, self.regularizer = net, beta, regularizer
 
-    def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+    def represent(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         _, mean, log_var = self.net.encode(batch["x"])
         if log_var is None:
             raise ValueError("a LightweightVAE without heads has no posterior to pretrain: build it with heads=True")
         latent = mean + (0.5 * log_var).exp() * torch.randn_like(mean)
         neg_log_likelihood = -self.net.decode(latent).log_prob(batch["x"])
+        return {"neg_log_likelihood": neg_log_likelihood, "mean": mean, "log_var": log_var, "latent": latent}
+
+    def combine(self, parts: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        neg_log_likelihood, mean, log_var = (
+            parts["neg_log_likelihood"],
+            parts["mean"].float(),
+            parts["log_var"].float(),
+        )
         if self.regularizer is not None and self.training:
-            found = self.regularizer(mean.float(), log_var.float(), latent.float(), progress)
+            found = self.regularizer(mean, log_var, parts["latent"].float(), progress)
             loss = neg_log_likelihood + found.pop("penalty")
             return {"loss": loss, "neg_log_likelihood": neg_log_likelihood, **found}
-        kl = standard_normal_kl(mean.float(), log_var.float().exp(), log_var.float())
+        kl = standard_normal_kl(mean, log_var.exp(), log_var)
         return {"loss": neg_log_likelihood + self.beta * kl, "neg_log_likelihood": neg_log_likelihood, "kl": kl}
 
     def parameter_groups(self) -> list[ParameterGroup]:

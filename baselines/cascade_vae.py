@@ -121,8 +121,11 @@ class CascadeVAEC(Baseline):
         """The stage, from 0, at this share of the training."""
         return int(progress / self.settings.stage_share + 1e-9)
 
-    def losses(self, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
-        settings, x, stage = self.settings, batch["x"], self.stage(progress)
+    def represent(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        return {"x": batch["x"]}  # which code an image gets hangs on all the others: nothing is its own
+
+    def combine(self, parts: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        settings, x, stage = self.settings, parts["x"], self.stage(progress)
         mean, std = self.posterior(x)
         code = self.completed(x, mean + std * draw_normal(mean), stage)
         error = bernoulli_error(self.decode(code), x)

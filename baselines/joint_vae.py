@@ -105,19 +105,22 @@ class JointVAE(Baseline):
         *pair, logits = numbers.tensor_split([self.settings.latents, 2 * self.settings.latents], dim=1)
         return pair[0], pair[1], [code.softmax(1) for code in logits.split(self.categories, dim=1)]
 
-    def losses(self, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
-        settings, x = self.settings, batch["x"]
+    def represent(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        x = batch["x"]
         mean, log_var, discrete = self.posterior(x)
-        relaxed = [gumbel_softmax(code, draw_uniform(code), settings.temperature) for code in discrete]
+        relaxed = [gumbel_softmax(code, draw_uniform(code), self.settings.temperature) for code in discrete]
         error = bernoulli_error(self.decode(torch.cat([reparameterised(mean, log_var), *relaxed], dim=1)), x)
         kl, kl_discrete = kl_per_dimension(mean, log_var).sum(1), torch.stack([*map(categorical_kl, discrete)]).sum(0)
-        done = progress / settings.capacity_share
+        return {"error": error, "kl_continuous": kl, "kl_discrete": kl_discrete}
+
+    def combine(self, parts: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        settings, done = self.settings, progress / self.settings.capacity_share
         capacities = (
             linear_capacity(done, 0.0, settings.continuous_capacity),
             discrete_capacity(done, 0.0, settings.discrete_capacity, self.categories),
         )
-        loss = joint_loss(error, kl, kl_discrete, capacities, (settings.continuous_gamma, settings.discrete_gamma))
-        return {"loss": loss, "error": error, "kl_continuous": kl, "kl_discrete": kl_discrete}
+        gammas = (settings.continuous_gamma, settings.discrete_gamma)
+        return {"loss": joint_loss(*parts.values(), capacities, gammas), **parts}
 
     def draw(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         mean, log_var, discrete = self.posterior(x)

@@ -24,7 +24,7 @@ def check_batch(items: int, least: int, what: str) -> None:
     if items < least:
         raise DataError(
             f"{what} is estimated over the items of a batch and needs at least {least} of them, got {items}: raise "
-            "train_batch_size, or lower gradient_accumulation_steps"
+            "train_batch_size"
         )
 
 
@@ -67,13 +67,14 @@ class RegularizedVAE(Baseline):
         super().__init__(settings, image_shape, images)
         self.regularizer = settings.regularizer(settings.latents, images)
 
-    def losses(self, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
-        x = batch["x"]
-        mean, log_var = self.encode(x)
+    def represent(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        mean, log_var = self.encode(batch["x"])
         z = reparameterised(mean, log_var)
-        error = bernoulli_error(self.decode(z), x)
-        found = self.regularizer(mean, log_var, z, progress)
-        return {"loss": error + found.pop("penalty"), "error": error, **found}
+        return {"error": bernoulli_error(self.decode(z), batch["x"]), "mean": mean, "log_var": log_var, "z": z}
+
+    def combine(self, parts: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        found = self.regularizer(parts["mean"], parts["log_var"], parts["z"], progress)
+        return {"loss": parts["error"] + found.pop("penalty"), "error": parts["error"], **found}
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return self.regularizer.groups(self.parameters())

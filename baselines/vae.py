@@ -16,7 +16,7 @@ from context_module.baselines.networks import make_networks
 from context_module.data import ContextData, ContextDataset, LabelledDataset
 from context_module.io import save_network
 from context_module.normal import draw_normal, draw_uniform
-from context_module.objective import Objective
+from context_module.objective import BatchObjective
 from context_module.options import argument
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class BaselineSettings:
         return self
 
 
-class Baseline(Objective):
+class Baseline(BatchObjective):
     """A VAE with a Bernoulli likelihood; a subclass sets `name` and `settings_class`, and writes `losses`.
 
     In eval mode its ``loss`` is the negative ELBO, whatever it trains by, so that weights are chosen without labels
@@ -109,12 +109,21 @@ class Baseline(Objective):
         return []
 
     def losses(self, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
-        """Of a batch in training: ``loss`` and what else is logged, each (B,)."""
+        """Of a batch in training: ``loss`` and what else is logged, each (B,), of every image by itself.
+
+        A method whose loss joins the images of a batch writes `represent` and `combine` in its place.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no losses(batch, progress)")
+
+    def represent(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        return self.losses(batch, progress)
+
+    def combine(self, parts: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        return parts
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         if self.training:
-            return self.losses(batch, progress)
+            return super().forward(batch, progress)
         error, kl = self.bound(batch["x"])
         return {"loss": error + kl, "error": error, "kl": kl}
 

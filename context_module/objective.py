@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Objective", "ParameterGroup"]
+__all__ = ["BatchObjective", "Objective", "ParameterGroup"]
 
 
 @dataclass(frozen=True)
@@ -77,3 +77,23 @@ class Objective(nn.Module):
     def warm(self, progress: float) -> float:
         """A factor that rises linearly from zero to one over `warmup_share` of the training; one in evaluation."""
         return min(1.0, progress / self.warmup_share) if self.training and self.warmup_share else 1.0
+
+
+class BatchObjective(Objective):
+    """A loss that joins the images of a batch, as a distance between samples does: of the whole batch, or none.
+
+    Processes and accumulation passes each have a share of a batch. What a subclass computes of every image by itself
+    it writes into `represent`, which runs on shares, and the rest into `combine`, which sees all rows together, so
+    that the training is the same whatever the shares. Any other `Objective` has losses that are means over images.
+    """
+
+    def represent(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        """What the loss takes of a batch: tensors (B, ...), row i of which depends on image i alone."""
+        raise NotImplementedError(f"{type(self).__name__} has no represent(batch, progress)")
+
+    def combine(self, parts: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        """Losses as of `forward`, from what `represent` made of a whole batch."""
+        raise NotImplementedError(f"{type(self).__name__} has no combine(parts, progress)")
+
+    def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        return self.combine(self.represent(batch, progress), progress)

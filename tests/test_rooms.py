@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # from left to right: a room imports those before it, not those after or beside it
 ORDER = (
-    "errors options normal",
-    "registry",
+    "errors options rows",
+    "normal registry",
     "contexts objective",
     "interventions io",
     "data",

@@ -16,6 +16,7 @@ from torch import Tensor
 from context_module.adapters.contract import Decoding, Encoding
 from context_module.adapters.likelihoods import DiscretisedLogisticLikelihood
 from context_module.normal import draw_normal, draw_uniform
+from context_module.rows import spread_over_rows
 
 if TYPE_CHECKING:
     from context_module.adapters.denoiser.adapter import DenoiserAdapter
@@ -56,7 +57,7 @@ class DenoisingDecoding(Decoding):
         self.noise = residuals[0].to(empty) if residuals else draw_normal(empty, generator)
         # one draw, spread evenly over the batch: levels vary less than independent draws would (Kingma et al. 2021)
         offset = draw_uniform(empty[:1, 0, 0, 0], generator)
-        self.uniform = (offset + torch.arange(len(latent), device=empty.device) / max(len(latent), 1)) % 1
+        self.uniform = spread_over_rows(offset, len(latent))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """The bound on log p(x | decoder input): (B,), float32, in nats.

@@ -14,6 +14,7 @@ from context_module.adapters.pretraining import Pretraining
 from context_module.normal import draw_normal, standard_normal_kl
 from context_module.objective import Objective
 from context_module.options import argument
+from context_module.rows import spread_over_rows
 
 if TYPE_CHECKING:
     from context_module.data import ContextDataset
@@ -52,7 +53,7 @@ class DenoisingObjective(Objective):
         data, schedule = base.data(x), base.schedule
         noise = draw_normal(data)
         # one draw, spread evenly over the batch, as in the bound
-        shares = (torch.rand(1, device=x.device) + torch.arange(len(x), device=x.device) / len(x)) % 1
+        shares = spread_over_rows(torch.rand(1, device=x.device), len(x))
         level = (shares * len(schedule.timesteps)).long()
         output = base.denoise(schedule.add_noise(data, noise, level), schedule.timesteps[level], latent)
         errors = 0.5 * (schedule.target(data, noise, level) - output).square().flatten(1).sum(1)

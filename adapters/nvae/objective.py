@@ -8,12 +8,12 @@ from torch.nn import functional
 
 from context_module.adapters.nvae.layers import BatchNorm, WeightNormConv2d
 from context_module.adapters.nvae.network import NVAE
-from context_module.objective import Objective
+from context_module.objective import BatchObjective
 
 __all__ = ["NVAEObjective"]
 
 
-class NVAEObjective(Objective):
+class NVAEObjective(BatchObjective):
     """The negative evidence lower bound, with NVAE's annealing and regularisers while training.
 
     While training, the KL's coefficient grows from 1e-4 to 1 over the first `anneal_share` of training, during which
@@ -52,12 +52,19 @@ class NVAEObjective(Objective):
             (B,) each, in nats: "loss" to minimise; and to log "neg_log_likelihood", "kl", and "kl_group_<g>" of every
             group, coarsest first.
         """
+        return super().forward(batch, progress)
+
+    def represent(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         out = self.net(batch["x"])
-        kl = out.kl_per_group.sum(0)
-        cost = self._annealed(out.kl_per_group, progress) + self._penalty() if self.training else kl
-        logged = {"neg_log_likelihood": out.neg_log_likelihood, "kl": kl}
-        logged |= {f"kl_group_{group}": value for group, value in enumerate(out.kl_per_group)}
-        return {"loss": out.neg_log_likelihood + cost, **{name: value.detach() for name, value in logged.items()}}
+        return {"neg_log_likelihood": out.neg_log_likelihood, "kl_per_group": out.kl_per_group.T}
+
+    def combine(self, parts: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        neg_log_likelihood, kl_per_group = parts["neg_log_likelihood"], parts["kl_per_group"].T
+        kl = kl_per_group.sum(0)
+        cost = self._annealed(kl_per_group, progress) + self._penalty() if self.training else kl
+        logged = {"neg_log_likelihood": neg_log_likelihood, "kl": kl}
+        logged |= {f"kl_group_{group}": value for group, value in enumerate(kl_per_group)}
+        return {"loss": neg_log_likelihood + cost, **{name: value.detach() for name, value in logged.items()}}
 
     def _annealed(self, kl_per_group: Tensor, progress: float) -> Tensor:
         """(G, B) -> (B,)."""

@@ -133,15 +133,15 @@ def mixed_context_loader(
 def evaluation_loader(
     dataset: LabelledDataset, batch_size: int, *, rank: int = 0, world_size: int = 1, num_workers: int = 0
 ) -> DataLoader[dict[str, Tensor]]:
-    """Every image once, in order, every `world_size`-th to this process; no image is repeated to even out the shares.
+    """Every image once, in order; of several processes each gets every `world_size`-th batch as a whole.
 
     Args:
-        batch_size: images per batch of this process; its last batch may be smaller.
+        batch_size: images per batch; the last one may be smaller.
     """
+    starts = range(rank * batch_size, len(dataset), world_size * batch_size)
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=range(rank, len(dataset), world_size),
+        batch_sampler=[[*range(start, min(start + batch_size, len(dataset)))] for start in starts],
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),

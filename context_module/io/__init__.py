@@ -25,12 +25,14 @@ from context_module.io.hub import (
     upload,
 )
 from context_module.io.interruption import Interruption, TrainingInterrupted
+from context_module.io.manifest import MANIFEST, file_hash, misfitting, write_manifest
 from context_module.io.progress import progress_bar
 from context_module.io.table import MappedArray, MappedTable, cached_table
 
 __all__ = [
     "CONFIG_FILE",
     "HUB_OPTIONS",
+    "MANIFEST",
     "PLACE_OPTIONS",
     "WEIGHTS_FILE",
     "Interruption",
@@ -38,6 +40,7 @@ __all__ = [
     "MappedTable",
     "TrainingInterrupted",
     "cached_table",
+    "file_hash",
     "is_hub_id",
     "load_network",
     "load_pickled",
@@ -46,6 +49,7 @@ __all__ = [
     "local_folder",
     "make_repository",
     "misfits",
+    "misfitting",
     "progress_bar",
     "read_json",
     "read_metadata",
@@ -55,4 +59,5 @@ __all__ = [
     "upload",
     "write_atomically",
     "write_json",
+    "write_manifest",
 ]

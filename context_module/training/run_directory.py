@@ -30,7 +30,7 @@ _OURS = (
     "labels.md",
     "evaluation",
 )
-_STATE = {"step", "best_step", "best_loss", "failures", "seed", "train_batch_size", "num_processes"}
+_STATE = {"step", "best_step", "best_loss", "failures", "seed", "train_batch_size"}
 
 
 class RunDirectory:
@@ -139,6 +139,10 @@ class RunDirectory:
         state = read_json(checkpoint / "train_state.json")
         if missing := sorted(_STATE - set(state)):
             raise CheckpointError(f"{checkpoint} is no whole checkpoint: train_state.json lacks {', '.join(missing)}")
+        for name in _STATE:
+            value, kinds = state[name], (int, float, type(None)) if name == "best_loss" else (int,)
+            if isinstance(value, bool) or not isinstance(value, kinds) or (name == "step" and value < 0):
+                raise CheckpointError(f"{checkpoint} has an unusable train_state.json: {name} is {value!r}")
         return state
 
 

@@ -35,6 +35,9 @@ class TrainingSettings:
     logging_steps: int = argument(20, help="steps between lines in metrics.jsonl")
     dataloader_num_workers: int = argument(0, help="processes that read images")
     report_to: str | None = argument(None, help="a tracker of accelerate: tensorboard, wandb, trackio, ...")
+    resume_inexactly: bool = argument(
+        False, help="resume from a checkpoint whose random states are lost, with other noise: another result"
+    )
     seed: int = argument(0, help="of initialisation, batches and noise")
 
     def __post_init__(self) -> None:

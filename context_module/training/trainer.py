@@ -7,35 +7,29 @@ resumed run goes on exactly where it stopped, in the middle of an epoch or of an
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-import pickle
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from context_module.data import LabelledDataset, evaluation_loader, mixed_context_loader
+from context_module.data import LabelledDataset, mixed_context_loader
 from context_module.errors import CheckpointError, DataError, NonFiniteError
-from context_module.io import (
-    Interruption,
-    TrainingInterrupted,
-    load_strictly,
-    load_tensors,
-    progress_bar,
-    save_tensors,
-    write_json,
-)
+from context_module.io import Interruption, TrainingInterrupted, load_strictly, progress_bar
 from context_module.objective import Objective
+from context_module.training.checkpoints import Checkpoints
 from context_module.training.groups import Groups
+from context_module.training.passes import Passes
 from context_module.training.run_directory import RunDirectory
 from context_module.training.settings import TrainingSettings
+from context_module.training.validation import mean_losses, random_numbers_of
 from context_module.training.weights import trainable_state_dict
 
 if TYPE_CHECKING:
@@ -109,11 +103,11 @@ class Trainer:
             _check_batch(train_data, args.train_batch_size)
         self.groups = Groups(objective, args.learning_rate, args.max_grad_norm)
         self.objective, self.optimizer = accelerator.prepare(objective, self.groups.optimizer)
+        passes = args.gradient_accumulation_steps
+        self.passes = Passes(accelerator, objective, self.objective, passes, args.seed, self._not_finite)
+        self.checkpoints = Checkpoints(accelerator, run, objective, self.passes.whole)
         self.step, self.best_step, self.best_loss, self.failures = 0, 0, math.inf, 0
         self.best_weights: dict[str, Tensor] = {}
-        # only what trains goes into checkpoints: the base's weights are where they came from
-        accelerator.register_save_state_pre_hook(self._save_weights)
-        accelerator.register_load_state_pre_hook(self._load_weights)
 
     def train(self) -> TrainingResult:
         """Run to the end, to early stopping, or until interrupted; leaves the objective with its best weights.
@@ -192,27 +186,22 @@ class Trainer:
         )
         terms: dict[str, list[Tensor]] = defaultdict(list)
         self.objective.train()
-        for batch in loader:
+        batches = map(self._to_device, loader)
+        while shares := list(itertools.islice(batches, accumulation)):
             self.groups.set_learning_rate(self.optimizer, self._learning_rate(self.step))
-            with accelerator.accumulate(self.objective):
-                losses = self.objective(self._to_device(batch), self.step / args.max_train_steps)
-                loss = losses["loss"].mean()
-                if not torch.isfinite(loss):
-                    self._not_finite(losses, batch)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    norm = self.groups.clip(accelerator)
-                    # with fp16 that is how the loss scaler finds its scale: it skips such steps
-                    if not torch.isfinite(norm) and accelerator.scaler is None:
-                        self._not_finite(losses, batch)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-            for name, value in losses.items():
-                terms[name].append(value.detach().mean())
-            if accelerator.sync_gradients:
-                self.step += 1
-                self.bare.after_step()
-                yield terms
+            found = self.passes.gradients(shares, self.step / args.max_train_steps)
+            norm = self.groups.clip(accelerator)
+            # with fp16 that is how the loss scaler finds its scale: it skips such steps
+            if not torch.isfinite(norm) and accelerator.scaler is None:
+                self._not_finite(found[-1], shares[-1]["mask"])
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            for losses in found:
+                for name, value in losses.items():
+                    terms[name].append(value.detach().mean())
+            self.step += 1
+            self.bare.after_step()
+            yield terms
 
     def _learning_rate(self, step: int) -> float:
         """Linear warm-up, then a cosine to 1% of the peak."""
@@ -226,24 +215,17 @@ class Trainer:
         """Score, picture and early stopping; returns whether to stop."""
         args, accelerator = self.args, self.accelerator
         self.objective.eval()
-        sums: dict[str, Tensor] = {}
-        count = torch.zeros((), device=accelerator.device)
-        with self._other_randomness():
-            loader = evaluation_loader(
-                self.val_data,
-                args.train_batch_size,
-                rank=accelerator.process_index,
-                world_size=accelerator.num_processes,
-                num_workers=args.dataloader_num_workers,
-            )
-            for batch in loader:
-                for name, value in self.bare(self._to_device(batch), 1.0).items():
-                    sums[name] = sums.get(name, 0) + value.sum()
-                count += len(batch["mask"])
-            if self.preview is not None and accelerator.is_main_process:
+        means = mean_losses(
+            accelerator,
+            self.bare,
+            self.val_data,
+            batch_size=args.train_batch_size,
+            seed=args.seed,
+            num_workers=args.dataloader_num_workers,
+        )
+        if self.preview is not None and accelerator.is_main_process:
+            with random_numbers_of(accelerator.device, args.seed):
                 self._show(self.preview())
-        total = accelerator.reduce(count)
-        means = {name: (accelerator.reduce(value) / total).item() for name, value in sums.items()}
         loss = means["loss"]
         if not math.isfinite(loss):
             terms = ", ".join(name for name, value in means.items() if not math.isfinite(value))
@@ -281,23 +263,14 @@ class Trainer:
         return sum((step - 1) / self.args.max_train_steps >= share for share in self.bare.stages)
 
     def _checkpoint(self) -> None:
-        temporary = self.run.temporary_checkpoint(self.step)
-        self.accelerator.save_state(str(temporary))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            save_tensors(temporary / "best.safetensors", self.best_weights)
-            state = {
-                "step": self.step,
-                "best_step": self.best_step,
-                "best_loss": self.best_loss if self.best_weights else None,
-                "failures": self.failures,
-                "seed": self.args.seed,
-                "train_batch_size": self.args.train_batch_size,
-                "num_processes": self.accelerator.num_processes,
-            }
-            write_json(temporary / "train_state.json", state)
-            self.run.keep_checkpoint(self.step, self.args.checkpoints_total_limit)
-        self.accelerator.wait_for_everyone()
+        state = {
+            "best_step": self.best_step,
+            "best_loss": self.best_loss if self.best_weights else None,
+            "failures": self.failures,
+            "seed": self.args.seed,
+            "train_batch_size": self.args.train_batch_size,
+        }
+        self.checkpoints.save(self.step, state, self.best_weights, self.args.checkpoints_total_limit)
 
     def _resume(self, checkpoint: Path) -> None:
         state = RunDirectory.read_state(checkpoint)
@@ -312,33 +285,11 @@ class Trainer:
             raise CheckpointError(
                 f"{checkpoint} is at step {state['step']} already: raise max_train_steps above that to go on"
             )
-        if state["num_processes"] != self.accelerator.num_processes:
-            self.accelerator.print(
-                f"note: {checkpoint} was made with {state['num_processes']} processes, this run has "
-                f"{self.accelerator.num_processes}: batches go on the same, random noise does not"
-            )
-        try:
-            self.accelerator.load_state(str(checkpoint))
-        except CheckpointError:
-            raise
-        except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            reason = str(error).partition("\n")[0]
-            raise CheckpointError(f"{checkpoint} cannot be read, it is damaged or foreign: {reason}") from error
-        self.accelerator.step = 0  # checkpoints lie between optimiser steps, whatever the accumulation is now
-        self.best_weights = load_tensors(checkpoint / "best.safetensors")
+        self.best_weights = self.checkpoints.load(
+            checkpoint, state, seed=self.args.seed, inexactly=self.args.resume_inexactly
+        )
         self.step, self.failures, self.best_step = state["step"], state["failures"], state["best_step"]
         self.best_loss = math.inf if state["best_loss"] is None else state["best_loss"]
-
-    def _save_weights(self, models: list[nn.Module], weights: list[dict[str, Tensor]], directory: str) -> None:
-        weights.clear()  # accelerate would write the frozen base too
-        if self.accelerator.is_main_process:
-            Path(directory).mkdir(parents=True, exist_ok=True)
-            save_tensors(Path(directory) / "weights.safetensors", trainable_state_dict(self.bare))
-
-    def _load_weights(self, models: list[nn.Module], directory: str) -> None:
-        models.clear()
-        tensors = load_tensors(Path(directory) / "weights.safetensors")
-        load_strictly(self.bare, tensors, directory, trainable_state_dict(self.bare))
 
     def _interrupted(self, signum: int) -> None:
         # processes stop at steps of their own, so a checkpoint of all of them together cannot be had
@@ -346,11 +297,12 @@ class Trainer:
             self._checkpoint()
         raise TrainingInterrupted(f"interrupted at step {self.step}; {self._what_is_kept()}", signum)
 
-    def _not_finite(self, losses: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
+    def _not_finite(self, losses: dict[str, Tensor], mask: Tensor) -> None:
         terms = ", ".join(name for name, value in losses.items() if not value.isfinite().all()) or "only the gradient"
-        broken = ~losses["loss"].isfinite().cpu()
+        broken = ~losses["loss"].isfinite()
+        mask = mask[broken] if len(mask) == len(broken) else mask  # a loss may be of part of the images
         names = self.train_data.concepts
-        contexts = ", ".join(sorted({names.name(row) for row in batch["mask"][broken].cpu()})) or "all"
+        contexts = ", ".join(sorted({names.name(row) for row in mask.cpu()})) or "all"
         raise NonFiniteError(
             f"the loss is not finite at step {self.step} (terms: {terms}; contexts: {contexts}): try a lower "
             f"learning_rate or max_grad_norm, or a larger batch; {self._what_is_kept()}"
@@ -383,11 +335,3 @@ class Trainer:
             unit="step",
             disable=not self.accelerator.is_main_process,
         )
-
-    @contextmanager
-    def _other_randomness(self) -> Iterator[None]:
-        """The same random numbers for every validation, without touching those of the training."""
-        device = self.accelerator.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(self.args.seed)
-            yield

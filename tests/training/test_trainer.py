@@ -15,6 +15,7 @@ from context_module.adapters.nvae import NVAEObjective
 from context_module.cli.training import TrainingArguments
 from context_module.data import ArrayContextDataset
 from context_module.errors import CheckpointError, NonFiniteError, OutputExistsError
+from context_module.io import write_manifest
 from context_module.io.files import load_tensors
 from context_module.io.interruption import Interruption, TrainingInterrupted
 from context_module.objective import Objective
@@ -213,6 +214,8 @@ def test_checkpoints_hold_only_what_trains(build, tmp_path, bases):
     files = sorted(path.name for path in (tmp_path / "checkpoint-2").iterdir())
     assert files == [
         "best.safetensors",
+        "manifest.json",
+        "noise.safetensors",
         "optimizer.bin",
         "random_states_0.pkl",
         "train_state.json",
@@ -403,10 +406,63 @@ def test_damaged_checkpoint_is_an_error_by_message(name, damage, tmp_path):
         make_trainer(tmp_path, resume="latest").train()
 
 
+RANDOM = ("noise.safetensors", "random_states_0.pkl")
+
+
+@pytest.mark.parametrize("damage", ["missing", "other numbers", "no file of its kind"])
+@pytest.mark.parametrize("name", RANDOM)
+def test_lost_random_states_are_an_error_with_a_way_on(name, damage, tmp_path, bases):
+    options = {"checkpointing_steps": 3, "validation_steps": 2}
+    crash(tmp_path, pixel, **options)
+    path = tmp_path / "checkpoint-3" / name
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "other numbers":
+        content[-40] ^= 1
+        path.write_bytes(content)
+    else:
+        path.write_bytes(b"hello")
+    with pytest.raises(CheckpointError, match=f"checkpoint-3 has lost its random states .{name} .*resume_inexactly"):
+        make_trainer(tmp_path, pixel, resume="latest", **options).train()
+    result = make_trainer(tmp_path, pixel, resume="latest", resume_inexactly=True, **options).train()
+    assert result.steps == 6
+
+
+def test_any_changed_file_of_a_checkpoint_is_an_error_that_names_it(tmp_path):
+    crash(tmp_path, checkpointing_steps=3)
+    checkpoint = tmp_path / "checkpoint-3"
+    for path in sorted(checkpoint.iterdir()):
+        whole = path.read_bytes()
+        for place in (0, len(whole) // 2, len(whole) - 2):
+            changed = bytearray(whole)
+            changed[place] ^= 4
+            path.write_bytes(changed)
+            with pytest.raises(CheckpointError, match=path.name.replace(".", r"\.")):
+                make_trainer(tmp_path, resume="latest").train()
+        path.write_bytes(whole)
+    make_trainer(tmp_path, resume="latest").train()
+
+
+def rewritten(checkpoint):
+    """Give a changed checkpoint a manifest that fits."""
+    write_manifest(checkpoint, sorted(path.name for path in checkpoint.iterdir() if path.name != "manifest.json"))
+
+
 def test_foreign_train_state_is_an_error_by_message(tmp_path):
     crash(tmp_path, checkpointing_steps=3)
     (tmp_path / "checkpoint-3" / "train_state.json").write_text('{"seed": 0, "train_batch_size": 6}')
+    rewritten(tmp_path / "checkpoint-3")
     with pytest.raises(CheckpointError, match=r"no whole checkpoint: train_state\.json lacks best_loss"):
+        make_trainer(tmp_path, resume="latest").train()
+
+
+@pytest.mark.parametrize("change", [{"step": "x"}, {"step": -5}, {"step": 1.5}, {"failures": None}, {"best_loss": []}])
+def test_train_state_of_wrong_types_is_an_error_by_message(change, tmp_path):
+    crash(tmp_path, checkpointing_steps=3)
+    path = tmp_path / "checkpoint-3" / "train_state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match=rf"unusable train_state\.json: {next(iter(change))} is"):
         make_trainer(tmp_path, resume="latest").train()
 
 
@@ -423,6 +479,7 @@ def test_code_in_a_checkpoint_does_not_run(write, tmp_path):
     crash(tmp_path, checkpointing_steps=3)
     write({"state": {}, "param_groups": [], "extra": Malicious(str(tmp_path / "owned"))}, tmp_path / "evil")
     (tmp_path / "evil").replace(tmp_path / "checkpoint-3" / "optimizer.bin")
+    rewritten(tmp_path / "checkpoint-3")
     with pytest.raises(CheckpointError, match="checkpoint-3 cannot be read"):
         make_trainer(tmp_path, resume="latest").train()
     assert not (tmp_path / "owned").exists()

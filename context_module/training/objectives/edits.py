@@ -96,10 +96,16 @@ class EditObjective(EmbeddingObjective):
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         """Losses of one batch of an `EncodedDataset`; arguments and result as for `PixelObjective`."""
-        rows = batch["mask"].any(1)
+        return super().forward(batch, progress)
+
+    def represent(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        return {"mask": batch["mask"], "target": self.target(batch)}
+
+    def combine(self, parts: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        rows = parts["mask"].any(1)
         if not rows.any():  # observational images are what edits start from
             return {"loss": rows.new_zeros(len(rows), dtype=torch.float32)}
-        mask, target = batch["mask"][rows], self.target(batch)[rows]
+        mask, target = parts["mask"][rows], parts["target"][rows]
         before = self.pool[torch.randint(len(self.pool), (len(target),), device=self.pool.device)]
         changed = self._module.changed(before, mask)
         if not self.training and self.model.base.kind == "images":

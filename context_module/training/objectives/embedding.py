@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from context_module.model import ContextualDecoder
-from context_module.objective import Objective
+from context_module.objective import BatchObjective
 from context_module.training.encodings import EncodedDataset
 from context_module.training.objectives.directions import Directions, decoder_sketch
 
 __all__ = ["EmbeddingObjective"]
 
 
-class EmbeddingObjective(Objective):
+class EmbeddingObjective(BatchObjective):
     """What objectives on encodings share: targets, standardised by the encodings, and the distance to generated ones.
 
     Distances are taken along directions that pictures show, where a linear sketch of the decoder explains most of

@@ -112,28 +112,43 @@ class LatentObjective(EmbeddingObjective):
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         """Losses of one batch of an `EncodedDataset`; arguments and result as for `PixelObjective`."""
+        return super().forward(batch, progress)
+
+    def represent(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         if self.training and self.model.config.graph is None and any(progress >= share for share in self.stages):
             self._select_edges()
         mask, target = batch["mask"], self.target(batch)
         assert self.model.posterior_heads is not None
         posterior = self.model.posterior_heads(batch["features"], mask)
-        kl_noise = standard_normal_kl(posterior.mean, posterior.variance)
-        module = self.model.module
-        scale = torch.as_tensor(module.scale).flatten().float() / self.spread
+        module, scale = self.model.module, self._scale
         predicted = self.standardised(module(posterior.rsample(), mask).flatten(1).float())
         neg_log_likelihood = (
             0.5 * ((target - predicted) / scale).square() + scale.log() + 0.5 * math.log(2 * math.pi)
         ).sum(1)
         generated = self.standardised(module(torch.randn_like(posterior.mean), mask).flatten(1).float())
-        generated = generated + scale * torch.randn_like(generated)
-        step = LatentStep(module, self.directions, self.spread, target, generated, mask, self.training)
-        loss = neg_log_likelihood + self.beta * self.warm(progress) * kl_noise
-        logged = {"neg_log_likelihood": neg_log_likelihood, "kl_noise": kl_noise}
+        return {
+            "mask": mask,
+            "target": target,
+            "generated": generated + scale * torch.randn_like(generated),
+            "neg_log_likelihood": neg_log_likelihood,
+            "kl_noise": standard_normal_kl(posterior.mean, posterior.variance),
+        }
+
+    def combine(self, parts: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        mask, target, generated = parts["mask"], parts["target"], parts["generated"]
+        logged = {name: parts[name] for name in ("neg_log_likelihood", "kl_noise")}
+        step = LatentStep(self.model.module, self.directions, self.spread, target, generated, mask, self.training)
+        loss = logged["neg_log_likelihood"] + self.beta * self.warm(progress) * logged["kl_noise"]
         for term in cast("Iterable[Term]", self.terms):
             for name, weight, value in term.values(step):
                 loss = loss + weight * value
                 logged[name] = value.expand_as(loss)
         return {"loss": loss, **logged}
+
+    @property
+    def _scale(self) -> Tensor:
+        """The standard deviation of decoder inputs around the module's, standardised."""
+        return torch.as_tensor(self.model.module.scale).flatten().float() / self.spread
 
     def after_step(self) -> None:
         if self.model.config.reference:

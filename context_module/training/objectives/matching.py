@@ -18,7 +18,7 @@ class Matching(Term):
     """`matching_distance` between the batch's embeddings and as many generated from N(0, I) noise.
 
     The ELBO alone leaves a gap between the noise that ``generate`` draws and the noise that images have, and does not
-    show it. Each process and accumulation pass matches its own share of a batch.
+    show it.
 
     Args:
         weight: as for `Term`.

@@ -97,16 +97,23 @@ class PackObjective(EmbeddingObjective):
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         """Losses of one batch of an `EncodedDataset`: ``loss`` and its terms, each (B,)."""
+        return super().forward(batch, progress)
+
+    def represent(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         pack, target = self.model.packs[self.concept], self.target(batch)
         with torch.no_grad():
             latent = _decoder_inputs(self.model, len(target))
         noise = torch.randn(len(latent), pack.config.noise_width, device=latent.device)
         change = pack(latent, noise)
         generated = self.standardised((latent + change).flatten(1).float())
-        distance = matching_distance(target, generated, batch["mask"], self.directions, self.spread)
         moved = (change.flatten(1) / pack.spread).square().sum(1)
-        loss = self.matching * distance + self.change * moved
-        return {"loss": loss, "matching": distance.expand_as(loss), "change": moved}
+        return {"mask": batch["mask"], "target": target, "generated": generated, "change": moved}
+
+    def combine(self, parts: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        given = (parts["target"], parts["generated"], parts["mask"])
+        distance = matching_distance(*given, self.directions, self.spread)
+        loss = self.matching * distance + self.change * parts["change"]
+        return {"loss": loss, "matching": distance.expand_as(loss), "change": parts["change"]}
 
 
 def _decoder_inputs(model: ContextualDecoder, n: int, generator: torch.Generator | None = None) -> Tensor:
