@@ -120,7 +120,8 @@ class JointVAE(Baseline):
             discrete_capacity(done, 0.0, settings.discrete_capacity, self.categories),
         )
         gammas = (settings.continuous_gamma, settings.discrete_gamma)
-        return {"loss": joint_loss(*parts.values(), capacities, gammas), **parts}
+        error, kl, kl_discrete = parts["error"], parts["kl_continuous"], parts["kl_discrete"]
+        return {"loss": joint_loss(error, kl, kl_discrete, capacities, gammas), **parts}
 
     def draw(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         mean, log_var, discrete = self.posterior(x)

@@ -46,7 +46,7 @@ def rows_in_hand() -> Rows | None:
 
 
 def spread_over_rows(offset: Tensor, n: int) -> Tensor:
-    """Numbers in [0, 1), float32 (n,), spread evenly over the rows of a batch from one draw: (offset + row / rows) % 1.
+    """Numbers in [0, 1), (n,), spread evenly over the rows of a batch from one draw: (offset + row / rows) % 1.
 
     >>> spread_over_rows(torch.tensor(0.25), 4).tolist()
     [0.25, 0.5, 0.75, 0.0]

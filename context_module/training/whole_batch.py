@@ -1,8 +1,8 @@
 """One batch over shares of it: its random draws, its batch statistics, its rows together.
 
-A process, or a pass of gradient accumulation, works on a share of a batch. Noise is drawn for the whole batch, of which
-every share takes its rows, and batch norm takes the moments of all processes' rows, so that the number of shares does
-not change what is computed.
+A process, or a pass of gradient accumulation, works on a share of a batch. Noise is drawn for the whole batch, of
+which every share takes its rows, and batch norm takes the moments of all processes' rows, so that the number of shares
+does not change what is computed.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class WholeBatch(TorchFunctionMode):
                 return self._drawn(_LIKE[func], tuple(args[0].shape), options)
             if func is torch.randint:
                 *bounds, shape = (*args, options.pop("size")) if "size" in options else args
-                return self._drawn(lambda size, **rest: torch.randint(*bounds, size, **rest), tuple(shape), options)
+                draw: Any = torch.randint
+                return self._drawn(lambda size, **rest: draw(*bounds, size, **rest), tuple(shape), options)
             if func in _IN_PLACE and not any(isinstance(value, Tensor) for value in (*args[1:], *options.values())):
                 tensor, *rest = args
                 return tensor.copy_(

@@ -171,7 +171,7 @@ def in_processes(world, folder, case, resume):
                 }
                 trained(case, folder / case, resume="latest" if resume else None)
                 code = 0
-            except BaseException:
+            except Exception:
                 traceback.print_exc()
             finally:
                 os._exit(code)
@@ -189,4 +189,4 @@ def in_processes(world, folder, case, resume):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     _, count, to, how, *names = sys.argv
-    sys.exit(any([in_processes(int(count), Path(to), name, how == "resume") for name in names]))
+    sys.exit(any(in_processes(int(count), Path(to), name, how == "resume") for name in names))
