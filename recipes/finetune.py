@@ -35,10 +35,10 @@ from context_module.data import ContextData, ContextDataset, LabelledDataset, Sa
 from context_module.drawing import labelled_grid, labelled_samples
 from context_module.errors import ConceptError
 from context_module.evaluation import score_finished
-from context_module.io import load_strictly, load_tensors, save_tensors
+from context_module.io import load_strictly, load_tensors, save_tensors, write_text
 from context_module.model import TrainMode, contexts_on_one_noise, set_train_mode
 from context_module.nn import Composition, Form, Inversion
-from context_module.saving import FILES, CardDetails
+from context_module.saving import FILES, OWN_FILES, CardDetails
 from context_module.training import (
     EncodedDataset,
     RunDirectory,
@@ -257,11 +257,12 @@ def prepare_encoder(
     if args.encoder_steps < 1:
         raise ValueError(f"--encoder_steps must be at least 1 for a {base.name} base, got {args.encoder_steps}")
     shown = accelerator.is_main_process
+    if shown:
+        run.make_room()  # a new encoder is none of an earlier run's checkpoints
     loss = fit_encoder(base, images, steps=args.encoder_steps, seed=args.seed, progress=shown)
     for tensor in encoder.state_dict().values():  # devices round differently: all take the first process's
         tensor.copy_(broadcast(tensor.clone()))
     if accelerator.is_main_process:
-        run.path.mkdir(parents=True, exist_ok=True)
         save_tensors(file, encoder.state_dict())
         print(f"an encoder for the base: {loss:.1f} nats per image")
 
@@ -308,7 +309,6 @@ def finish(
     rows = contexts_on_one_noise(model, data.context_names)
     model.details = CardDetails.of(args.data_name, grid=None if model.base.kind == "texts" else labelled_grid(rows))
     model.eval().save_pretrained(run.path, repo_id=repository)
-    run.finish(dataclasses.asdict(result))
     if errors and args.value_draws:
         print("values that can be set, and how far off pictures are on average:", end=" ")
         print(", ".join(f"{name} {error:.3g}" for name, error in errors.items()))
@@ -317,17 +317,18 @@ def finish(
     print("\n\n".join(["", *scores.tables.values(), *scores.notes]).rstrip())
     if scores.tables:
         for file, table in scores.tables.items():
-            (run.path / file).write_text(table + "\n", encoding="utf-8")
+            write_text(run.path / file, table + "\n")
         model.details.metrics = "\n\n".join(scores.tables.values())
         model.save_pretrained(run.path, repo_id=repository)
-    args.publish(run.path, repository, FILES, "context module")
+    with run.finishing(dataclasses.asdict(result)):
+        args.publish(run.path, repository, FILES, "context module")
     if model.concepts:
         print("\n" + next_command(__file__, "compose", "--model", args.output_dir, "--do", *model.concepts[:2]))
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(FinetuneArguments, description=__doc__.splitlines()[0], argv=argv)
-    run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
+    run = args.run_directory(OWN_FILES)
     # what a base has beyond its encoder and decoder, such as posterior heads of its own, takes no part
     unused = args.train_mode != "frozen" or bool(args.contexts)  # nor has an edge between no concepts
     accelerator = make_accelerator(args, find_unused_parameters=unused)

@@ -23,7 +23,7 @@ from context_module.baselines import regularizer_of
 from context_module.cli import TrainingArguments, argument, given, next_command, parse_arguments, run_recipe
 from context_module.drawing import labelled_samples
 from context_module.objective import Objective
-from context_module.training import RunDirectory, Trainer, make_accelerator
+from context_module.training import Trainer, make_accelerator
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -93,7 +93,7 @@ def preview(base: DecoderAdapter, x: Tensor | None) -> Image | str:
 
 def main(argv: list[str] | None = None) -> None:
     args = read(argv)
-    run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
+    run = args.run_directory(args.files)
     accelerator = make_accelerator(args)
     repository = args.hub_repository() if accelerator.is_main_process else None
     data = args.load(resolution=args.resolution)
@@ -112,13 +112,13 @@ def main(argv: list[str] | None = None) -> None:
     if accelerator.is_main_process:
         args.settle(base.eval(), train_data, val_data)
         base.save(run.path)
-        run.finish(dataclasses.asdict(result))
         parameters = sum(parameter.numel() for parameter in base.parameters())
         print(
             f"{run.path}: {args.base} with {parameters:,d} parameters, best validation loss {result.loss:.1f} nats "
             f"per {base.kind[:-1]} at step {result.best_step} of {result.steps}, {result.seconds:.0f} s"
         )
-        args.publish(run.path, repository, (*args.files, "README.md"), f"{args.base} base")
+        with run.finishing(dataclasses.asdict(result)):
+            args.publish(run.path, repository, (*args.files, "README.md"), f"{args.base} base")
         words = ("--base", args.base, "--base_checkpoint", args.output_dir, "--data", args.data)
         print(next_command(__file__, "finetune", *words))
 

@@ -21,13 +21,15 @@ from torch import Tensor
 from context_module.baselines import Baseline, LabelledBaseline, available_baselines, get_baseline, traversals
 from context_module.cli import TrainingArguments, argument, given, next_command, parse_arguments, run_recipe
 from context_module.drawing import labelled_grid
-from context_module.training import RunDirectory, Trainer, make_accelerator
+from context_module.io import CONFIG_FILE, WEIGHTS_FILE
+from context_module.training import Trainer, make_accelerator
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 DEFAULT, PICTURED = "beta_vae", 8
 NOTED = 1000  # images of a context that notes are taken from
+FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 
 @dataclass(kw_only=True)
@@ -90,7 +92,7 @@ def interventions(model: Baseline, x: Tensor) -> dict[str, Tensor]:
 
 def main(argv: list[str] | None = None) -> None:
     args = read(argv)
-    run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
+    run = args.run_directory(FILES)
     accelerator = make_accelerator(args)
     repository = args.hub_repository() if accelerator.is_main_process else None
     data = args.load(resolution=args.resolution, held_out_samples=0)
@@ -108,7 +110,6 @@ def main(argv: list[str] | None = None) -> None:
     result = trainer.train()
     if accelerator.is_main_process:
         model.save(run.path)
-        run.finish(dataclasses.asdict(result))
         parameters = sum(parameter.numel() for parameter in model.parameters())
         scored = f"best validation ELBO {-result.loss:.1f}" if model.comparable else f"last error {result.loss:.1f}"
         print(
@@ -117,9 +118,8 @@ def main(argv: list[str] | None = None) -> None:
         )
         for note in model.eval().notes(val_data.first(NOTED).to(model.device)):
             print(f"note: {note}")
-        args.publish(
-            run.path, repository, ("config.json", "model.safetensors", "README.md"), f"{args.method} baseline"
-        )
+        with run.finishing(dataclasses.asdict(result)):
+            args.publish(run.path, repository, (*FILES, "README.md"), f"{args.method} baseline")
         print(next_command(__file__, "evaluate", "--model", args.output_dir))
 
 

@@ -17,7 +17,7 @@ from context_module.cli import BaseArguments, TrainingArguments, argument, next_
 from context_module.contexts import OBSERVATIONAL
 from context_module.drawing import labelled_grid
 from context_module.model import contexts_on_one_noise
-from context_module.training import RunDirectory, Trainer, encode_dataset, make_accelerator
+from context_module.training import Trainer, encode_dataset, make_accelerator
 from context_module.training.objectives import PackObjective, new_pack
 
 
@@ -41,7 +41,7 @@ class TrainConceptArguments(BaseArguments, TrainingArguments):
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(TrainConceptArguments, description=__doc__.splitlines()[0], argv=argv)
-    run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
+    run = args.run_directory([f"{args.concept}.safetensors"])
     accelerator = make_accelerator(args)
     repository = args.hub_repository() if accelerator.is_main_process else None
     model = ContextualDecoder.from_pretrained(args.module, base=args.given_base()).to(accelerator.device)
@@ -66,9 +66,9 @@ def main(argv: list[str] | None = None) -> None:
     if accelerator.is_main_process:
         file = run.path / f"{args.concept}.safetensors"
         pack.save(file)
-        run.finish(dataclasses.asdict(result))
         print(f"{file}: best validation loss {result.loss:.1f} at step {result.best_step} of {result.steps}")
-        args.publish(run.path, repository, (file.name,), f"concept pack {args.concept}")
+        with run.finishing(dataclasses.asdict(result)):
+            args.publish(run.path, repository, (file.name,), f"concept pack {args.concept}")
         words = ("--model", args.module, "--concept_pack", file, "--do", args.concept)
         print(next_command(__file__, "compose", *words))
 

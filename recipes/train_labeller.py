@@ -25,7 +25,7 @@ from context_module.data import ContextData, FactorView, SampledDataset, evaluat
 from context_module.errors import DataError
 from context_module.io import write_json
 from context_module.objective import Objective
-from context_module.training import RunDirectory, Trainer, make_accelerator
+from context_module.training import Trainer, make_accelerator
 
 SMALL: Mapping[str, dict[str, Any]] = {
     "resnet": {"embedding_size": 16, "hidden_sizes": [24, 48, 80], "depths": [1, 1, 1], "layer_type": "basic"},
@@ -111,7 +111,7 @@ def agreement(objective: Distillation, view: FactorView) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(TrainLabellerArguments, description=__doc__.splitlines()[0], argv=argv)
-    run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
+    run = args.run_directory(FILES)
     accelerator = make_accelerator(args)
     repository = args.hub_repository() if accelerator.is_main_process else None
     base = args.load_base()
@@ -134,9 +134,9 @@ def main(argv: list[str] | None = None) -> None:
         halves, size = [0.5] * channels, {"height": side, "width": side}
         write_json(run.path / "preprocessor_config.json", {"size": size, "image_mean": halves, "image_std": halves})
         write_json(run.path / "agreement.json", found)
-        run.finish(dataclasses.asdict(result))
         print(f"{run.path}: agrees on {', '.join(f'{share:.1%} of {name}' for name, share in found.items())}")
-        args.publish(run.path, repository, FILES, "labeller")
+        with run.finishing(dataclasses.asdict(result)):
+            args.publish(run.path, repository, FILES, "labeller")
         words = ["--base", args.base, "--base_checkpoint", args.base_checkpoint, "--data", args.data]
         options = [f"labeller={args.output_dir}", f"concepts={','.join(taught.factor_names)}"]
         print("\n" + next_command(__file__, "finetune", *words, "--data_options", *options))

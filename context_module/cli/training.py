@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from context_module.cli.arguments import argument
 from context_module.cli.data import DataArguments
 from context_module.io import make_repository, upload
-from context_module.training import TrainingSettings
+from context_module.training import RunDirectory, TrainingSettings
 
 __all__ = ["TrainingArguments"]
 
@@ -28,6 +28,16 @@ class TrainingArguments(DataArguments, TrainingSettings):
         super().__post_init__()
         if self.hub_model_id is not None and not self.push_to_hub:
             raise ValueError("--hub_model_id is where --push_to_hub uploads to: give both, or neither")
+
+    def run_directory(self, results: Iterable[str]) -> RunDirectory:
+        """The run's folder, as --overwrite and --resume_from_checkpoint say; arguments and errors as there.
+
+        Args:
+            results: patterns of the files that the run ends with.
+        """
+        return RunDirectory(
+            self.output_dir, overwrite=self.overwrite, resume=self.resume_from_checkpoint, results=results
+        )
 
     def hub_repository(self) -> str | None:
         """The Hub repository to upload to, made now: what stops an upload stops the run before it trains.

@@ -14,6 +14,7 @@ from context_module.io.files import (
     save_tensors,
     write_atomically,
     write_json,
+    write_text,
 )
 from context_module.io.hub import (
     HUB_OPTIONS,
@@ -25,6 +26,7 @@ from context_module.io.hub import (
     upload,
 )
 from context_module.io.interruption import Interruption, TrainingInterrupted
+from context_module.io.lock import FolderLock, only_here
 from context_module.io.manifest import MANIFEST, file_hash, misfitting, write_manifest
 from context_module.io.progress import progress_bar
 from context_module.io.table import MappedArray, MappedTable, cached_table
@@ -35,6 +37,7 @@ __all__ = [
     "MANIFEST",
     "PLACE_OPTIONS",
     "WEIGHTS_FILE",
+    "FolderLock",
     "Interruption",
     "MappedArray",
     "MappedTable",
@@ -50,6 +53,7 @@ __all__ = [
     "make_repository",
     "misfits",
     "misfitting",
+    "only_here",
     "progress_bar",
     "read_json",
     "read_metadata",
@@ -60,4 +64,5 @@ __all__ = [
     "write_atomically",
     "write_json",
     "write_manifest",
+    "write_text",
 ]

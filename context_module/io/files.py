@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ __all__ = [
     "save_tensors",
     "write_atomically",
     "write_json",
+    "write_text",
 ]
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # in the folder of a base
@@ -40,7 +42,7 @@ Network = TypeVar("Network", bound=nn.Module)
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` on a temporary name beside `path`, then rename: an interruption leaves the old file as it was."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         write(temporary)
         temporary.replace(path)
@@ -50,7 +52,11 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write JSON, indented and with sorted keys so that two versions compare line by line."""
-    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text in UTF-8."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

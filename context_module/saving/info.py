@@ -11,7 +11,7 @@ from typing import Any
 import safetensors
 
 from context_module.errors import CheckpointError
-from context_module.io import CONFIG_FILE, is_hub_id, read_json
+from context_module.io import CONFIG_FILE, MANIFEST, is_hub_id, misfitting, read_json
 from context_module.nn import ConceptPack, ContextModuleConfig
 from context_module.saving.layout import BASE_FOLDER, CONFIG_NAME, WEIGHTS_NAME, named_modules
 
@@ -112,6 +112,9 @@ def _run(folder: Path) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     if (folder / "result.json").is_file():
         found["result"] = _rows(read_json(folder / "result.json"))
+    if (folder / MANIFEST).is_file():
+        problems = misfitting(folder)
+        found["files"] = problems or {"all": "as the run wrote them"}
     if (folder / "arguments.json").is_file():
         given = {
             name: value for name, value in read_json(folder / "arguments.json").items() if value not in (None, [])

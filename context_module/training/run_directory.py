@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from context_module.drawing import save_samples
-from context_module.errors import CheckpointError, OutputExistsError
-from context_module.io import read_json, write_atomically, write_json
+from context_module.errors import CheckpointError, HubError, OutputExistsError
+from context_module.io import MANIFEST, FolderLock, read_json, write_atomically, write_json, write_manifest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,24 +38,39 @@ _STATE = {"step", "best_step", "best_loss", "failures", "seed", "train_batch_siz
 class RunDirectory:
     """The folder of one run: ``checkpoint-N/``, ``samples/``, ``metrics.jsonl``, ``arguments.json``, ``result.json``.
 
+    A run is finished by its result.json, and by a manifest that is written last: with the hashes of all that it ends
+    with, and of its flags, so that old weights are not taken for those of new flags. One process has the folder at a
+    time, from the construction on, or from `begin` on where there was none.
+
     Args:
         path: the folder, made on first use.
         overwrite: an earlier run in it may go.
         resume: ``"latest"``, the path of a checkpoint, or None.
+        results: patterns of the files that the run ends with; those of a run that is overwritten or goes on are
+            deleted when it begins.
 
     Attributes:
         resumes: whether an earlier run was to be gone on with.
         checkpoint: the checkpoint to resume from, or None to start afresh.
 
     Raises:
-        OutputExistsError: if it holds a run, finished or not, that is neither resumed nor to be overwritten.
+        OutputExistsError: if it holds a run, finished or not, that is neither resumed nor to be overwritten, or if
+            another process is at work in it.
         CheckpointError: if the checkpoint to resume from does not exist; lists those that do.
     """
 
-    def __init__(self, path: str | Path, *, overwrite: bool = False, resume: str | None = None) -> None:
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        overwrite: bool = False,
+        resume: str | None = None,
+        results: Iterable[str] = (),
+    ) -> None:
+        self.path, self.results, self._ready = Path(path), tuple(results), False
         if self.path.is_file():
             raise OutputExistsError(f"the output directory {self.path} is a file: give another output_dir")
+        self._lock = self._locked() if self.path.is_dir() else None
         self.resumes = bool(resume)
         self.checkpoint = self._find(resume) if resume else None
         self._overwrite = overwrite and self.checkpoint is None
@@ -69,23 +86,64 @@ class RunDirectory:
             )
 
     def begin(self, arguments: Mapping[str, Any]) -> None:
-        """Make the folder and record the arguments. Only now does an earlier run go, if it may: inputs are checked."""
-        if self._overwrite:
-            for pattern in _OURS:
+        """Make the folder and record the arguments; errors as of `make_room`."""
+        self.make_room()
+        write_json(self.path / "arguments.json", arguments)
+
+    def make_room(self) -> None:
+        """Make the folder. Only now does an earlier run go, if it may: inputs are checked.
+
+        Raises:
+            OutputExistsError: if another process began a run there in the meantime.
+        """
+        if self._ready:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self._lock is None:
+            self._lock = self._locked()
+            if self.finished() or self.checkpoints():
+                raise OutputExistsError(f"{self.path} got a run of another process meanwhile: give another output_dir")
+        gone = [*(_OURS if self._overwrite else ("result.json",)), *self.results]
+        if self._overwrite or self.finished():
+            for pattern in (MANIFEST, *gone):  # the manifest first: what is left belongs to nothing
                 for path in self.path.glob(pattern):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for cut_off in self.path.glob(".checkpoint-*"):  # a crash came while it was written
-            shutil.rmtree(cut_off)
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "arguments.json", arguments)
+        for cut_off in self.path.glob(".*.tmp"):  # a crash came in their writing, or in their removal
+            shutil.rmtree(cut_off) if cut_off.is_dir() else cut_off.unlink()
+        self._ready = True
 
     def finished(self) -> bool:
         """Whether it holds the result of a run."""
         return (self.path / "result.json").exists()
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Mark the run as finished."""
+        """Mark the run as finished, after all that it ends with is written."""
+        self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "result.json", result)
+        kept = {
+            path for pattern in (*self.results, "arguments.json", "result.json") for path in self.path.glob(pattern)
+        }
+        files = sorted(str(path.relative_to(self.path)) for path in kept if path.is_file())
+        write_manifest(self.path, files)
+
+    @contextmanager
+    def finishing(self, result: Mapping[str, Any]) -> Iterator[None]:
+        """Upload within it: the run is finished after that, so that one that is killed can be resumed to upload.
+
+        If the Hub refuses, the run is finished: its error says how to upload by hand.
+        """
+        try:
+            yield
+        except HubError:
+            self.finish(result)
+            raise
+        self.finish(result)
+
+    def _locked(self) -> FolderLock | None:
+        """The lock of the folder, of the first process of a run; None for the others, and where nothing is written."""
+        if int(os.environ.get("RANK") or 0) or not os.access(self.path, os.W_OK):
+            return None
+        return FolderLock.of(self.path, "training")
 
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
@@ -98,13 +156,20 @@ class RunDirectory:
 
     def keep_checkpoint(self, step: int, limit: int | None) -> Path:
         """Rename a whole temporary checkpoint, then remove the oldest ones above `limit`."""
-        kept = self.path / f"checkpoint-{step}"
-        if kept.exists():  # the same step again, after a resume
-            shutil.rmtree(kept)
+        kept, hidden = self.path / f"checkpoint-{step}", self.path / f".checkpoint-{step}.again.tmp"
+        if kept.exists():  # the same step again, after a resume: the new one is whole, too
+            kept.rename(hidden)
         self.temporary_checkpoint(step).rename(kept)
+        shutil.rmtree(hidden, ignore_errors=True)
         for old in self.checkpoints()[: -limit if limit else 0]:
-            shutil.rmtree(old)
+            self._remove(old)
         return kept
+
+    def _remove(self, checkpoint: Path) -> None:
+        """Delete a checkpoint, which at no time looks like a whole one."""
+        hidden = self.path / f".{checkpoint.name}.old.tmp"
+        checkpoint.rename(hidden)
+        shutil.rmtree(hidden)
 
     def log(self, step: int, **values: float) -> None:
         """Append one line to metrics.jsonl."""

@@ -171,7 +171,7 @@ def in_processes(world, folder, case, resume):
                 }
                 trained(case, folder / case, resume="latest" if resume else None)
                 code = 0
-            except Exception:
+            except Exception:  # noqa: BLE001 (whatever it is, its end is to be seen)
                 traceback.print_exc()
             finally:
                 os._exit(code)

@@ -50,6 +50,7 @@ def test_result(trained):
         "checkpoint-4",
         "composition.md",
         "contexts.png",
+        "manifest.json",
         "metrics.jsonl",
         "result.json",
         "samples",

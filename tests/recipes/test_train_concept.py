@@ -33,6 +33,7 @@ def test_a_pack_is_one_file(trained):
         "arguments.json",
         "checkpoint-2",
         "checkpoint-4",
+        "manifest.json",
         "metrics.jsonl",
         "result.json",
         "samples",

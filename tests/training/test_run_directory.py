@@ -61,9 +61,9 @@ def test_overwrite_deletes_only_ours_and_only_at_begin(tmp_path):
     (tmp_path / "samples" / "step-000001.png").write_text("")
     before = sorted(tmp_path.rglob("*"))
     run = RunDirectory(tmp_path, overwrite=True)
-    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted({*tmp_path.rglob("*")} - {tmp_path / ".lock"}) == before
     run.begin({})
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["arguments.json", *theirs])
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == sorted(["arguments.json", *theirs])
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -95,7 +95,7 @@ def test_rotation_goes_by_number(tmp_path):
     for step in (8, 9, 10, 100):
         run.temporary_checkpoint(step).mkdir()
         assert run.keep_checkpoint(step, limit=2) == tmp_path / f"checkpoint-{step}"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-100"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["checkpoint-10", "checkpoint-100"]
 
 
 def test_the_same_checkpoint_again_replaces_the_old_one(tmp_path):
@@ -132,7 +132,7 @@ def test_overwriting_leaves_files_that_others_name_so_too(tmp_path):
         (tmp_path / name).write_text("somebody's")
     RunDirectory(tmp_path, overwrite=True).begin({})
     assert (tmp_path / "README.md").read_text() == "somebody's"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == [
         "README.md",
         "adapter_config.json",
         "arguments.json",

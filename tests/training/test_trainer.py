@@ -563,7 +563,7 @@ def test_overwrite_starts_anew(tmp_path):
     assert (tmp_path / "checkpoint-3").is_dir()  # until the inputs were found good
     trainer.train()
     assert [line["step"] for line in lines(tmp_path) if "lr" in line] == [1, 2]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["arguments.json", "metrics.jsonl", "notes.txt"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["arguments.json", "metrics.jsonl", "notes.txt"]
 
 
 @pytest.mark.parametrize(
