@@ -77,4 +77,5 @@ def load_baseline(directory: str | Path) -> Baseline:
     name = read_json(Path(directory) / CONFIG_FILE).get("baseline")
     if not isinstance(name, str):
         raise CheckpointError(f"{directory} does not hold a baseline: its {CONFIG_FILE} names none")
-    return load_network(directory, get_baseline(name).from_config, f"{name} baseline", {"baseline": name}).eval()
+    build, marks = get_baseline(name).from_config, {"baseline": name}
+    return load_network(directory, build, f"{name} baseline", marks, uncounted=("images",)).eval()

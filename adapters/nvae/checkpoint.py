@@ -40,5 +40,7 @@ def read_public_checkpoint(path: str | Path) -> tuple[NVAEConfig, dict[str, Tens
         config = NVAEConfig.from_checkpoint_args(args, arch_instance)
     except NVAEConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    except (TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(f"{path} has unusable arguments: {error}") from error
     # copies that convolutions without weight norm leave in the file
     return config, {key: value for key, value in tensors.items() if not key.endswith(".weight_normalized")}

@@ -20,6 +20,7 @@ class NVAEConfigError(ContextModuleError, ValueError):
 CELL_TYPES = ("normal_enc", "down_enc", "normal_dec", "up_dec", "normal_pre", "down_pre", "normal_post", "up_post")
 LIKELIHOODS = ("bernoulli", "normal", "logistic_mixture")
 TWO_LAYER_OPS = ("res_elu", "res_bnelu", "res_bnswish", "res_bnswish5")
+_MOST_HALVINGS = 32
 _MCONV = re.compile(r"mconv_e(\d+(?:\.\d+)?)k(\d*[13579])g(\d+)")
 
 
@@ -120,6 +121,11 @@ class NVAEConfig:
             )
         if self.num_bits > 8:
             raise NVAEConfigError(f"num_bits must be between 1 and 8, got {self.num_bits}")
+        if self.num_blocks + self.num_scales > _MOST_HALVINGS:
+            raise NVAEConfigError(
+                f"num_blocks and num_scales halve the image at most {_MOST_HALVINGS} times together, got "
+                f"{self.num_blocks} and {self.num_scales}"
+            )
         if self.image_size % self.total_stride:
             raise NVAEConfigError(
                 f"image_size must be a multiple of {self.total_stride} (2 ** (num_blocks + num_scales - 1)), "

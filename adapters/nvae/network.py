@@ -17,7 +17,7 @@ from context_module.adapters.nvae.flows import FlowCell
 from context_module.adapters.nvae.layers import Cell, DecoderCombiner, EncoderCombiner, WeightNormConv2d
 from context_module.adapters.nvae.likelihoods import likelihood_channels, make_likelihood, quantise
 from context_module.errors import ShapeError
-from context_module.io import load_network, load_strictly, save_network
+from context_module.io import bounded_by, check_counts, load_network, load_strictly, save_network
 
 __all__ = ["NVAE", "DecoderPass", "NVAEOutput"]
 
@@ -280,7 +280,9 @@ class NVAE(nn.Module):
             CheckpointError: for a file that is missing, truncated, foreign, unsafe, or does not fit its own arguments.
         """
         config, tensors = read_public_checkpoint(path)
-        net = cls(config)
+        check_counts(config.to_dict(), tensors, path)
+        with bounded_by(tensors, path):
+            net = cls(config)
         load_strictly(net, tensors, path)
         net.name_or_path = str(path)
         return net.eval()

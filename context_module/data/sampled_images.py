@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from context_module.contexts import Concepts
 from context_module.data.dataset import ArrayContextDataset, MappedImages
-from context_module.io import progress_bar, write_atomically
+from context_module.io import progress_bar, rendered_array
 
 __all__ = ["DrawnImages", "SampledDataset", "draw_images"]
 
@@ -111,16 +110,14 @@ def draw_images(
     if file is None:
         images = torch.cat([*pictures()])
     else:
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, lambda temporary: _write(temporary, (n, *base.image_shape), pictures()))
+        rendered_array(file, (n, *base.image_shape), lambda start: _rest(pictures(), start))
         images = MappedImages(file)
     return DrawnImages(images, torch.cat([part.float().cpu() for part in parts]), base.device)
 
 
-def _write(file: Path, shape: tuple[int, ...], pictures: Iterator[Tensor]) -> None:
-    images, start = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape), 0
+def _rest(pictures: Iterator[Tensor], start: int) -> Iterator[Tensor]:
+    """The pictures from a number on. Those before are drawn once more: their noise is that of one stream."""
     for part in pictures:
-        images[start : start + len(part)] = part.numpy()
-        start += len(part)
-    images.flush()
+        if start < len(part):
+            yield part[start:]
+        start = max(0, start - len(part))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from context_module.data.context_data import ContextData
 from context_module.data.dataset import ArrayContextDataset, MappedImages
 from context_module.data.simulator import Simulator
 from context_module.errors import DataError
-from context_module.io import progress_bar, write_atomically, write_json
+from context_module.io import progress_bar, rendered_array, write_json
 
 __all__ = ["simulate"]
 
@@ -43,7 +42,7 @@ def simulate(
         cache_dir: render into files below this folder, once, and memory-map them. Default: in memory.
 
     Raises:
-        DataError: for a bad count.
+        DataError: for a bad count, or a `cache_dir` that cannot be written or has no room.
     """
     if samples_per_context < 1 or held_out_samples < 0 or test_samples < 0:
         raise DataError(
@@ -86,19 +85,15 @@ def _rendered_file(simulator: Simulator, factors: Tensor, cache_dir: Path) -> Ma
     )
     key = hashlib.sha256(described.encode() + factors.numpy().tobytes()).hexdigest()[:16]
     path = cache_dir / f"{simulator.name}-{key}.npy"
-    if not path.exists():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        shape = (len(factors), *simulator.image_shape)
+    shape = (len(factors), *simulator.image_shape)
 
-        def write(temporary: Path) -> None:
-            images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-            bar = progress_bar(total=len(factors), desc=f"rendering {simulator.name}", unit="image")
-            for start in range(0, len(factors), _CHUNK):
-                images[start : start + _CHUNK] = simulator.render(factors[start : start + _CHUNK]).numpy()
-                bar.update(min(_CHUNK, len(factors) - start))
-            bar.close()
-            images.flush()
+    def images(start: int) -> Iterator[Tensor]:
+        with progress_bar(total=len(factors), initial=start, desc=f"rendering {simulator.name}", unit="image") as bar:
+            for chunk in factors[start:].split(_CHUNK):
+                yield simulator.render(chunk)
+                bar.update(len(chunk))
 
-        write_atomically(path, write)
+    rendered_array(path, shape, images)
+    if not path.with_suffix(".json").exists():
         write_json(path.with_suffix(".json"), {"name": simulator.name, "settings": simulator.settings()})
     return MappedImages(path)

@@ -1,8 +1,13 @@
 """Bytes are whole or absent: files, rows of numbers on disk, the Hugging Face Hub, signals."""
 
+from context_module.io.bounds import bounded_by, check_counts
 from context_module.io.files import (
     CONFIG_FILE,
+    HASH,
     WEIGHTS_FILE,
+    check_hash,
+    file_hash,
+    is_finite,
     load_network,
     load_pickled,
     load_strictly,
@@ -12,6 +17,7 @@ from context_module.io.files import (
     read_metadata,
     save_network,
     save_tensors,
+    unusable,
     write_atomically,
     write_json,
     write_text,
@@ -27,12 +33,14 @@ from context_module.io.hub import (
 )
 from context_module.io.interruption import Interruption, TrainingInterrupted
 from context_module.io.lock import FolderLock, only_here
-from context_module.io.manifest import MANIFEST, file_hash, misfitting, write_manifest
+from context_module.io.manifest import MANIFEST, misfitting, write_manifest
 from context_module.io.progress import progress_bar
+from context_module.io.rendered import rendered_array
 from context_module.io.table import MappedArray, MappedTable, cached_table
 
 __all__ = [
     "CONFIG_FILE",
+    "HASH",
     "HUB_OPTIONS",
     "MANIFEST",
     "PLACE_OPTIONS",
@@ -42,8 +50,12 @@ __all__ = [
     "MappedArray",
     "MappedTable",
     "TrainingInterrupted",
+    "bounded_by",
     "cached_table",
+    "check_counts",
+    "check_hash",
     "file_hash",
+    "is_finite",
     "is_hub_id",
     "load_network",
     "load_pickled",
@@ -58,8 +70,10 @@ __all__ = [
     "read_json",
     "read_metadata",
     "recorded",
+    "rendered_array",
     "save_network",
     "save_tensors",
+    "unusable",
     "upload",
     "write_atomically",
     "write_json",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from context_module.errors import CheckpointError
+from context_module.io.bounds import bounded_by, check_counts
 
 __all__ = [
     "CONFIG_FILE",
+    "HASH",
     "WEIGHTS_FILE",
+    "check_hash",
+    "file_hash",
+    "is_finite",
     "load_network",
     "load_pickled",
     "load_strictly",
@@ -29,12 +35,16 @@ __all__ = [
     "read_metadata",
     "save_network",
     "save_tensors",
+    "unusable",
     "write_atomically",
     "write_json",
     "write_text",
 ]
 
+HASH = "weights_sha256"  # in a configuration, of the file of tensors beside it
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # in the folder of a base
+_LONGEST = 1 << 26  # bytes of a JSON file
+_UNPICKLING = threading.RLock()  # torch has one list of safe classes for all threads
 _OURS = "a folder written by save_pretrained"
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -63,9 +73,13 @@ def write_text(path: str | Path, text: str) -> None:
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object; CheckpointError if the file is missing, or holds anything else."""
     path = _existing(path, _OURS)
+    if path.stat().st_size > _LONGEST:
+        raise CheckpointError(f"{path} has {path.stat().st_size:,d} bytes: too many for a configuration")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise CheckpointError(f"{path} is nested too deeply: not written by this library") from None
+    except ValueError as error:  # of JSON, of UTF-8, of a number with thousands of digits
         raise CheckpointError(
             f"{path} is not valid JSON ({error}): truncated, or not written by this library"
         ) from None
@@ -122,7 +136,7 @@ def load_pickled(path: str | Path, what: str, allowed: Sequence[type] = ()) -> A
     """
     path = _existing(path, what)
     try:
-        with torch.serialization.safe_globals(list(allowed)):
+        with _UNPICKLING, torch.serialization.safe_globals(list(allowed)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 (a broken pickle can raise anything)
         raise CheckpointError(
@@ -143,6 +157,35 @@ def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> li
     return problems
 
 
+def unusable(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """In words, which tensors of a file are not of the kind that a model takes, or hold NaN or infinite numbers."""
+    problems = []
+    for name, tensor in tensors.items():
+        wanted = expected[name]
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+            kind = "quantised" if tensor.is_quantized else "without data" if tensor.is_meta else "sparse"
+            problems.append(f"{name}: is {kind}, expected plain numbers")
+        elif _kind(tensor) != _kind(wanted):
+            problems.append(f"{name}: {tensor.dtype} in the file, {wanted.dtype} in the model")
+        elif not is_finite(tensor) and (wanted.is_meta or is_finite(wanted)):
+            problems.append(f"{name}: NaN or infinite values")
+    return problems
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinite numbers, in one pass over it."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return True
+    tensor = tensor if tensor.element_size() > 1 else tensor.float()  # of 8 bits there are no extremes
+    return all(bool(extreme.isfinite()) for extreme in tensor.aminmax())
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.dtype == torch.bool:
+        return "bool"
+    return "complex" if tensor.is_complex() else "float" if tensor.is_floating_point() else "integer"
+
+
 def load_strictly(
     module: nn.Module,
     tensors: Mapping[str, Tensor],
@@ -155,14 +198,33 @@ def load_strictly(
     Where files have other names than the module, `inside` gives entries the module's.
 
     Raises:
-        CheckpointError: naming `source` and every missing, unexpected or differently shaped tensor; nothing is loaded
+        CheckpointError: naming `source` and every missing, unexpected or differently shaped tensor, every one of
+            integers in place of floats and the like, and every one with NaN or infinite values; nothing is loaded
             then.
     """
     expected = module.state_dict() if expected is None else expected
-    if problems := misfits(tensors, expected):
+    if problems := misfits(tensors, expected) or unusable(tensors, expected):
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise CheckpointError(f"{source} does not fit the model it is loaded into: {shown}")
     module.load_state_dict(inside(tensors), strict=False)  # strict above: entries beyond `expected` stay as they are
+
+
+def file_hash(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, read a piece at a time."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def check_hash(path: str | Path, expected: object) -> None:
+    """Raise CheckpointError unless a file holds what was written with this hash; None: it was written without one."""
+    if expected is not None and file_hash(path) != expected:
+        raise CheckpointError(
+            f"{path} does not hold what was written with its configuration: it is damaged, or of another one. If you "
+            f"changed it on purpose, take {HASH} out of the configuration"
+        )
 
 
 def save_network(directory: str | Path, network: nn.Module, config: Mapping[str, Any]) -> None:
@@ -170,10 +232,16 @@ def save_network(directory: str | Path, network: nn.Module, config: Mapping[str,
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     save_tensors(directory / WEIGHTS_FILE, network.state_dict())
-    write_json(directory / CONFIG_FILE, config)
+    write_json(directory / CONFIG_FILE, {**config, HASH: file_hash(directory / WEIGHTS_FILE)})
 
 
-def load_network(directory: str | Path, build: Callable[..., Network], name: str, marks: Mapping[str, str]) -> Network:
+def load_network(
+    directory: str | Path,
+    build: Callable[..., Network],
+    name: str,
+    marks: Mapping[str, str],
+    uncounted: Collection[str] = (),
+) -> Network:
     """The network of a folder written by `save_network`.
 
     Args:
@@ -181,6 +249,7 @@ def load_network(directory: str | Path, build: Callable[..., Network], name: str
         build: makes the network from its configuration without the marks.
         name: of what it is, for the messages.
         marks: entries of the configuration by which the folder is known to hold one.
+        uncounted: entries that say nothing of the network's size.
 
     Raises:
         CheckpointError: for files that are missing, broken, of anything else, or do not fit each other.
@@ -189,11 +258,17 @@ def load_network(directory: str | Path, build: Callable[..., Network], name: str
     config = read_json(directory / CONFIG_FILE)
     if any(config.pop(key, None) != value for key, value in marks.items()):
         raise CheckpointError(f"{directory} does not hold a {name}")
+    source = directory / CONFIG_FILE
+    tensors = load_tensors(directory / WEIGHTS_FILE)
+    written = config.pop(HASH, None)
+    check_counts(config, tensors, source, uncounted)
     try:
-        network = build(**config)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{directory / CONFIG_FILE} is of no usable {name}: {error}") from error
-    load_strictly(network, load_tensors(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE)
+        with bounded_by(tensors, source):
+            network = build(**config)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{source} is of no usable {name}: {error}") from error
+    load_strictly(network, tensors, directory / WEIGHTS_FILE)
+    check_hash(directory / WEIGHTS_FILE, written)
     return network
 
 

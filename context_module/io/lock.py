@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
 from typing import IO, Any, ClassVar
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize
 
 from context_module.errors import OutputExistsError
 
@@ -55,7 +55,7 @@ class FolderLock:
                     ) from None
                 time.sleep(0.1)
             except OSError:  # a file system without locks
-                self._file = file
+                file.close()
                 return
             else:
                 if _same_file(file, self.path):
@@ -65,7 +65,7 @@ class FolderLock:
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M')}")
         self._file.flush()
-        self._owner = os.getpid()
+        finalize(self, _release, self.path, self._file, os.getpid())  # at the end of the process, too
 
     @classmethod
     def of(cls, folder: Path, doing: str) -> FolderLock:
@@ -77,14 +77,12 @@ class FolderLock:
                 lock = cls._held[path] = cls(path, doing)
             return lock
 
-    def __del__(self) -> None:
-        file = getattr(self, "_file", None)
-        if file is None:
-            return
-        if getattr(self, "_owner", None) == os.getpid():  # not in a process that was forked from it
-            with suppress(OSError):
-                self.path.unlink()
-        file.close()
+
+def _release(path: Path, file: IO[str], owner: int) -> None:
+    if owner == os.getpid():  # not in a process that was forked from it
+        with suppress(OSError):
+            path.unlink()
+    file.close()
 
 
 @contextmanager

@@ -9,20 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from context_module.errors import CheckpointError
-from context_module.io.files import read_json, write_json
+from context_module.io.files import file_hash, read_json, write_json
 
-__all__ = ["MANIFEST", "file_hash", "misfitting", "write_manifest"]
+__all__ = ["MANIFEST", "misfitting", "write_manifest"]
 
 MANIFEST = "manifest.json"
-
-
-def file_hash(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, read a piece at a time."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def write_manifest(folder: Path, files: Iterable[str], **more: Any) -> None:

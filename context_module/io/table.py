@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -21,9 +22,12 @@ from tqdm.auto import tqdm
 
 from context_module.errors import CheckpointError, DataError
 from context_module.io.files import read_json, write_json
+from context_module.io.sums import Sums, sums_hold
 
 __all__ = ["MappedArray", "MappedTable", "cached_table"]
 
+# what numpy raises for a header that is torn, lies, or asks for too much
+_UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, TokenError, TypeError, ArithmeticError, MemoryError)
 _TABLE, _INDEX, _LOCK = "encodings.npy", "index.json", "lock"
 _TOLERANCE = 0.05  # relative: devices and batch sizes differ in the last digits, another encoder by more
 _SECONDS = 2.0  # between two records of what is on the disk, for which the disk has to be waited for
@@ -42,7 +46,16 @@ class MappedArray:
         self.path = Path(path)
         try:
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, FileNotFoundError) as error:
+        except (
+            OSError,
+            ValueError,
+            EOFError,
+            SyntaxError,
+            TokenError,
+            TypeError,
+            ArithmeticError,
+            MemoryError,
+        ) as error:
             raise CheckpointError(f"{self.path.name} is missing or truncated ({error})") from None
         self.offset: int = array.offset  # bytes before the first row
         self._array = np.asarray(array)  # a plain view of the map: quicker to index
@@ -87,7 +100,7 @@ def cached_table(
     """The table in `folder`, computed unless it is there; of several processes one computes and the others wait.
 
     A table that is damaged, or whose index says other things of it than `description`, is computed anew, with a
-    warning that says why. Values that went wrong on the disk later than row 0 are not noticed.
+    warning that says why; values that went wrong on the disk are noticed by checksums.
 
     Args:
         folder: of this table alone; made if needed.
@@ -142,6 +155,8 @@ def _rows_kept(folder: Path, index: Mapping[str, Any], first: Tensor) -> int:
             raise CheckpointError(f"{_TABLE} has shape {list(table.shape)}, expected {index['shape']}")
         if (table[torch.tensor([0])][0] - first).norm() > _TOLERANCE * first.norm():
             raise CheckpointError("the first image is encoded in another way now")
+        if not sums_hold(folder / _TABLE, found.get("crc32"), table.offset, 4 * kept * table.shape[1]):
+            raise CheckpointError(f"{_TABLE} does not hold what was written")
     return kept
 
 
@@ -151,23 +166,26 @@ def _write(folder: Path, index: Mapping[str, Any], kept: int, compute: Callable[
     with _explained(folder):
         if not kept:
             path.unlink(missing_ok=True)  # not overwritten: another process may have mapped it
-            write_json(folder / _INDEX, {**index, "rows": 0})
+            write_json(folder / _INDEX, {**index, "rows": 0, "crc32": []})
             np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(count, width))  # takes no room yet
         needed, free = 4 * width * (count - kept), shutil.disk_usage(folder).free
         if needed > free:
             raise OSError(errno.ENOSPC, f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
         offset = MappedTable(path).offset
+        sums = Sums(read_json(folder / _INDEX)["crc32"], 4 * width * kept)
     recorded = time.monotonic()
     for block in compute(kept):
         # not through the map: a full disk would end the process there instead of raising an error
         with _explained(folder), path.open("r+b") as file:
             file.seek(offset + 4 * width * kept)
-            file.write(block.numpy().tobytes())
+            data = block.numpy().tobytes()
+            file.write(data)
+            sums.add(data)
             kept += len(block)
             if kept == count or time.monotonic() - recorded >= _SECONDS:
                 file.flush()
                 os.fsync(file.fileno())
-                write_json(folder / _INDEX, {**index, "rows": kept})
+                write_json(folder / _INDEX, {**index, "rows": kept, "crc32": sums.values})
                 recorded = time.monotonic()
 
 

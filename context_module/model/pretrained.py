@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from context_module.base import LoraSettings, plain_name, without_lora
 from context_module.errors import CheckpointError
-from context_module.io import load_strictly, make_repository, upload
+from context_module.io import bounded_by, check_counts, load_strictly, make_repository, only_here, upload
 from context_module.model.switching import DEFAULT, check_loaded, check_name
 from context_module.nn import ValueMaps
-from context_module.saving import BASE_FOLDER, FILES, BaseRecord, Checkpoint, model_card, write_card
+from context_module.saving import BASE_FOLDER, CONFIG_NAME, FILES, BaseRecord, Checkpoint, model_card, write_card
 
 if TYPE_CHECKING:
     from context_module.model.decoder import ContextualDecoder
@@ -122,15 +122,18 @@ def from_pretrained(
             f"(base.to({wanted})), or give its path"
         )
     adapter.to(device=device, dtype=wanted)
-    model = cls(adapter, checkpoint.config)
-    model.active_adapter = adapter_name
-    model.held.owned = checkpoint.base.owned
-    model.details = checkpoint.details
-    config = checkpoint.config
-    maps = ValueMaps.from_dict(checkpoint.value_maps, config.concepts, config.concept_width)
-    model.slot.value_maps = maps.to(adapter.device)
-    if checkpoint.lora is not None:
-        model.held.inject_lora(LoraSettings.from_dict(checkpoint.lora, adapter))
+    source, config = directory / CONFIG_NAME, checkpoint.config
+    described = {"module": config.to_dict(), "value_maps": checkpoint.value_maps, "lora": checkpoint.lora}
+    check_counts(described, checkpoint.tensors, source)
+    with bounded_by(checkpoint.tensors, source):
+        model = cls(adapter, config)
+        model.active_adapter = adapter_name
+        model.held.owned = checkpoint.base.owned
+        model.details = checkpoint.details
+        maps = ValueMaps.from_dict(checkpoint.value_maps, config.concepts, config.concept_width)
+        model.slot.value_maps = maps.to(adapter.device)
+        if checkpoint.lora is not None:
+            model.held.inject_lora(LoraSettings.from_dict(checkpoint.lora, adapter))
     try:
         load_saved(model, checkpoint.tensors, directory, model.adapter_state_dict())
     except CheckpointError:
@@ -159,9 +162,6 @@ def _save_active(model: ContextualDecoder, directory: Path, repo_id: str | None)
     held, slot = model.held, model.slot
     slot.packs.warn_unsaved()
     held.own_if_changed()
-    if held.owned:  # first: without the adapter's own files the folder is no module yet
-        with without_lora(held.base):
-            held.base.save(directory / BASE_FOLDER)
     checkpoint = Checkpoint(
         config=slot.config,
         base=BaseRecord.of(held.base, held.owned),
@@ -170,8 +170,12 @@ def _save_active(model: ContextualDecoder, directory: Path, repo_id: str | None)
         lora=held.lora.to_dict() if held.lora is not None else None,
         details=slot.details,
     )
-    checkpoint.save(directory)
-    write_card(directory, model_card(checkpoint, held.base, repo_id), slot.details.grid)
+    with only_here(directory):  # of two threads, one after the other: their files do not mix
+        if held.owned:  # first: without the adapter's own files the folder is no module yet
+            with without_lora(held.base):
+                held.base.save(directory / BASE_FOLDER)
+        checkpoint.save(directory)
+        write_card(directory, model_card(checkpoint, held.base, repo_id), slot.details.grid)
 
 
 def _dtype(dtype: torch.dtype | str | None, older: torch.dtype | str | None) -> torch.dtype | None:

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 from context_module.contexts import Concepts
 from context_module.errors import CheckpointError
-from context_module.io import is_hub_id, load_strictly, load_tensors, local_folder, read_metadata, save_tensors
+from context_module.io import (
+    bounded_by,
+    check_counts,
+    is_hub_id,
+    load_strictly,
+    load_tensors,
+    local_folder,
+    read_metadata,
+    save_tensors,
+)
 
 __all__ = ["ConceptPack", "ConceptPackConfig"]
 
@@ -137,6 +146,7 @@ class ConceptPack(nn.Module):
         header = read_metadata(path)
         if not cls.is_in(path):
             raise CheckpointError(f"{path} is no concept pack: nothing in its header says so")
+        tensors = load_tensors(path)
         try:
             fields = json.loads(header[_KEY])
             version = fields.pop("version")
@@ -145,11 +155,12 @@ class ConceptPack(nn.Module):
                     f"{path} has version {version!r} of the format, this library reads {_VERSION}: upgrade with "
                     "pip install -U context-module"
                 )
-            with torch.random.fork_rng(devices=[]):  # loading draws nothing
+            check_counts(fields, tensors, path)
+            with torch.random.fork_rng(devices=[]), bounded_by(tensors, path):  # loading draws nothing
                 pack = cls(ConceptPackConfig(**fields))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path} has an unusable header: {error}") from error
-        load_strictly(pack, load_tensors(path), path)
+        load_strictly(pack, tensors, path)
         return pack.requires_grad_(False).eval()
 
 

@@ -14,7 +14,10 @@ from context_module.adapters import DecoderAdapter, adapt, get_adapter, load_bas
 from context_module.base import fingerprint, foreign_lora, same_weights
 from context_module.errors import CheckpointError
 from context_module.io import (
+    HASH,
     PLACE_OPTIONS,
+    check_hash,
+    file_hash,
     is_hub_id,
     load_tensors,
     local_folder,
@@ -141,6 +144,9 @@ class Checkpoint:
             "base_fingerprint": base.fingerprint,
             "module": self.config.to_dict(),
         }
+        directory.mkdir(parents=True, exist_ok=True)
+        save_tensors(directory / WEIGHTS_NAME, self.tensors)
+        required[HASH] = file_hash(directory / WEIGHTS_NAME)
         optional = {
             "base_revision": base.revision,
             "base_options": dict(base.options),
@@ -149,8 +155,6 @@ class Checkpoint:
             "lora": self.lora,
             "card": self.details.to_dict(),
         }
-        directory.mkdir(parents=True, exist_ok=True)
-        save_tensors(directory / WEIGHTS_NAME, self.tensors)
         write_json(directory / CONFIG_NAME, required | {name: value for name, value in optional.items() if value})
 
     @classmethod
@@ -176,6 +180,7 @@ class Checkpoint:
                 f"{' or '.join(f'subfolder={name!r}' for name in named)}"
             )
         content, tensors = read_json(directory / CONFIG_NAME), load_tensors(directory / WEIGHTS_NAME)
+        check_hash(directory / WEIGHTS_NAME, content.get(HASH))
         missing = [key for key in ("base_adapter", "base_fingerprint", "module") if key not in content]
         if missing:
             raise CheckpointError(f"{directory} holds no context module: no {', '.join(missing)} in its configuration")

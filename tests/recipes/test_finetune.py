@@ -168,9 +168,9 @@ def test_two_processes_share_a_run(run, check, trained, tmp_path):
     assert [line["step"] for line in two] == [line["step"] for line in one]
     assert [line.get("lr") for line in two] == [line.get("lr") for line in one]
     for ours, theirs in zip(two, one, strict=True):
-        for name in ours.keys() & {"neg_log_likelihood", "val_neg_log_likelihood"}:
-            assert ours[name] == pytest.approx(theirs[name], rel=0.05)
-    assert json.loads((tmp_path / "out" / "checkpoint-4" / "train_state.json").read_text())["num_processes"] == 2
+        assert ours == pytest.approx(theirs, rel=0.01, abs=0.02)
+    states = sorted(path.name for path in (tmp_path / "out" / "checkpoint-4").glob("random_states_*"))
+    assert states == ["random_states_0.pkl", "random_states_1.pkl"]
 
 
 @pytest.fixture(scope="module")
@@ -241,9 +241,9 @@ def test_a_signal_leaves_a_checkpoint_to_resume(signum, exit_code, interrupted, 
 )
 def test_errors_leave_the_earlier_run_in_place(argv, message, trained, here, check):
     folder, _ = trained
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("[!.]*")}
     assert message in check.failed(here("finetune.py", "--output_dir", folder, *QUICK, *argv))
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("[!.]*")} == before
 
 
 def test_output_below_a_file(here, check, tmp_path):
@@ -256,7 +256,7 @@ def test_a_damaged_checkpoint(trained, here, check, tmp_path):
     path = tmp_path / "out" / "checkpoint-4" / "optimizer.bin"
     path.write_bytes(path.read_bytes()[:1000])
     message = check.failed(here("finetune.py", "--output_dir", "out", *QUICK, "--resume_from_checkpoint", "latest"))
-    assert "checkpoint-4 cannot be read" in message
+    assert "checkpoint-4 is damaged: optimizer.bin has 1000 bytes" in message
 
 
 @pytest.mark.parametrize("recipe", ["finetune.py", "compose.py"])
