@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from context_module.errors import CheckpointError
+from context_module.io import is_finite
 
 __all__ = ["import_library", "network_of", "parts_of", "read_network", "reading", "source_of"]
 
@@ -60,6 +61,8 @@ def read_network(
     }
     if misfits:
         raise CheckpointError(f"{where} does not fit the model it is loaded into: {misfits}")
+    if broken := [name for name, parameter in net.named_parameters() if not is_finite(parameter.detach())]:
+        raise CheckpointError(f"{where} has NaN or infinite values in {', '.join(broken[:4])}")
     return net
 
 
@@ -105,4 +108,10 @@ def parts_of(model: Any, by_hand: str, what: str) -> tuple[Any, Any, str | None]
     if (source := source_of(model)) is None:
         raise TypeError(f"a {type(model).__name__} does not say where its tokenizer is: give both, as {by_hand}")
     with reading(source, what):
-        return model, import_library("transformers", "transformers").AutoTokenizer.from_pretrained(source), source
+        return (
+            model,
+            import_library("transformers", "transformers").AutoTokenizer.from_pretrained(
+                source, trust_remote_code=False
+            ),
+            source,
+        )

@@ -81,7 +81,7 @@ class SentenceEncoder(nn.Module):
         with reading(path, _WHAT):
             net = read_network(library.AutoModel, path, path, _unused, **options)
             access = {name: value for name, value in options.items() if name != "dtype"}
-            tokenizer = library.AutoTokenizer.from_pretrained(path, **access)
+            tokenizer = library.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **access)
         return cls(net, tokenizer, path)
 
     def save(self, directory: str | Path) -> None:

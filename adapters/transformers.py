@@ -190,11 +190,11 @@ class TransformersAdapter(DecoderAdapter):
         if file:
             weights |= plain_weights(library)
         with reading(path, _WHAT):
-            config = library.AutoConfig.from_pretrained(path, **file, **hub)
+            config = library.AutoConfig.from_pretrained(path, trust_remote_code=False, **file, **hub)
             if config.is_encoder_decoder or type(config) not in library.MODEL_FOR_CAUSAL_LM_MAPPING:
                 raise CheckpointError(f"{path}: {unsupported((config.architectures or [type(config).__name__])[0])}")
             net = read_network(library.AutoModelForCausalLM, path, path, config=config, **weights, **file, **hub)
-            tokenizer = library.AutoTokenizer.from_pretrained(path, **file, **hub)
+            tokenizer = library.AutoTokenizer.from_pretrained(path, trust_remote_code=False, **file, **hub)
         if encoder is None and (Path(path) / _ENCODER).is_dir():
             encoder = Path(path) / _ENCODER
         if encoder is not None:

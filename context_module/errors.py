@@ -9,6 +9,7 @@ __all__ = [
     "HubError",
     "LoraError",
     "NonFiniteError",
+    "OutputError",
     "OutputExistsError",
     "ShapeError",
     "UnfittedError",
@@ -49,6 +50,10 @@ class LoraError(ContextModuleError, ValueError):
 
 class NonFiniteError(ContextModuleError, ArithmeticError):
     """A loss or statistic that became NaN or infinite."""
+
+
+class OutputError(ContextModuleError, OSError):
+    """An output folder that cannot be written, or has no room."""
 
 
 class OutputExistsError(ContextModuleError, FileExistsError):

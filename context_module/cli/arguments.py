@@ -8,6 +8,7 @@ import difflib
 import inspect
 import json
 import re
+import reprlib
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -19,6 +20,10 @@ from context_module.errors import ContextModuleError
 from context_module.options import argument, expanded
 
 __all__ = ["argument", "flag_options", "given", "parse_arguments", "run_recipe"]
+
+_SHORT = reprlib.Repr()  # of values in messages
+_SHORT.maxlevel = 2
+_LONGEST = 1 << 20  # bytes of a file of flags
 
 T = TypeVar("T")
 
@@ -99,6 +104,10 @@ def run_recipe(main: Callable[[], None]) -> None:
         sys.exit(getattr(interruption, "exit_code", 130))
     except (ContextModuleError, ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
+    except MemoryError as error:
+        sys.exit(
+            f"error: out of memory{f' ({error})' if str(error) else ''}: fewer images, or smaller batches, take less"
+        )
 
 
 def _words_of(file: str, fields: dict[str, dataclasses.Field[Any]], hints: dict[str, Any]) -> list[str]:
@@ -110,9 +119,9 @@ def _words_of(file: str, fields: dict[str, dataclasses.Field[Any]], hints: dict[
             raise ValueError(f"unknown key {key!r}" + (f", did you mean {near[0]!r}?" if near else "; see --help"))
         values = value if isinstance(value, list) else [value]
         if any(isinstance(item, (dict, list)) for item in values):
-            raise ValueError(f"{key} must be a value or a list of values, got {value!r}")
+            raise ValueError(f"{key} must be a value or a list of values, got {_SHORT.repr(value)}")
         if isinstance(value, list) and get_origin(_kind(hints[key])) is not list:
-            raise ValueError(f"{key} takes one value, got {value!r}")
+            raise ValueError(f"{key} takes one value, got {_SHORT.repr(value)}")
         if value in (None, "", "null", "~"):
             if fields[key].default is not None:
                 raise ValueError(f"{key} has no value: give one, or leave the key out")
@@ -133,23 +142,32 @@ def _read_config(file: str) -> dict[str, Any]:
         raise ValueError("no such file")
     if path.suffix not in (".json", ".yaml", ".yml"):
         raise ValueError("expected a file named .yaml, .yml or .json")
+    if path.stat().st_size > _LONGEST:
+        raise ValueError(f"{path.stat().st_size:,d} bytes are no list of flags")
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         try:
             content = json.loads(text, object_pairs_hook=_once)
         except json.JSONDecodeError as error:
             raise ValueError(f"not valid JSON: {error}") from None
+        except RecursionError:
+            raise ValueError("nested too deeply for flags and their values") from None
     else:
         try:
             import yaml
         except ImportError as error:
             raise ImportError("--config with YAML needs PyYAML: pip install context-module[train]") from error
         try:
+            # repeated a few times over, an alias of aliases is gigabytes
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.BaseLoader)):
+                raise ValueError("YAML aliases (*name) are not read: write the values out")
             _check_keys(yaml.compose(text, Loader=yaml.BaseLoader))
             # values stay text, for each flag's own type to read: to YAML "no" is false, and 1e-3 no number
             content = yaml.load(text, Loader=yaml.BaseLoader)
         except yaml.YAMLError as error:
             raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+        except RecursionError:
+            raise ValueError("nested too deeply for flags and their values") from None
     if isinstance(content, dict):
         return content
     raise ValueError(f"expected flags and their values, such as 'seed: 1', got a {type(content).__name__}")

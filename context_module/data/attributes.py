@@ -7,6 +7,7 @@ import difflib
 import itertools
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TextIO, TypeVar
@@ -44,6 +45,7 @@ PRESETS: Mapping[str, tuple[tuple[str, ...], Mapping[str, tuple[str, ...]]]] = {
 _LABELS = {"-1": -1, "-1.0": -1, "0": 0, "0.0": 0, "1": 1, "1.0": 1}
 _LABELS |= {spell(word): label for word, label in (("false", 0), ("true", 1)) for spell in (str, str.title, str.upper)}
 _FIRST_FEW = 3
+_MOST_COLUMNS, _LONGEST_COUNT = 10_000, 20
 
 _Images = TypeVar("_Images", bound=Sized)
 
@@ -181,7 +183,7 @@ def _read_table(path: Path) -> tuple[list[str], list[str], np.ndarray]:
 def _cells(file: TextIO, path: Path) -> Iterator[tuple[int, list[str]]]:
     """The cells of every line that is not blank, the header first, with its number."""
     first = file.readline()
-    if not first.strip().isdecimal():
+    if not first.strip().isdecimal() or len(first) > _LONGEST_COUNT:
         reader = csv.reader(itertools.chain([first], file), skipinitialspace=True)
         yield from ((reader.line_num, cells) for cells in reader if cells not in ([], [""]))
         return
@@ -202,7 +204,9 @@ def _columns(header: list[str], path: Path, line: int) -> list[str]:
             f"{path}, line {line}: no attributes: expected a column of file names and one for each attribute, with "
             "commas between"
         )
-    repeated = sorted({name for name in columns if columns.count(name) > 1})
+    if len(columns) > _MOST_COLUMNS:
+        raise DataError(f"{path}, line {line}: {len(columns):,d} columns: expected no more than {_MOST_COLUMNS:,d}")
+    repeated = sorted(name for name, count in Counter(columns).items() if count > 1)
     if repeated or "" in columns:
         raise DataError(
             f"{path}, line {line}: every attribute needs a name of its own, got "
@@ -232,6 +236,11 @@ def _check_files(root: Path, names: list[str], table: Path) -> None:
     """Compares the table with what is in the folder, which is listed instead of asked for each of many files."""
     if not root.is_dir():
         raise DataError(f"no folder {root}: expected the one that holds the images of {table}")
+    if outside := [name for name in names if os.path.isabs(name) or os.path.normpath(name).startswith("..")]:
+        raise DataError(
+            f"{table} names files outside {root}, such as {outside[0]!r}: its first column must hold paths in that "
+            "folder"
+        )
     named = set(names)
     found = set()
     for folder in sorted({"", *map(os.path.dirname, named)}):

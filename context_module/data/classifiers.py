@@ -52,7 +52,7 @@ class Classifier:
         try:
             net = getattr(transformers, auto).from_pretrained(folder, use_safetensors=True)
             if of_texts:
-                self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+                self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise DataError(f"{source} is no classifier of transformers that can be read ({reason})") from error

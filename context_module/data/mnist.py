@@ -17,6 +17,7 @@ __all__ = ["Digits", "load_mnist"]
 _HUB_NAME = "ylecun/mnist"
 _UNSIGNED_BYTE = 8  # the idx format's code of the only dtype MNIST uses
 _SIDE, _CLASSES = 28, 10
+_MOST_BYTES = 1_000_000 * _SIDE * _SIDE + 16
 
 
 class Digits(NamedTuple):
@@ -85,9 +86,13 @@ def _find(root: Path, stem: str, kind: str) -> Path:
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     """The array in an idx file: two zero bytes, dtype, number of dimensions, the sizes as big-endian 32 bits, data."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        # no more than MNIST can hold is decompressed: a file of megabytes may be gigabytes inside
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} cannot be decompressed ({error}): truncated or foreign, fetch it again") from None
+    if len(content) > _MOST_BYTES:
+        raise DataError(f"{path} holds more than {_MOST_BYTES:,d} bytes, more than a million digits: foreign")
     expected = bytes([0, 0, _UNSIGNED_BYTE, dimensions])
     if content[:4] != expected:
         raise DataError(

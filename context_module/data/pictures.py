@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ __all__ = [
 
 T = TypeVar("T")
 
+_MOST_PIXELS = 1 << 26  # of one picture, channels included: some kilobytes can be gigabytes inside
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".npy")
 _LUMA = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
 _GREY = ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L", "I;16N")  # modes of pillow
@@ -201,7 +203,9 @@ def _read(path: Path, how: Callable[[Path], T]) -> T:
 
 def _pixels(path: Path) -> np.ndarray:
     if path.suffix.lower() == ".npy":
-        return np.load(path, allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # a header that lies is found before memory is taken
+        _check_pixels(array.shape, path)
+        return np.array(array)
     with _opened(path) as picture:
         return picture_pixels(picture, path)
 
@@ -227,6 +231,13 @@ def _if_readable(how: Callable[[Path], T], path: Path) -> T | None:
         return None
 
 
+def _check_pixels(sizes: tuple[int, ...], source: object) -> None:
+    if math.prod(sizes) > _MOST_PIXELS:
+        raise DataError(
+            f"{source} has {' x '.join(map(str, sizes))} pixels, more than {_MOST_PIXELS:,d}: scale it down before"
+        )
+
+
 def _opened(path: Path) -> Image.Image:
     try:
         from PIL import Image
@@ -246,6 +257,7 @@ def picture_pixels(picture: Image.Image, source: object) -> np.ndarray:
     """
     from PIL import Image, ImageOps
 
+    _check_pixels(picture.size, source)
     deep = picture.mode == "I" and picture.format == "PNG"  # 16 bits, which some versions of pillow widen to 32
     if not deep and (picture.mode in ("I", "F") or (picture.mode.startswith("I;") and picture.mode not in _GREY)):
         raise DataError(

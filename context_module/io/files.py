@@ -16,14 +16,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from context_module.errors import CheckpointError
+from context_module.errors import CheckpointError, OutputError
 from context_module.io.bounds import bounded_by, check_counts
 
 __all__ = [
     "CONFIG_FILE",
-    "HASH",
+    "SEAL",
     "WEIGHTS_FILE",
-    "check_hash",
+    "broken_seal",
     "file_hash",
     "is_finite",
     "load_network",
@@ -35,13 +35,14 @@ __all__ = [
     "read_metadata",
     "save_network",
     "save_tensors",
+    "sealed",
     "unusable",
     "write_atomically",
     "write_json",
     "write_text",
 ]
 
-HASH = "weights_sha256"  # in a configuration, of the file of tensors beside it
+SEAL = "sha256"  # in a configuration: of itself, and of the file of tensors beside it
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # in the folder of a base
 _LONGEST = 1 << 26  # bytes of a JSON file
 _UNPICKLING = threading.RLock()  # torch has one list of safe classes for all threads
@@ -101,7 +102,14 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
         owned[name] = plain.clone() if place in seen else plain
         seen.add(place)
     header = {"format": "pt", **(metadata or {})}
-    write_atomically(path, lambda temporary: safetensors.torch.save_file(owned, temporary, metadata=header))
+
+    def write(temporary: Path) -> None:
+        try:
+            safetensors.torch.save_file(owned, temporary, metadata=header)
+        except safetensors.SafetensorError as error:
+            raise OutputError(f"cannot write {path} ({error}): make room, or the folder writable") from error
+
+    write_atomically(path, write)
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -218,13 +226,20 @@ def file_hash(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def check_hash(path: str | Path, expected: object) -> None:
-    """Raise CheckpointError unless a file holds what was written with this hash; None: it was written without one."""
-    if expected is not None and file_hash(path) != expected:
-        raise CheckpointError(
-            f"{path} does not hold what was written with its configuration: it is damaged, or of another one. If you "
-            f"changed it on purpose, take {HASH} out of the configuration"
-        )
+def sealed(path: str | Path, content: Mapping[str, Any]) -> str:
+    """A hash of a file and of what is written of it in a configuration, of JSON's types."""
+    text = json.dumps({**content, "file": file_hash(path)}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def broken_seal(path: str | Path, content: Mapping[str, Any], expected: object) -> CheckpointError | None:
+    """What to raise unless a file and its configuration are as they were `sealed`; None if there was no seal."""
+    if expected is None or sealed(path, content) == expected:
+        return None
+    return CheckpointError(
+        f"{path} and its configuration do not hold what was written together: one is damaged, or of something else. "
+        f"If you changed it on purpose, take {SEAL!r} out of the configuration"
+    )
 
 
 def save_network(directory: str | Path, network: nn.Module, config: Mapping[str, Any]) -> None:
@@ -232,7 +247,7 @@ def save_network(directory: str | Path, network: nn.Module, config: Mapping[str,
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     save_tensors(directory / WEIGHTS_FILE, network.state_dict())
-    write_json(directory / CONFIG_FILE, {**config, HASH: file_hash(directory / WEIGHTS_FILE)})
+    write_json(directory / CONFIG_FILE, {**config, SEAL: sealed(directory / WEIGHTS_FILE, config)})
 
 
 def load_network(
@@ -260,7 +275,8 @@ def load_network(
         raise CheckpointError(f"{directory} does not hold a {name}")
     source = directory / CONFIG_FILE
     tensors = load_tensors(directory / WEIGHTS_FILE)
-    written = config.pop(HASH, None)
+    seal = config.pop(SEAL, None)
+    broken = broken_seal(directory / WEIGHTS_FILE, config | dict(marks), seal)
     check_counts(config, tensors, source, uncounted)
     try:
         with bounded_by(tensors, source):
@@ -268,7 +284,8 @@ def load_network(
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{source} is of no usable {name}: {error}") from error
     load_strictly(network, tensors, directory / WEIGHTS_FILE)
-    check_hash(directory / WEIGHTS_FILE, written)
+    if broken is not None:
+        raise broken
     return network
 
 

@@ -48,7 +48,12 @@ def rendered_array(path: Path, shape: tuple[int, ...], compute: Callable[[int], 
             if not _whole(path, sums, header, shape):  # another process may have made it meanwhile
                 if path.exists():
                     warnings.warn(f"{path} is damaged: making it anew", stacklevel=4)
-                _go_on(file, part, header, shape, compute)
+                try:
+                    _go_on(file, part, header, shape, compute)
+                except BaseException:
+                    if file.seek(0, os.SEEK_END) <= len(header):
+                        part.unlink()  # nothing to go on from
+                    raise
                 _sum_up(file, sums)
                 part.replace(path)
             elif part.exists():

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["abduct", "generate"]
 
+_HOTTEST = 1e6  # beyond it numbers overflow
+
 
 @torch.no_grad()
 def generate(
@@ -69,8 +71,8 @@ def generate(
         raise ValueError("generate needs either n, the number of images, or noise=..., not both")
     if n is not None and n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    if not temperature >= 0:
-        raise ValueError(f"temperature must be 0 or more, got {temperature}")
+    if not 0 <= temperature <= _HOTTEST:
+        raise ValueError(f"temperature must be a number from 0 to {_HOTTEST:g}, got {temperature}")
     if generator is not None and seed is not None:
         raise ValueError("generate takes a generator or a seed, not both")
     _check_output(self.base.kind, output_type)

@@ -136,6 +136,8 @@ def from_pretrained(
             model.held.inject_lora(LoraSettings.from_dict(checkpoint.lora, adapter))
     try:
         load_saved(model, checkpoint.tensors, directory, model.adapter_state_dict())
+        if checkpoint.broken is not None:
+            raise checkpoint.broken
     except CheckpointError:
         model.held.take_lora()  # the caller's base, as it came
         raise

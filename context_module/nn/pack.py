@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from context_module.io import (
 __all__ = ["ConceptPack", "ConceptPackConfig"]
 
 _SUFFIX = ".safetensors"
+_SEAL = "context_module_sha256"
 _KEY, _VERSION = "context_module_concept_pack", 1  # in the file's header; the version of what is below it
 
 
@@ -122,7 +125,8 @@ class ConceptPack(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write it to one safetensors file, atomically; the configuration is in the header."""
         header = json.dumps({"version": _VERSION, **asdict(self.config)}, sort_keys=True)
-        save_tensors(path, self.state_dict(), {_KEY: header})
+        tensors = self.state_dict()
+        save_tensors(path, tensors, {_KEY: header, _SEAL: _hash(header, tensors)})
 
     @staticmethod
     def is_in(path: str | Path) -> bool:
@@ -161,7 +165,18 @@ class ConceptPack(nn.Module):
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path} has an unusable header: {error}") from error
         load_strictly(pack, tensors, path)
+        if header.get(_SEAL) not in (None, _hash(header[_KEY], tensors)):
+            raise CheckpointError(f"{path} does not hold what was written: it is damaged")
         return pack.requires_grad_(False).eval()
+
+
+def _hash(header: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        plain = tensor.detach().cpu().contiguous().flatten()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(plain.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _located(path: str | Path, **hub: Any) -> Path:

@@ -14,15 +14,15 @@ from context_module.adapters import DecoderAdapter, adapt, get_adapter, load_bas
 from context_module.base import fingerprint, foreign_lora, same_weights
 from context_module.errors import CheckpointError
 from context_module.io import (
-    HASH,
     PLACE_OPTIONS,
-    check_hash,
-    file_hash,
+    SEAL,
+    broken_seal,
     is_hub_id,
     load_tensors,
     local_folder,
     read_json,
     save_tensors,
+    sealed,
     write_json,
 )
 from context_module.nn import ContextModuleConfig
@@ -125,6 +125,7 @@ class Checkpoint:
         value_maps: of every concept that can be set to a value, the number of entries of its map.
         lora: settings of LoRA on the base's decoder, as plain values; None without.
         details: what its card says of data and scores.
+        broken: what is wrong with files that were read, where nothing else is: they are not as they were written.
     """
 
     config: ContextModuleConfig
@@ -133,6 +134,7 @@ class Checkpoint:
     value_maps: dict[str, int] = field(default_factory=dict)
     lora: dict[str, Any] | None = None
     details: CardDetails = field(default_factory=CardDetails)
+    broken: CheckpointError | None = None
 
     def save(self, directory: str | Path) -> None:
         """Write configuration and tensors; each file is whole or absent."""
@@ -146,7 +148,6 @@ class Checkpoint:
         }
         directory.mkdir(parents=True, exist_ok=True)
         save_tensors(directory / WEIGHTS_NAME, self.tensors)
-        required[HASH] = file_hash(directory / WEIGHTS_NAME)
         optional = {
             "base_revision": base.revision,
             "base_options": dict(base.options),
@@ -155,7 +156,9 @@ class Checkpoint:
             "lora": self.lora,
             "card": self.details.to_dict(),
         }
-        write_json(directory / CONFIG_NAME, required | {name: value for name, value in optional.items() if value})
+        content = required | {name: value for name, value in optional.items() if value}
+        seal = sealed(directory / WEIGHTS_NAME, _sealed_part(content))
+        write_json(directory / CONFIG_NAME, {**content, SEAL: seal})
 
     @classmethod
     def read(cls, path: str | Path, *, subfolder: str | None = None, **options: Any) -> tuple[Checkpoint, Path]:
@@ -180,7 +183,6 @@ class Checkpoint:
                 f"{' or '.join(f'subfolder={name!r}' for name in named)}"
             )
         content, tensors = read_json(directory / CONFIG_NAME), load_tensors(directory / WEIGHTS_NAME)
-        check_hash(directory / WEIGHTS_NAME, content.get(HASH))
         missing = [key for key in ("base_adapter", "base_fingerprint", "module") if key not in content]
         if missing:
             raise CheckpointError(f"{directory} holds no context module: no {', '.join(missing)} in its configuration")
@@ -202,5 +204,12 @@ class Checkpoint:
             value_maps=content.get("value_maps", {}),
             lora=content.get("lora"),
             details=CardDetails.read(content.get("card"), directory),
+            broken=broken_seal(directory / WEIGHTS_NAME, _sealed_part(content), content.get(SEAL)),
         )
         return checkpoint, directory
+
+
+def _sealed_part(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a configuration what belongs to the tensors; where a base lies, and what a card says, may change."""
+    names = ("base_adapter", "base_fingerprint", "module", "value_maps", "lora")
+    return {name: content[name] for name in names if name in content}

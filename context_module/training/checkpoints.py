@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from context_module.errors import CheckpointError
+from context_module.errors import CheckpointError, OutputError
 from context_module.io import load_strictly, load_tensors, misfitting, save_tensors, write_json, write_manifest
 from context_module.objective import Objective
 from context_module.training.run_directory import RunDirectory
@@ -43,16 +43,27 @@ class Checkpoints:
         accelerator.register_load_state_pre_hook(self._load_weights)
 
     def save(self, step: int, state: Mapping[str, Any], best: Mapping[str, Tensor], limit: int | None) -> None:
-        """Write checkpoint `step`, called on all processes; it has its name once all of it is there."""
+        """Write checkpoint `step`, called on all processes; it has its name once all of it is there.
+
+        Raises:
+            OutputError: if it cannot be written, as on a full disk.
+        """
         temporary = self.run.temporary_checkpoint(step)
-        self.accelerator.save_state(str(temporary))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            save_tensors(temporary / _BEST, best)
-            save_tensors(temporary / _NOISE, self._noise())
-            write_json(temporary / "train_state.json", {"step": step, **state})
-            write_manifest(temporary, sorted(path.name for path in temporary.iterdir()))
-            self.run.keep_checkpoint(step, limit)
+        try:
+            self.accelerator.save_state(str(temporary))
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                save_tensors(temporary / _BEST, best)
+                save_tensors(temporary / _NOISE, self._noise())
+                write_json(temporary / "train_state.json", {"step": step, **state})
+                write_manifest(temporary, sorted(path.name for path in temporary.iterdir()))
+                self.run.keep_checkpoint(step, limit)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
+            reason = str(error).partition("\n")[0]
+            raise OutputError(
+                f"cannot write checkpoint {step} into {self.run.path} ({reason}): make room, and go on with "
+                "resume_from_checkpoint=latest from the last one that is whole"
+            ) from error
         self.accelerator.wait_for_everyone()
 
     def load(self, checkpoint: Path, state: Mapping[str, Any], *, seed: int, inexactly: bool) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from context_module.drawing import save_samples
-from context_module.errors import CheckpointError, HubError, OutputExistsError
+from context_module.errors import CheckpointError, HubError, OutputError, OutputExistsError
 from context_module.io import MANIFEST, FolderLock, read_json, write_atomically, write_json, write_manifest
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class RunDirectory:
     Raises:
         OutputExistsError: if it holds a run, finished or not, that is neither resumed nor to be overwritten, or if
             another process is at work in it.
+        OutputError: if the folder cannot be written.
         CheckpointError: if the checkpoint to resume from does not exist; lists those that do.
     """
 
@@ -70,6 +71,9 @@ class RunDirectory:
         self.path, self.results, self._ready = Path(path), tuple(results), False
         if self.path.is_file():
             raise OutputExistsError(f"the output directory {self.path} is a file: give another output_dir")
+        existing = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
+            raise OutputError(f"{existing} cannot be written: give an output_dir where files can be made")
         self._lock = self._locked() if self.path.is_dir() else None
         self.resumes = bool(resume)
         self.checkpoint = self._find(resume) if resume else None

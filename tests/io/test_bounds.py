@@ -156,10 +156,10 @@ def test_one_changed_bit_of_weights_is_an_error(make_base, tmp_path):
     model = wrapped(make_base("nvae"))
     model.save_pretrained(tmp_path)
     flip(tmp_path / "adapter_model.safetensors", -5)
-    with pytest.raises(CheckpointError, match="does not hold what was written with its configuration"):
+    with pytest.raises(CheckpointError, match="do not hold what was written together"):
         ContextualDecoder.from_pretrained(tmp_path, base=make_base("nvae"))
     content = json.loads((tmp_path / CONFIG_NAME).read_text())
-    del content["weights_sha256"]
+    del content["sha256"]
     (tmp_path / CONFIG_NAME).write_text(json.dumps(content))
     ContextualDecoder.from_pretrained(tmp_path, base=make_base("nvae"))  # changed on purpose
 
@@ -168,7 +168,9 @@ def test_one_changed_bit_of_a_base_is_an_error(tmp_path):
     kind = get_baseline("beta_vae")
     kind(kind.settings_class(), (1, 64, 64), 10).save(tmp_path)
     flip(tmp_path / WEIGHTS_FILE, -3)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors does not hold what was written"):
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors and its configuration do not hold what was written together"
+    ):
         load_baseline(tmp_path)
 
 
