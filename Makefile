@@ -9,7 +9,7 @@ TORCH = torch
 endif
 BIN = .venv/bin
 
-.PHONY: demo faces test quality docs tests oldest
+.PHONY: demo faces test quality docs tests oldest faults
 
 demo: .venv/ready
 	$(BIN)/python recipes/finetune.py --base nvae --output_dir outputs/demo --overwrite
@@ -41,6 +41,10 @@ docs: .venv/ready
 # a process per core, each with one thread of torch's: the tests are many and small
 tests: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+# what docs/promises.md tells: damaged files of every kind, and runs killed at their writes; half an hour on two cores
+faults: .venv/ready
+	cd tests && OMP_NUM_THREADS=1 TQDM_DISABLE=1 ../$(BIN)/python -W ignore -m helpers.faults 1000 12
 
 # the same on Python 3.10 and the lowest versions that pyproject.toml promises
 oldest:

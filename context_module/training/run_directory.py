@@ -38,9 +38,9 @@ _STATE = {"step", "best_step", "best_loss", "failures", "seed", "train_batch_siz
 class RunDirectory:
     """The folder of one run: ``checkpoint-N/``, ``samples/``, ``metrics.jsonl``, ``arguments.json``, ``result.json``.
 
-    A run is finished by its result.json, and by a manifest that is written last: with the hashes of all that it ends
-    with, and of its flags, so that old weights are not taken for those of new flags. One process has the folder at a
-    time, from the construction on, or from `begin` on where there was none.
+    A run ends with a manifest, of the hashes of all that it ends with and of its flags, so that old weights are not
+    taken for those of new flags; and then with its result.json, by which it is finished. One process has the folder
+    at a time, from the construction on, or from `begin` on where there was none.
 
     Args:
         path: the folder, made on first use.
@@ -107,9 +107,9 @@ class RunDirectory:
             self._lock = self._locked()
             if self.finished() or self.checkpoints():
                 raise OutputExistsError(f"{self.path} got a run of another process meanwhile: give another output_dir")
-        gone = [*(_OURS if self._overwrite else ("result.json",)), *self.results]
-        if self._overwrite or self.finished():
-            for pattern in (MANIFEST, *gone):  # the manifest first: what is left belongs to nothing
+        if self._overwrite or (self.path / MANIFEST).exists():
+            # the marks first: what is left belongs to nothing
+            for pattern in ("result.json", MANIFEST, *(_OURS if self._overwrite else ()), *self.results):
                 for path in self.path.glob(pattern):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         for cut_off in self.path.glob(".*.tmp"):  # a crash came in their writing, or in their removal
@@ -123,12 +123,10 @@ class RunDirectory:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Mark the run as finished, after all that it ends with is written."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "result.json", result)
-        kept = {
-            path for pattern in (*self.results, "arguments.json", "result.json") for path in self.path.glob(pattern)
-        }
+        kept = {path for pattern in (*self.results, "arguments.json") for path in self.path.glob(pattern)}
         files = sorted(str(path.relative_to(self.path)) for path in kept if path.is_file())
-        write_manifest(self.path, files)
+        write_manifest(self.path, files, result=dict(result))
+        write_json(self.path / "result.json", result)
 
     @contextmanager
     def finishing(self, result: Mapping[str, Any]) -> Iterator[None]:

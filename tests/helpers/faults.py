@@ -1,4 +1,7 @@
-"""The table of what was tried against this library: `make faults`, ``python -m helpers.faults COUNT [KIND ...]``."""
+"""The table of what was tried against this library: `make faults`, or ``python -m helpers.faults FILES KILLS [KIND]``.
+
+FILES damaged versions of every kind of file are read, and every kind of run is killed KILLS times and resumed.
+"""
 
 import sys
 import tempfile
@@ -8,13 +11,15 @@ import torch
 
 from helpers.harness import GOOD, damaged
 from helpers.loaders import LOADERS
+from helpers.recipe_kills import RUNS, trials
 
 
-def rows(count, names):
-    """A line of the table for every kind of file, as each is done; and whether anything went wrong."""
-    yield "| damaged files | tried | the same | an error that says so | other values, of others | anything else |"
-    yield "|---|---|---|---|---|---|"
-    for name in names:
+def of_files(count, names):
+    """A line for every kind of file, as each is done."""
+    if count:
+        yield "| damaged files | tried | the same | an error that says so | other values, of others | anything else |"
+        yield "|---|---|---|---|---|---|"
+    for name in names if count else ():
         with tempfile.TemporaryDirectory() as folder:
             counts, wrong = damaged(name, range(count), Path(folder))
         other = 0 if LOADERS[name].ours else counts["other values"]
@@ -22,7 +27,22 @@ def rows(count, names):
         yield f"| {name} | {sum(counts.values())} | {counts[GOOD[0]]} | {counts[GOOD[1]]} | {other} | {len(wrong)} |"
 
 
+def of_kills(count, names):
+    """A line for every kind of run, as each is done."""
+    if count:
+        yield "\n| runs killed at a write, and resumed | tried | the same bits in the end | anything else |"
+        yield "|---|---|---|---|"
+    for name in names if count else ():
+        with tempfile.TemporaryDirectory() as folder:
+            tried, wrong = trials(name, count, Path(folder))
+        print(*wrong[:20], sep="\n", file=sys.stderr)
+        yield f"| {name} | {tried} | {tried - len(wrong)} | {len(wrong)} |"
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for row in rows(int(sys.argv[1]), sys.argv[2:] or LOADERS):
+    files, kills, *chosen = sys.argv[1:]
+    for row in of_files(int(files), [name for name in LOADERS if not chosen or name in chosen]):
+        print(row, flush=True)
+    for row in of_kills(int(kills), [name for name in RUNS if not chosen or name in chosen]):
         print(row, flush=True)

@@ -234,7 +234,7 @@ def make_texts(folder):
 
 
 def load_texts(folder):
-    data = text_folders(folder, tokenize=lambda texts: torch.tensor([[len(text)] for text in texts]))
+    data = text_folders(folder, tokenize=lambda texts, names: torch.tensor([[len(text)] for text in texts]))
     return digest(data.train.texts(), data.train.context_names)
 
 

@@ -107,8 +107,9 @@ def finished(folder, weights=b"old", **options):
 def test_the_manifest_holds_results_and_flags(tmp_path):
     finished(tmp_path)
     assert misfitting(tmp_path) == {}
-    files = json.loads((tmp_path / MANIFEST).read_text())["files"]
-    assert sorted(files) == ["arguments.json", "base/part", "result.json", "weights.bin"]
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    assert content["result"] == {"loss": 1.0}
+    assert sorted(content["files"]) == ["arguments.json", "base/part", "weights.bin"]
     (tmp_path / "weights.bin").write_bytes(b"new")
     (tmp_path / "arguments.json").write_text("{}")
     (tmp_path / "base" / "part").unlink()
