@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import difflib
 import inspect
+import itertools
 import json
 import re
 import reprlib
@@ -23,6 +24,7 @@ __all__ = ["argument", "flag_options", "given", "parse_arguments", "run_recipe"]
 
 _SHORT = reprlib.Repr()  # of values in messages
 _SHORT.maxlevel = 2
+_DEEPEST = 50  # brackets within one another
 _LONGEST = 1 << 20  # bytes of a file of flags
 
 T = TypeVar("T")
@@ -145,6 +147,8 @@ def _read_config(file: str) -> dict[str, Any]:
     if path.stat().st_size > _LONGEST:
         raise ValueError(f"{path.stat().st_size:,d} bytes are no list of flags")
     text = path.read_text(encoding="utf-8")
+    if _depth(text) > _DEEPEST:  # YAML's reader takes minutes over it
+        raise ValueError("nested too deeply for flags and their values")
     if path.suffix == ".json":
         try:
             content = json.loads(text, object_pairs_hook=_once)
@@ -171,6 +175,12 @@ def _read_config(file: str) -> dict[str, Any]:
     if isinstance(content, dict):
         return content
     raise ValueError(f"expected flags and their values, such as 'seed: 1', got a {type(content).__name__}")
+
+
+def _depth(text: str) -> int:
+    """How many brackets are open at most."""
+    steps = (1 if letter in "[{" else -1 for letter in text if letter in "[]{}")
+    return max(itertools.accumulate(steps), default=0)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -31,6 +31,14 @@ from context_module.saving.layout import BASE_FOLDER, CONFIG_NAME, FILES, WEIGHT
 
 __all__ = ["BaseRecord", "Checkpoint"]
 
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "base_adapter": (str,),
+    "base_fingerprint": (str,),
+    "base_name_or_path": (str, type(None)),
+    "base_revision": (str, type(None)),
+    "base_lora": (int, type(None)),
+}
+
 
 @dataclass(frozen=True)
 class BaseRecord:
@@ -186,6 +194,9 @@ class Checkpoint:
         missing = [key for key in ("base_adapter", "base_fingerprint", "module") if key not in content]
         if missing:
             raise CheckpointError(f"{directory} holds no context module: no {', '.join(missing)} in its configuration")
+        for name, kinds in _KINDS.items():
+            if not isinstance(content.get(name), kinds) or isinstance(content.get(name), bool):
+                raise CheckpointError(f"{directory / CONFIG_NAME} has an unusable {name}: {content.get(name)!r:.200}")
         base_options = content.get("base_options", {})
         if not isinstance(base_options, dict):
             raise CheckpointError(f"{directory} has unusable base_options in its configuration: {base_options!r}")
@@ -195,7 +206,7 @@ class Checkpoint:
             place=content.get("base_name_or_path"),
             revision=content.get("base_revision"),
             options=base_options,
-            lora_layers=content.get("base_lora", 0),
+            lora_layers=content.get("base_lora") or 0,
         )
         checkpoint = cls(
             config=ContextModuleConfig.from_dict(content["module"]),

@@ -58,6 +58,7 @@ def _module(folder: Path) -> dict[str, str]:
         raise CheckpointError(f"{folder / CONFIG_NAME} is not of a context module: it has no module and base_adapter")
     config = ContextModuleConfig.from_dict(content["module"])
     where = content.get("base_name_or_path")
+    where = where if isinstance(where, str) else None
     rows = {
         "concepts": ", ".join(config.concepts) or "none",
         "widths": f"noise {config.noise_width}, concept {config.concept_width}, depth {config.depth}, "
