@@ -170,8 +170,8 @@ def make_config(folder):
     )
 
 
-def load_config(folder):
-    args = parse_arguments(TrainingArguments, description="", argv=["--config", str(next(folder.iterdir()))])
+def load_config(folder, name="run.json"):
+    args = parse_arguments(TrainingArguments, description="", argv=["--config", str(folder / name)])
     return digest([(field.name, getattr(args, field.name)) for field in fields(args)])
 
 
@@ -243,10 +243,7 @@ def copied(name):
     return lambda folder: shutil.copy(FIXTURES / name, folder)
 
 
-def only(folder):
-    return next(folder.iterdir())
-
-
+VAE, NET = "mnist-conv3-2.15.5.vae.pth", "cifar10-one_group-5bit.checkpoint.pt"
 LOADERS = {
     "context module": Loader(make_module, load_module),
     "concept pack": Loader(make_pack, lambda folder: state_digest(ConceptPack.load(folder / "a.safetensors"))),
@@ -259,13 +256,13 @@ LOADERS = {
         make_module, lambda folder: digest(describe(folder).replace(str(folder), "")), ours=False
     ),
     "published vae.pth": Loader(
-        copied("published/mnist-conv3-2.15.5.vae.pth"),
-        lambda folder: state_digest(published.load(only(folder), ["a", "b", "c"])),
+        copied(f"published/{VAE}"),
+        lambda folder: state_digest(published.load(folder / VAE, ["a", "b", "c"])),
         ours=False,
     ),
     "NVAE's checkpoint.pt": Loader(
-        copied("nvae/cifar10-one_group-5bit.checkpoint.pt"),
-        lambda folder: state_digest(NVAE.from_checkpoint(only(folder))),
+        copied(f"nvae/{NET}"),
+        lambda folder: state_digest(NVAE.from_checkpoint(folder / NET)),
         ours=False,
     ),
     "cache of encodings": Loader(load_table, load_table),
@@ -273,7 +270,9 @@ LOADERS = {
     "training checkpoint": Loader(make_checkpoint, load_checkpoint, files="checkpoint-2/*"),
     "manifest of a run": Loader(make_run, load_run, files=MANIFEST),
     "configuration, JSON": Loader(make_config, load_config, ours=False, errors=(ValueError, SystemExit)),
-    "configuration, YAML": Loader(make_yaml, load_config, ours=False, errors=(ValueError, SystemExit)),
+    "configuration, YAML": Loader(
+        make_yaml, lambda folder: load_config(folder, "run.yaml"), ours=False, errors=(ValueError, SystemExit)
+    ),
     "images": Loader(make_images, load_images, ours=False, errors=(OSError,)),
     "table of attributes": Loader(make_attributes, load_attributes, ours=False, files="*.csv"),
     "idx": Loader(make_idx, load_idx, ours=False),
