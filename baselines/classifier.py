@@ -18,7 +18,7 @@ from context_module.baselines.networks import make_networks
 from context_module.baselines.sagan import resnet50
 from context_module.errors import CheckpointError
 from context_module.io import save_network
-from context_module.objective import Objective
+from context_module.objective import BatchObjective
 from context_module.options import argument
 
 __all__ = ["Classifier", "ClassifierSettings"]
@@ -40,7 +40,7 @@ class ClassifierSettings:
     also: list[str] = argument([], help="further factors whose labels are predicted, too (ERM-multilabel)")
 
 
-class Classifier(Objective):
+class Classifier(BatchObjective):
     """Logits of a target, and of the labels of other factors in [0, 1].
 
     Its validation losses are of few images or of the correlation it is to be free of: the last weights are kept.
@@ -77,9 +77,11 @@ class Classifier(Objective):
         mean, std = (x.new_tensor(one).view(-1, 1, 1) for one in (_MEAN, _STD))
         return self.net((x - mean) / std).logits.float()
 
-    def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
-        labels = self.scale.unit(batch["factors"])
-        logits = self.logits(batch["x"])
+    def represent(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        return {"labels": self.scale.unit(batch["factors"]), "logits": self.logits(batch["x"])}
+
+    def combine(self, parts: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        labels, logits = parts["labels"], parts["logits"]
         error = mean_of_known(cross_entropy(logits, labels), labels)
         wrong = ((logits[:, 0] > 0) != (labels[:, 0] > 0.5)).float()
         return {"loss": error.expand(len(logits)), "wrong": wrong}

@@ -104,6 +104,12 @@ class LabelledBaseline(Baseline):
         self.scale = LabelScale(names)
         self.embedding = LabelEmbedding(settings.label_values) if settings.label_loss == "embedding" else None
 
+    def represent(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        return batch  # labels that are missing, and what is told of them, are of all images together
+
+    def combine(self, parts: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        return self.losses(parts, progress)
+
     @property
     def width(self) -> int:
         """How many dimensions of the code a factor has."""

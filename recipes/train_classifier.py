@@ -24,9 +24,12 @@ from context_module.data import ContextData, ContextDataset, evaluation_loader, 
 from context_module.errors import DataError
 from context_module.io import write_json
 from context_module.metrics import share_estimate, shift_accuracy
-from context_module.training import RunDirectory, Trainer, make_accelerator
+from context_module.training import Trainer, make_accelerator
 
 TESTED = 4000  # images
+
+
+FILES = ("config.json", "model.safetensors", "accuracy.json")
 
 
 @dataclass(kw_only=True)
@@ -90,7 +93,7 @@ def scores(model: Classifier, data: ContextData, test: ContextDataset, seed: int
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(TrainClassifierArguments, description=__doc__.splitlines()[0], argv=argv)
-    run = RunDirectory(args.output_dir, overwrite=args.overwrite, resume=args.resume_from_checkpoint)
+    run = args.run_directory(FILES)
     accelerator = make_accelerator(args)
     repository = args.hub_repository() if accelerator.is_main_process else None
     data = args.load(resolution=args.resolution, held_out_samples=0, test_samples=TESTED)
@@ -111,10 +114,10 @@ def main(argv: list[str] | None = None) -> None:
         found = scores(model.eval(), data, test, args.seed)
         model.save(run.path)
         write_json(run.path / "accuracy.json", found)
-        run.finish(dataclasses.asdict(result))
         said = ", ".join(f"{name.replace('_', ' ')} {score['value']:.1%}" for name, score in found.items())
         print(f"{run.path}: {said}, after {result.steps} steps on {len(views[0]):,d} images, {result.seconds:.0f} s")
-        args.publish(run.path, repository, ("config.json", "model.safetensors", "accuracy.json"), "classifier")
+        with run.finishing(dataclasses.asdict(result)):
+            args.publish(run.path, repository, FILES, "classifier")
 
 
 if __name__ == "__main__":
