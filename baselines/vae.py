@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from context_module.baselines.gaussian import bernoulli_error, kl_per_dimension, reparameterised
 from context_module.baselines.networks import make_networks
+from context_module.contexts import Kind
 from context_module.data import ContextData, ContextDataset, LabelledDataset
 from context_module.io import save_network
 from context_module.normal import draw_normal, draw_uniform
@@ -72,7 +73,7 @@ class Baseline(Objective):
 
     name: ClassVar[str]
     settings_class: ClassVar[type[BaselineSettings]] = BaselineSettings
-    kind: ClassVar[Literal["images"]] = "images"
+    kind: ClassVar[Kind] = "images"
     categories: tuple[int, ...] = ()
 
     def __init__(self, settings: Any, image_shape: tuple[int, int, int], images: int) -> None:

@@ -37,6 +37,7 @@ from context_module.evaluation import (
     evaluate,
     judged,
     labels_table,
+    perturbation_table,
     posterior_notes,
     render_report,
     score_by_labellers,
@@ -168,6 +169,7 @@ def report(
     name = Path(args.model).resolve().name
     lead = "A base alone: samples of its prior are its answer in every context."
     of_module: dict[str, Any] = {}
+    pictured = data.train.kind == "images"
     if isinstance(model, BaselineSubject):
         lead = "A system to compare with, on images that it was never trained on."
         assert data.test is not None
@@ -176,7 +178,9 @@ def report(
         lead = "A context module in front of a pretrained base, on images that it was never trained on."
         assert data.test is not None
         of_module["notes"] = posterior_notes(model, data.test, pooled=pooled)
-        if not pooled and wants_encoder(model.base):  # of samples of its own: no noise is known behind an image
+        if not pictured:
+            lead = lead.replace("images", "rows")
+        elif not pooled and wants_encoder(model.base):  # of samples of its own: no noise is known behind an image
             noise = model.module.sample_noise(MOVING, 1.0, torch.Generator().manual_seed(scored.seed))
             of_module["strengths"] = by_strength(model, noise)
         elif not pooled:
@@ -258,7 +262,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     labels = by_labeller(args, model, data, scored.seed)
     pages = {} if labels is None else {"labels.md": f"{labels_table(labels)}\n"}
-    if base.kind == "images":
+    if base.kind != "texts":
         pages["report.html"] = report(args, run, model, data, scored, facts, labels)
     output.mkdir(parents=True, exist_ok=True)
     verdicts = judged(scored)
@@ -267,6 +271,8 @@ def main(argv: list[str] | None = None) -> None:
     for name, page in pages.items():
         write_atomically(output / name, lambda temporary, page=page: temporary.write_text(page, encoding="utf-8"))
     print(summary_table(scored))
+    if "e_distance" in scored.summary.get("composition", {}):
+        print(f"\n{perturbation_table(scored)}")
     if "labels.md" in pages:
         print(f"\n{pages['labels.md']}")
     for one in verdicts:
