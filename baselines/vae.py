@@ -23,6 +23,8 @@ from context_module.options import argument
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
+    from context_module.metrics import Subject
+
 __all__ = ["Baseline", "BaselineSettings", "check_at_least"]
 
 
@@ -81,6 +83,17 @@ class Baseline(Objective):
         self.settings, self.image_shape, self.images = settings, image_shape, images
         inputs = settings.latents + sum(self.categories)
         self.encoder, self.decoder = make_networks(settings.architecture, self.image_shape, self.outputs, inputs)
+
+    @classmethod
+    def build(cls, settings: Any, data: ContextDataset) -> Baseline:
+        """One for this data, to be trained on it; DataError for data of another kind."""
+        return cls(settings, data.image_shape, len(data))
+
+    def subject(self, data: ContextDataset) -> Subject:
+        """What metrics score, of one that was trained on this data."""
+        from context_module.baselines.subject import BaselineSubject
+
+        return BaselineSubject(self, data)
 
     @property
     def outputs(self) -> int:

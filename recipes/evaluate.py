@@ -44,7 +44,7 @@ from context_module.evaluation import (
     summary_table,
 )
 from context_module.io import read_json, write_atomically, write_json
-from context_module.metrics import available_metrics
+from context_module.metrics import Subject, available_metrics
 from context_module.model import contexts_on_one_noise
 from context_module.saving import BASE_CONFIGS, CONFIG_NAME
 from context_module.training import read_metrics, wants_encoder
@@ -158,7 +158,7 @@ def by_strength(model: ContextualDecoder, noise: Tensor | Abduction) -> dict[str
 def report(
     args: EvaluateArguments,
     run: Mapping[str, Any],
-    model: ContextualDecoder | DecoderAdapter | BaselineSubject,
+    model: ContextualDecoder | DecoderAdapter | Subject,
     data: ContextData,
     scored: Evaluation,
     facts: dict[str, str],
@@ -170,8 +170,9 @@ def report(
     lead = "A base alone: samples of its prior are its answer in every context."
     of_module: dict[str, Any] = {}
     pictured = data.train.kind == "images"
+    if isinstance(model, Subject):
+        lead = f"A system to compare with, on {model.kind} that it was never trained on."
     if isinstance(model, BaselineSubject):
-        lead = "A system to compare with, on images that it was never trained on."
         assert data.test is not None
         of_module["traversals"] = traversals(model.model, data.test.first(1)[0])
     if isinstance(model, ContextualDecoder):
@@ -202,7 +203,7 @@ def report(
 def score(
     args: EvaluateArguments,
     run: Mapping[str, Any],
-    model: ContextualDecoder | DecoderAdapter | BaselineSubject,
+    model: ContextualDecoder | DecoderAdapter | Subject,
     data: ContextData,
 ) -> Evaluation:
     """All figures of the report; those of --labeller alone where that is given and no metric."""
@@ -246,7 +247,7 @@ def main(argv: list[str] | None = None) -> None:
     if isinstance(model, ContextualDecoder) and set(model.concepts) < set(data.concepts):
         data = data.of_concepts(model.concepts)  # of --contexts
     if isinstance(model, Baseline):
-        model = BaselineSubject(model, data.train)
+        model = model.subject(data.train)
     scored = score(args, run, model, data)
     n = args.samples
     facts = {

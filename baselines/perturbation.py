@@ -1,0 +1,230 @@
+"""What methods for perturbations share: a VAE of vectors whose prior is told of what was intervened on.
+
+    rec + w (beta KL(q(z | x) || p(z | S)) + penalty / N),    w rising from zero to one
+
+S is the set of perturbations, rec the negative log-likelihood of a row, Gaussian or of counts with the row's library
+observed, and the penalty is of what all rows share. Networks are the same for all methods.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from context_module.adapters.vector_likelihoods import VectorLikelihood, VectorOutput
+from context_module.adapters.vector_vae import layers
+from context_module.baselines.ada_vae import gaussian_kl
+from context_module.baselines.gaussian import reparameterised
+from context_module.baselines.vae import Baseline, check_at_least
+from context_module.contexts import Concepts, Kind
+from context_module.data import ContextDataset, VectorContextDataset, log_normalised
+from context_module.errors import DataError
+from context_module.io import save_network
+from context_module.normal import draw_normal
+from context_module.objective import Objective
+from context_module.options import argument
+
+if TYPE_CHECKING:
+    from context_module.adapters.contract import Likelihood
+    from context_module.metrics import Subject
+
+__all__ = ["PerturbationSettings", "PerturbationVAE", "VectorVAEMethod", "VectorVAESettings"]
+
+_MOST = 20_000  # rows that means and spreads are taken of
+_LOG_VAR = 12.0
+
+
+@dataclass(kw_only=True)
+class PerturbationSettings:
+    """The networks and the likelihood of a method of vectors. A method's own settings are fields of a subclass."""
+
+    latents: int = argument(15, help="latent dimensions")
+    width: int = argument(128, help="of hidden layers")
+    depth: int = argument(1, help="hidden layers of encoder and decoder, each")
+    likelihood: VectorLikelihood | None = argument(
+        None, help="negative_binomial, poisson or gaussian; default: the first for counts, else the last"
+    )
+    beta: float = argument(1.0, help="weight of the KL")
+    kl_warmup: float = argument(0.2, help="share of the training over which that weight rises from zero")
+
+    def __post_init__(self) -> None:
+        check_at_least(1, latents=self.latents, width=self.width, depth=self.depth)
+        check_at_least(0, beta=self.beta, kl_warmup=self.kl_warmup)
+
+
+class PerturbationVAE(Baseline):
+    """A VAE of vectors; a subclass says what a set of perturbations makes of the prior.
+
+    Args:
+        settings: of the method.
+        columns: names of the columns.
+        concepts: the K perturbations.
+        likelihood: see `PerturbationSettings`.
+        items: number of rows that it trains on.
+
+    Attributes:
+        told: whether the encoder is told of the perturbations.
+    """
+
+    kind: ClassVar[Kind] = "vectors"
+    settings_class: ClassVar[type[Any]] = PerturbationSettings
+    told: ClassVar[bool] = False
+    center: Tensor
+    scale: Tensor
+    library: Tensor
+
+    def __init__(
+        self,
+        settings: Any,
+        columns: Sequence[str],
+        concepts: Sequence[str],
+        likelihood: VectorLikelihood,
+        items: int,
+    ) -> None:
+        Objective.__init__(self)
+        self.settings, self.columns, self.concepts = settings, tuple(columns), Concepts(concepts)
+        self.likelihood, self.items = likelihood, items
+        self.warmup_share = settings.kl_warmup
+        told = len(self.concepts) if self.told else 0
+        self.encoder = layers(len(columns) + told, settings.width, settings.depth, 2 * settings.latents)
+        self.decoder = layers(settings.latents, settings.width, settings.depth, len(columns))
+        self.output = VectorOutput(len(columns), likelihood)
+        self.register_buffer("center", torch.zeros(len(columns)))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("library", torch.zeros(2))  # mean and deviation of its logarithm
+
+    @classmethod
+    def build(cls, settings: Any, data: ContextDataset) -> PerturbationVAE:
+        """One for rows such as these, which its outputs start from.
+
+        Raises:
+            DataError: for other data, or a likelihood of counts where there are none.
+        """
+        if not isinstance(data, VectorContextDataset):
+            raise DataError(f"the method {cls.name} is of vectors, this data holds {data.kind}: use the cells data")
+        likelihood = settings.likelihood or ("negative_binomial" if data.of_counts else "gaussian")
+        if likelihood != "gaussian" and not data.of_counts:
+            raise DataError(f"likelihood {likelihood} is of counts, this data has none: use gaussian")
+        model = cls(settings, data.columns, data.concepts, likelihood, len(data))
+        some = torch.linspace(0, len(data) - 1, min(len(data), _MOST)).long()
+        x = model.values(torch.stack([item["x"] for item in data.__getitems__(some.tolist())]))
+        with torch.no_grad():
+            model.decoder[-1].bias.copy_(model.output.fit(x))
+            if likelihood != "gaussian":
+                log_library = x.sum(1).clamp_min(1).log()
+                model.library.copy_(torch.stack([log_library.mean(), log_library.std(correction=0)]))
+            seen = log_normalised(x) if likelihood != "gaussian" else x
+            model.center.copy_(seen.mean(0))
+            model.scale.copy_(seen.std(0, correction=0).square().mean().sqrt().clamp_min(1e-6))
+        return model
+
+    @property
+    def takes(self) -> str:
+        return f"vectors of {len(self.columns)} columns"
+
+    def data_settings(self) -> dict[str, Any]:
+        return {"columns": self.columns}
+
+    def values(self, x: Tensor) -> Tensor:
+        """The columns (B, G) of rows, without their covariates, which these methods do not take into account."""
+        return x[:, : len(self.columns)].float()
+
+    def encoded(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What the encoder says of rows (B, G): two tables (B, latents)."""
+        seen = log_normalised(x) if self.likelihood != "gaussian" else x
+        seen = (seen - self.center) / self.scale
+        if self.told:
+            seen = torch.cat([seen, self.tells(mask)], dim=1)
+        mean, log_var = self.encoder(seen).chunk(2, dim=1)
+        return mean, log_var.clamp(-_LOG_VAR, _LOG_VAR)
+
+    def tells(self, mask: Tensor) -> Tensor:
+        """What the encoder is told of interventions (B, K)."""
+        return mask.float()
+
+    def posterior(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance (B, latents) of q(z | x), of rows (B, G)."""
+        return self.encoded(x, mask)
+
+    def prior_of(self, mask: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance (B, latents) of p(z | S) for interventions (B, K). Here it is told of none."""
+        zeros = torch.zeros(len(mask), self.settings.latents, device=mask.device)
+        return zeros, zeros
+
+    def penalty(self) -> Tensor:
+        """What is lost of all rows together, in nats: a scalar."""
+        return self.center.new_zeros(())
+
+    def explain(self, latent: Tensor, x: Tensor) -> Likelihood:
+        """p(x | z) of codes (B, latents), with the library of rows (B, G)."""
+        found: Likelihood = self.output(self.decoder(latent), x.sum(1))
+        return found
+
+    def losses(self, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
+        error, kl = self.bound_in(batch["x"], batch["mask"])
+        penalty = self.penalty().expand_as(error) / self.items
+        loss = error + self.warm(progress) * (self.settings.beta * kl + penalty)
+        return {"loss": loss, "error": error, "kl": kl, "penalty": penalty}
+
+    def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
+        if self.training:
+            return self.losses(batch, progress)
+        error, kl = self.bound_in(batch["x"], batch["mask"])
+        return {"loss": error + kl, "error": error, "kl": kl}
+
+    def bound_in(self, x: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Reconstruction error and KL, each (B,), of rows under interventions; their sum is the negative ELBO."""
+        x = self.values(x)
+        mean, log_var = self.posterior(x, mask)
+        latent = reparameterised(mean, log_var, generator)
+        kl = gaussian_kl(mean, log_var, *self.prior_of(mask, generator)).sum(1)
+        return -self.explain(latent, x).log_prob(x), kl
+
+    def generated(self, latent: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Rows (B, G) drawn of codes, their libraries from that of the training."""
+        center, spread = self.library
+        log_library = center + spread * draw_normal(latent[:, 0], generator)
+        return self.output(self.decoder(latent), log_library.exp()).sample(generator)
+
+    def composed(self, n: int, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Codes (n, latents) under interventions (K,), from the prior."""
+        mean, log_var = self.prior_of(mask.expand(n, -1), generator)
+        return reparameterised(mean, log_var, generator)
+
+    def targets(self) -> Tensor | None:
+        """bool (K, latents), which dimensions each perturbation shifts; None for a method that does not say."""
+        return None
+
+    def subject(self, data: ContextDataset) -> Subject:
+        from context_module.baselines.perturbation_subject import PerturbationSubject
+
+        return PerturbationSubject(self, data)
+
+    def save(self, directory: str | Path) -> None:
+        config = {"baseline": self.name, "columns": list(self.columns), "concepts": list(self.concepts)}
+        config |= {"items": self.items} | dataclasses.asdict(self.settings) | {"likelihood": self.likelihood}
+        save_network(directory, self, config)
+
+    @classmethod
+    def from_config(  # type: ignore[override]
+        cls, columns: list[str], concepts: list[str], items: int, **settings: Any
+    ) -> PerturbationVAE:
+        return cls(cls.settings_class(**settings), columns, concepts, settings["likelihood"], items)
+
+
+@dataclass(kw_only=True)
+class VectorVAESettings(PerturbationSettings):
+    """The loss of a VAE of vectors that is told of no perturbation."""
+
+
+class VectorVAEMethod(PerturbationVAE):
+    """A beta-VAE of vectors: its prior is N(0, I) in every context. Its answers are by arithmetic of its codes."""
+
+    name = "vector_vae"
+    settings_class = VectorVAESettings
