@@ -6,7 +6,8 @@ Here u are the perturbations, as numbers 0 and 1. The paper allows a mean that d
 to zero; here it is learned by default, as the means of interventions cannot be told without it. With ``annealed`` the
 loss is that of public code in the first 62.5% of the training,
 
-    -a log p(x | z) + b (log q(z | x, u) - log q(z)) + c (log q(z) - sum_d log q(z_d)) + d (sum_d log q(z_d) - log p(z | u)),
+    -a log p(x | z) + b (log q(z | x, u) - log q(z)) + c (log q(z) - sum_d log q(z_d))
+        + d (sum_d log q(z_d) - log p(z | u)),
 
 with weights that move towards 100, 1, 1 and 1. There the variance of the decoder is fixed, here it is learned.
 """
@@ -84,7 +85,10 @@ class IVAE(PerturbationVAE):
 
     name = "ivae"
     settings_class = IVAESettings
-    told = True
+
+    @property
+    def told_width(self) -> int:
+        return len(self.concepts)
 
     def __init__(self, settings: IVAESettings, *arguments: object) -> None:
         super().__init__(settings, *arguments)  # type: ignore[arg-type]

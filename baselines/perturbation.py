@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from context_module.adapters.vector_likelihoods import VectorLikelihood, VectorOutput
 from context_module.adapters.vector_vae import layers
@@ -23,21 +23,30 @@ from context_module.baselines.ada_vae import gaussian_kl
 from context_module.baselines.gaussian import reparameterised
 from context_module.baselines.vae import Baseline, check_at_least
 from context_module.contexts import Concepts, Kind
-from context_module.data import ContextDataset, VectorContextDataset, log_normalised
+from context_module.data import ContextData, ContextDataset, VectorContextDataset, log_normalised
 from context_module.errors import DataError
 from context_module.io import save_network
 from context_module.normal import draw_normal
-from context_module.objective import Objective
+from context_module.objective import Objective, ParameterGroup
 from context_module.options import argument
 
 if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing from Python 3.11 on
+
     from context_module.adapters.contract import Likelihood
     from context_module.metrics import Subject
 
-__all__ = ["PerturbationSettings", "PerturbationVAE", "VectorVAEMethod", "VectorVAESettings"]
+__all__ = ["PerturbationSettings", "PerturbationVAE", "VectorVAEMethod", "VectorVAESettings", "learn_faster"]
 
 _MOST = 20_000  # rows that means and spreads are taken of
 _LOG_VAR = 12.0
+_FASTER = 10.0
+
+
+def learn_faster(model: nn.Module, own: list[nn.Parameter]) -> list[ParameterGroup]:
+    """All parameters, those of single perturbations in a group that learns faster: few rows of a batch meet each."""
+    others = [parameter for parameter in model.parameters() if all(parameter is not one for one in own)]
+    return [ParameterGroup(others), ParameterGroup(own, lr_scale=_FASTER)]
 
 
 @dataclass(kw_only=True)
@@ -52,6 +61,10 @@ class PerturbationSettings:
     )
     beta: float = argument(1.0, help="weight of the KL")
     kl_warmup: float = argument(0.2, help="share of the training over which that weight rises from zero")
+
+    def completed(self, data: ContextData) -> Self:
+        """These settings as they are: a method takes the rest from the rows that it is built for."""
+        return self
 
     def __post_init__(self) -> None:
         check_at_least(1, latents=self.latents, width=self.width, depth=self.depth)
@@ -69,12 +82,11 @@ class PerturbationVAE(Baseline):
         items: number of rows that it trains on.
 
     Attributes:
-        told: whether the encoder is told of the perturbations.
+        told_width: how many numbers the encoder is told of the perturbations.
     """
 
     kind: ClassVar[Kind] = "vectors"
     settings_class: ClassVar[type[Any]] = PerturbationSettings
-    told: ClassVar[bool] = False
     center: Tensor
     scale: Tensor
     library: Tensor
@@ -91,8 +103,7 @@ class PerturbationVAE(Baseline):
         self.settings, self.columns, self.concepts = settings, tuple(columns), Concepts(concepts)
         self.likelihood, self.items = likelihood, items
         self.warmup_share = settings.kl_warmup
-        told = len(self.concepts) if self.told else 0
-        self.encoder = layers(len(columns) + told, settings.width, settings.depth, 2 * settings.latents)
+        self.encoder = layers(len(columns) + self.told_width, settings.width, settings.depth, 2 * settings.latents)
         self.decoder = layers(settings.latents, settings.width, settings.depth, len(columns))
         self.output = VectorOutput(len(columns), likelihood)
         self.register_buffer("center", torch.zeros(len(columns)))
@@ -125,6 +136,10 @@ class PerturbationVAE(Baseline):
         return model
 
     @property
+    def told_width(self) -> int:
+        return 0
+
+    @property
     def takes(self) -> str:
         return f"vectors of {len(self.columns)} columns"
 
@@ -135,22 +150,18 @@ class PerturbationVAE(Baseline):
         """The columns (B, G) of rows, without their covariates, which these methods do not take into account."""
         return x[:, : len(self.columns)].float()
 
-    def encoded(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What the encoder says of rows (B, G): two tables (B, latents)."""
+    def encoded(self, x: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+        """What the encoder says of rows (B, G) that it is told something of: two tables (B, latents)."""
         seen = log_normalised(x) if self.likelihood != "gaussian" else x
         seen = (seen - self.center) / self.scale
-        if self.told:
-            seen = torch.cat([seen, self.tells(mask)], dim=1)
+        if self.told_width:
+            seen = torch.cat([seen, told], dim=1)
         mean, log_var = self.encoder(seen).chunk(2, dim=1)
         return mean, log_var.clamp(-_LOG_VAR, _LOG_VAR)
 
-    def tells(self, mask: Tensor) -> Tensor:
-        """What the encoder is told of interventions (B, K)."""
-        return mask.float()
-
     def posterior(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (B, latents) of q(z | x), of rows (B, G)."""
-        return self.encoded(x, mask)
+        return self.encoded(x, mask.float())
 
     def prior_of(self, mask: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (B, latents) of p(z | S) for interventions (B, K). Here it is told of none."""
@@ -163,8 +174,17 @@ class PerturbationVAE(Baseline):
 
     def explain(self, latent: Tensor, x: Tensor) -> Likelihood:
         """p(x | z) of codes (B, latents), with the library of rows (B, G)."""
-        found: Likelihood = self.output(self.decoder(latent), x.sum(1))
+        found: Likelihood = self.output(self.outputs_of(latent), x.sum(1))
         return found
+
+    def outputs_of(self, latent: Tensor) -> Tensor:
+        """The decoder's outputs (B, G) of codes."""
+        found: Tensor = self.decoder(latent)
+        return found
+
+    def represented(self, latent: Tensor) -> Tensor:
+        """Codes (B, latents) as scores see them: here as they are."""
+        return latent
 
     def losses(self, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
         error, kl = self.bound_in(batch["x"], batch["mask"])
@@ -190,7 +210,8 @@ class PerturbationVAE(Baseline):
         """Rows (B, G) drawn of codes, their libraries from that of the training."""
         center, spread = self.library
         log_library = center + spread * draw_normal(latent[:, 0], generator)
-        return self.output(self.decoder(latent), log_library.exp()).sample(generator)
+        found: Tensor = self.output(self.outputs_of(latent), log_library.exp()).sample(generator)
+        return found
 
     def composed(self, n: int, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Codes (n, latents) under interventions (K,), from the prior."""

@@ -63,7 +63,7 @@ class PerturbationSubject(Subject):
 
     def contextual_codes(self, x: Tensor, mask: Tensor) -> Tensor:
         """Posterior means (B, latents) of rows, told of interventions (B, K) in the order of the data's concepts."""
-        return self.model.posterior(self.model.values(x), mask[:, self._order])[0]
+        return self.model.represented(self.model.posterior(self.model.values(x), mask[:, self._order])[0])
 
     def nats(self, x: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
         error, kl = self.model.bound_in(x, mask[:, self._order], generator)

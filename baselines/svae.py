@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from context_module.baselines.perturbation import PerturbationSettings, PerturbationVAE
+from context_module.baselines.perturbation import PerturbationSettings, PerturbationVAE, learn_faster
 from context_module.baselines.vae import check_at_least
 from context_module.normal import draw_uniform
 from context_module.objective import ParameterGroup
@@ -28,7 +28,6 @@ __all__ = ["SVAE", "SVAEPlus", "SVAEPlusSettings", "SVAESettings", "hard_masks",
 
 _OPEN = 5.0  # logits to start from: a probability of .993
 _DECIDED = 0.5
-_FASTER = 10.0
 
 
 def hard_masks(logits: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
@@ -46,7 +45,7 @@ def log_beta_prior(logits: Tensor, k: float) -> Tensor:
 class SVAESettings(PerturbationSettings):
     """The loss of sVAE."""
 
-    sparsity: float = argument(10.0, help="weight of the expected number of shifts, in nats of the whole data")
+    sparsity: float = argument(100.0, help="weight of the expected number of shifts, in nats of the whole data")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,10 +79,7 @@ class SVAE(PerturbationVAE):
         return self.settings.sparsity * self.logits.sigmoid().sum()
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """What is of single perturbations, and met in few rows of a batch each, learns faster."""
-        own = [self.shifts, self.logits]
-        others = [parameter for parameter in self.parameters() if all(parameter is not one for one in own)]
-        return [ParameterGroup(others), ParameterGroup(own, lr_scale=_FASTER)]
+        return learn_faster(self, [self.shifts, self.logits])
 
     def targets(self) -> Tensor:
         return self.logits.detach() > 0
@@ -93,7 +89,7 @@ class SVAE(PerturbationVAE):
 class SVAEPlusSettings(PerturbationSettings):
     """The loss of sVAE+."""
 
-    sparsity: float = argument(20.0, help="K of the prior Beta(1, K) on the probability of a shift; 1 is uniform")
+    sparsity: float = argument(100.0, help="K of the prior Beta(1, K) on the probability of a shift; 1 is uniform")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -39,7 +39,7 @@ def sparse_shifts(
     genes: int = 100,
     pairs: int = 20,
     interactions: float = 0.0,
-    library: float = 1e6,
+    library: float = 4e3,
     samples_per_context: int = 250,
     held_out_samples: int = 250,
     test_samples: int = 0,
@@ -58,7 +58,7 @@ def sparse_shifts(
         pairs: number of pairs of perturbations that are held out.
         interactions: of every pair, the size of a shift besides, in one more latent, in units of a shift's own: zero
             for perturbations that add up.
-        library: expected counts of a cell.
+        library: expected counts of a cell; published code has as many, where its softmax is over cells.
         samples_per_context, held_out_samples, test_samples: cells of each context, of each pair, and further cells of
             each context.
         columns: the names that a base has: these genes.

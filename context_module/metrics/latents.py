@@ -11,7 +11,7 @@ from context_module.errors import ShapeError
 from context_module.metrics.case import Case, batches
 from context_module.metrics.disentanglement import factor_table
 from context_module.metrics.disentanglement_scores import correlations, mean_correlation
-from context_module.metrics.estimate import Estimate, bootstrap, bootstrap_indices
+from context_module.metrics.estimate import MIN_SAMPLES, Estimate, bootstrap, bootstrap_indices
 from context_module.metrics.metric import Figure, WholeMetric
 from context_module.metrics.representation import leading_codes
 
@@ -120,7 +120,7 @@ def _score(case: Case) -> dict[str, Estimate]:
     codes = codes if width is None else leading_codes(codes, width)
     scores = latent_scores(codes, factors, seed=case.seed)
     targets = getattr(case.subject, "targets", None)
-    if targets is not None and case.data.targets is not None:
+    if targets is not None and case.data.targets is not None and len(case.data.targets) >= MIN_SAMPLES:
         scores |= target_scores(targets(), case.data.targets, codes, factors, seed=case.seed)
     return scores
 

@@ -86,7 +86,7 @@ def test_sparse_shifts_are_what_they_say():
     moved = means[1:][data.targets].abs()
     assert 3 < moved.min() < 5 < moved.max() < 7
     library = data.train.read(torch.arange(50)).sum(1)
-    torch.testing.assert_close(library.mean(), torch.tensor(1e6), rtol=1e-3, atol=0)
+    torch.testing.assert_close(library.mean(), torch.tensor(4e3), rtol=1e-2, atol=0)
     # shifts add up in pairs
     name = data.held_out.context_names[0]
     pair = data.held_out.factors[data.held_out.labels == 0].mean(0)
@@ -126,7 +126,7 @@ def test_a_chain_passes_shifts_on():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("sparse_shifts", {"perturbations": 3, "pairs": 4}, "0 to 3 pairs; got 3, 15, 100, 1e.06 and 4"),
+        ("sparse_shifts", {"perturbations": 3, "pairs": 4}, "0 to 3 pairs; got 3, 15, 100, 4000 and 4"),
         ("sparse_shifts", {"library": -1.0}, "a positive library"),
         ("sparse_shifts", {"samples_per_context": 0}, "samples_per_context must be at least 1"),
         ("sparse_shifts", {"columns": ["a", "b"]}, "the base has 2 columns, a, b, ..., this data 100, g1, g2, g3"),
