@@ -2,7 +2,8 @@
 
 Labels y are predicted, linearly, from core codes z_c; style codes z_s are what else an image shows. Two VAEs share
 the decoder p(x | z_c, z_s) and the encoder of styles: that of predictions has q(z_c | x); that of concepts has
-q(z_c | x, y) and a prior p(z_c | y) = N(A y + b, diag exp(C y + d)), by which core codes are identifiable. Both count half:
+q(z_c | x, y) and a prior p(z_c | y) = N(A y + b, diag exp(C y + d)), by which core codes are identifiable. Both
+count half:
 
     (rec_P + rec_C) / 2 + beta(t) / 2 (w_c KL_C(z_c | y) + w_s KL_C(z_s) + w_c KL_P(z_c) + w_s KL_P(z_s))
         + gamma(t) / 2 BCE(y) + lambda sum over core dimensions j of | W_predictor[:, j], W_decoder[:, j] |_2
