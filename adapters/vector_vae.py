@@ -199,7 +199,7 @@ class VectorAdapter(DecoderAdapter):
         return f"vectors of {len(self.columns)} columns"
 
     def data_settings(self) -> dict[str, Any]:
-        return {"columns": self.columns, "base": self}
+        return {"columns": (*self.columns, *self.net.covariates), "base": self}
 
     def seen(self, mean: Tensor) -> Tensor:
         return self.net.seen(mean.float())

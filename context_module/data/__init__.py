@@ -2,6 +2,7 @@
 
 from context_module.data.attributes import attributes
 from context_module.data.augment import augment
+from context_module.data.cells import cells, to_anndata
 from context_module.data.context_data import ContextData
 from context_module.data.dataset import ArrayContextDataset, ContextDataset, LabelledDataset, MappedImages
 from context_module.data.dsprites import dsprites, dsprites_grid
@@ -48,6 +49,7 @@ __all__ = [
     "attributes",
     "augment",
     "available_data",
+    "cells",
     "check_counts",
     "cross_pairs",
     "data_function",
@@ -75,6 +77,7 @@ __all__ = [
     "simulate",
     "sparse_shifts",
     "text_folders",
+    "to_anndata",
     "triplets",
     "with_factors",
 ]

@@ -47,6 +47,7 @@ _DATA: Registry[Load] = Registry(
         "datasets": "context_module.data.hub:hub_dataset",
         "samples": "context_module.data.own_samples:own_samples",
         "grammar": "context_module.data.grammar:grammar",
+        "cells": "context_module.data.cells:cells",
         "sparse_shifts": "context_module.data.shifts:sparse_shifts",
         "shift_chain": "context_module.data.shifts:shift_chain",
     },
@@ -137,7 +138,7 @@ def load_data(
         base: the adapter that data of a base's own samples is drawn of.
         **options: further arguments of the data's own function: see `quad`, `morpho_mnist`, `dsprites`,
             `dsprites_grid`, `pendulum`, `still_life`, `cartoon`, `chase`, `attributes`, `augment`, `hub_dataset`,
-            `own_samples`, `grammar`, `sparse_shifts`, `shift_chain`, `image_folders`, `text_folders`.
+            `own_samples`, `grammar`, `cells`, `sparse_shifts`, `shift_chain`, `image_folders`, `text_folders`.
 
     Raises:
         ImportError: for data of an installed package that cannot be imported; names the package.
