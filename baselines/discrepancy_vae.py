@@ -16,6 +16,7 @@ the prior.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -135,6 +136,14 @@ class DiscrepancyVAE(PerturbationVAE):
         penalty = penalty + settings.graph_weight * width * self.graph_of_latents().abs().sum()
         loss = error + settings.beta * rising(progress, 0.1, 0.5) * kl + penalty
         return {"loss": loss, "error": error, "kl": kl, "discrepancy": discrepancy.expand_as(kl)}
+
+    def own_parameters(self) -> list[tuple[nn.Parameter, int]]:
+        return [(self.assignment, 0), (self.sizes, 0)]
+
+    @torch.no_grad()
+    def start_anew(self, places: Sequence[int]) -> None:
+        self.assignment[places] = 0.0
+        self.sizes[places] = 0.0
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return learn_faster(self, [self.edges, self.assignment, self.sizes])

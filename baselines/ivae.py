@@ -14,6 +14,7 @@ with weights that move towards 100, 1, 1 and 1. There the variance of the decode
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -96,6 +97,20 @@ class IVAE(PerturbationVAE):
         self.prior_network = mlp(len(self.concepts), settings.prior_width, outputs, settings.prior_depth)
         if settings.annealed:
             self.stages = (1 / _ANNEALED,)
+
+    def own_parameters(self) -> list[tuple[nn.Parameter, int]]:
+        first = self.prior_network[0]
+        assert isinstance(first, nn.Linear)
+        return [(first.weight, 1)]
+
+    @torch.no_grad()
+    def start_anew(self, places: Sequence[int]) -> None:
+        """The encoder is told nothing of them: its weights would be those of chance."""
+        first, told = self.prior_network[0], self.encoder[0]
+        assert isinstance(first, nn.Linear)
+        assert isinstance(told, nn.Linear)
+        first.weight[:, places] = 0.0
+        told.weight[:, [len(self.columns) + place for place in places]] = 0.0
 
     def prior_of(self, mask: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         found = self.prior_network(mask.float())

@@ -80,6 +80,7 @@ class PerturbationVAE(Baseline):
         concepts: the K perturbations.
         likelihood: see `PerturbationSettings`.
         items: number of rows that it trains on.
+        learned: contexts that these are of; all of single perturbations without.
 
     Attributes:
         told_width: how many numbers the encoder is told of the perturbations.
@@ -98,10 +99,12 @@ class PerturbationVAE(Baseline):
         concepts: Sequence[str],
         likelihood: VectorLikelihood,
         items: int,
+        learned: Sequence[str] | None = None,
     ) -> None:
         Objective.__init__(self)
         self.settings, self.columns, self.concepts = settings, tuple(columns), Concepts(concepts)
         self.likelihood, self.items = likelihood, items
+        self.learned = tuple(self.concepts.training_contexts if learned is None else learned)
         self.warmup_share = settings.kl_warmup
         self.encoder = layers(len(columns) + self.told_width, settings.width, settings.depth, 2 * settings.latents)
         self.decoder = layers(settings.latents, settings.width, settings.depth, len(columns))
@@ -122,7 +125,7 @@ class PerturbationVAE(Baseline):
         likelihood = settings.likelihood or ("negative_binomial" if data.of_counts else "gaussian")
         if likelihood != "gaussian" and not data.of_counts:
             raise DataError(f"likelihood {likelihood} is of counts, this data has none: use gaussian")
-        model = cls(settings, data.columns, data.concepts, likelihood, len(data))
+        model = cls(settings, data.columns, data.concepts, likelihood, len(data), data.context_names)
         some = torch.linspace(0, len(data) - 1, min(len(data), _MOST)).long()
         x = model.values(torch.stack([item["x"] for item in data.__getitems__(some.tolist())]))
         with torch.no_grad():
@@ -218,6 +221,14 @@ class PerturbationVAE(Baseline):
         mean, log_var = self.prior_of(mask.expand(n, -1), generator)
         return reparameterised(mean, log_var, generator)
 
+    def own_parameters(self) -> list[tuple[nn.Parameter, int]]:
+        """The parameters of single perturbations, each with its axis of K entries."""
+        return []
+
+    @torch.no_grad()
+    def start_anew(self, places: Sequence[int]) -> None:
+        """Forget what is of the perturbations of these numbers, as if they shifted nothing yet and might anything."""
+
     def targets(self) -> Tensor | None:
         """bool (K, latents), which dimensions each perturbation shifts; None for a method that does not say."""
         return None
@@ -229,14 +240,18 @@ class PerturbationVAE(Baseline):
 
     def save(self, directory: str | Path) -> None:
         config = {"baseline": self.name, "columns": list(self.columns), "concepts": list(self.concepts)}
-        config |= {"items": self.items} | dataclasses.asdict(self.settings) | {"likelihood": self.likelihood}
+        config |= (
+            {"items": self.items, "learned": list(self.learned)}
+            | dataclasses.asdict(self.settings)
+            | {"likelihood": self.likelihood}
+        )
         save_network(directory, self, config)
 
     @classmethod
     def from_config(  # type: ignore[override]
-        cls, columns: list[str], concepts: list[str], items: int, **settings: Any
+        cls, columns: list[str], concepts: list[str], items: int, learned: list[str], **settings: Any
     ) -> PerturbationVAE:
-        return cls(cls.settings_class(**settings), columns, concepts, settings["likelihood"], items)
+        return cls(cls.settings_class(**settings), columns, concepts, settings["likelihood"], items, learned)
 
 
 @dataclass(kw_only=True)

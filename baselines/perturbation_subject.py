@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from context_module.baselines.gaussian import reparameterised
 from context_module.baselines.perturbation import PerturbationVAE
+from context_module.baselines.transfer import fitted_to, importance_bound
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextDataset
 from context_module.errors import DataError
@@ -17,6 +19,7 @@ from context_module.metrics import Subject
 __all__ = ["PerturbationSubject"]
 
 _ENCODED = 2000  # rows of a context that stand for all
+_DRAWS = 100  # of the importance-weighted bound
 _SHIFTED = 1.0  # deviations of the control's codes: what counts as shifted
 
 
@@ -46,7 +49,7 @@ class PerturbationSubject(Subject):
         if OBSERVATIONAL not in data.context_names:
             raise DataError(f"no {OBSERVATIONAL!r} rows, the control, among the training data")
         self.model = self.network = model
-        self.device, self.concepts = model.device, model.concepts
+        self.device, self.concepts, self.learned = model.device, model.concepts, model.learned
         self._data = data
         self._means: dict[str, tuple[Tensor, Tensor]] = {}
         self._order = [data.concepts.index(name) for name in model.concepts]
@@ -69,13 +72,32 @@ class PerturbationSubject(Subject):
         error, kl = self.model.bound_in(x, mask[:, self._order], generator)
         return error + kl
 
+    def transfer(
+        self, train: ContextDataset, test: ContextDataset, contexts: Sequence[str], seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """The ELBO and the importance-weighted bound (n,) of test rows of contexts that it was not trained on."""
+        with torch.enable_grad():
+            fitted = fitted_to(self.model, train, contexts, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        bounds: list[tuple[Tensor, Tensor]] = []
+        for rows in torch.arange(len(test)).split(_ENCODED):
+            items = test.__getitems__(rows.tolist())
+            x, mask = (torch.stack([item[key] for item in items]).to(self.device) for key in ("x", "mask"))
+            mask = mask[:, self._order]
+            with torch.no_grad():
+                error, kl = fitted.bound_in(x, mask, generator)
+            bounds.append((-(error + kl), importance_bound(fitted, x, mask, _DRAWS, generator)))
+        elbo, weighted = (torch.cat(parts).cpu() for parts in zip(*bounds, strict=True))
+        return elbo, weighted
+
     @torch.no_grad()
     def targets(self) -> Tensor:
         """bool (K, latents), in the order of the data's concepts."""
         found = self.model.targets()
         if found is None:
             center, spread = self._moments(OBSERVATIONAL)
-            shifts = [(self._moments(name)[0] - center) / spread for name in self.model.concepts]
+            learned = [name if name in self.learned else OBSERVATIONAL for name in self.model.concepts]
+            shifts = [(self._moments(name)[0] - center) / spread for name in learned]
             found = torch.stack(shifts).abs() > _SHIFTED
         places = [self.model.concepts.index(name) for name in self._data.concepts]
         return found.cpu()[places]

@@ -10,6 +10,7 @@ are hard forwards and soft backwards.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ from context_module.options import argument
 
 __all__ = ["SAMSVAE", "SAMSVAESettings", "bernoulli_kl"]
 
+_OPEN = 5.0  # logits of masks that let everything through
 _NARROW = -4.0  # log-variance of shifts to start from
 
 
@@ -95,6 +97,14 @@ class SAMSVAE(PerturbationVAE):
     def penalty(self) -> Tensor:
         shifts = kl_per_dimension(self.shifts, self.log_var).sum()
         return shifts + bernoulli_kl(self.logits, self.settings.mask_probability).sum()
+
+    def own_parameters(self) -> list[tuple[nn.Parameter, int]]:
+        return [(self.shifts, 0)]
+
+    @torch.no_grad()
+    def start_anew(self, places: Sequence[int]) -> None:
+        self.shifts[places] = 0.0
+        self.logits[places] = _OPEN
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return learn_faster(self, [self.shifts, self.log_var, self.logits])

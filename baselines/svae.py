@@ -12,6 +12,7 @@ up, where public code knows one at a time.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,6 +78,14 @@ class SVAE(PerturbationVAE):
 
     def penalty(self) -> Tensor:
         return self.settings.sparsity * self.logits.sigmoid().sum()
+
+    def own_parameters(self) -> list[tuple[nn.Parameter, int]]:
+        return [(self.shifts, 0)]
+
+    @torch.no_grad()
+    def start_anew(self, places: Sequence[int]) -> None:
+        self.shifts[places] = 0.0
+        self.logits[places] = _OPEN
 
     def parameter_groups(self) -> list[ParameterGroup]:
         return learn_faster(self, [self.shifts, self.logits])

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from context_module.data import ContextDataset
 from context_module.errors import ShapeError
 from context_module.metrics.case import Case, batches
 from context_module.metrics.disentanglement import factor_table
@@ -97,10 +98,9 @@ def target_scores(
 
 
 @torch.no_grad()
-def _codes(case: Case) -> Tensor:
-    """Codes of the test items of all training contexts; of a subject that wants to be told of them, told."""
-    subject, test = case.subject, case.data.test
-    assert test is not None
+def _codes(case: Case, test: ContextDataset) -> Tensor:
+    """Codes of items; of a subject that wants to be told of their contexts, told."""
+    subject = case.subject
     told = getattr(subject, "contextual_codes", None)
     if told is None:
         found = [subject.codes(x.to(subject.device)) for x in batches(test, case.batch_size)]  # type: ignore[attr-defined]
@@ -112,16 +112,17 @@ def _codes(case: Case) -> Tensor:
 
 
 def _score(case: Case) -> dict[str, Estimate]:
-    test = case.data.test
-    assert test is not None
-    factors = test.factors
-    assert factors is not None
-    codes, width = _codes(case), case.subject.code_width
+    assert case.data.test is not None
+    learned = [name for name in case.data.test.context_names if name in getattr(case.subject, "learned", (name,))]
+    test = case.data.test.only(learned)
+    assert test.factors is not None
+    codes, factors, width = _codes(case, test), test.factors, case.subject.code_width
     codes = codes if width is None else leading_codes(codes, width)
     scores = latent_scores(codes, factors, seed=case.seed)
     targets = getattr(case.subject, "targets", None)
-    if targets is not None and case.data.targets is not None and len(case.data.targets) >= MIN_SAMPLES:
-        scores |= target_scores(targets(), case.data.targets, codes, factors, seed=case.seed)
+    rows = [number for number, name in enumerate(case.data.concepts) if name in learned]
+    if targets is not None and case.data.targets is not None and len(rows) >= MIN_SAMPLES:
+        scores |= target_scores(targets()[rows], case.data.targets[rows], codes, factors, seed=case.seed)
     return scores
 
 

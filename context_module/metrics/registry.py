@@ -36,6 +36,7 @@ _METRICS: Registry[Metric] = Registry(
         "perturbation": "context_module.metrics.perturbation:PERTURBATION",
         "discrimination": "context_module.metrics.perturbation:DISCRIMINATION",
         "latents": "context_module.metrics.latents:METRIC",
+        "transfer": "context_module.metrics.transfer:METRIC",
         "graph": "context_module.metrics.graph:METRIC",
         "reconstruction": "context_module.metrics.reconstruction:METRIC",
         "counterfactual": "context_module.metrics.counterfactual:METRIC",

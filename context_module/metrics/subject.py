@@ -22,6 +22,8 @@ class Subject(ABC):
     - ``codes(images)``: its representation of images (B, C, H, W) in [0, 1] on `device`, float (B, d); it is not told
       of contexts.
     - ``contextual_codes(vectors, mask)``: the same, told of the interventions, of a system that wants to be.
+    - ``transfer(train, test, contexts, seed)``: the ELBO and a tighter bound (n,) of test rows of contexts that are
+      not among its attribute ``learned``, their own parameters fitted to training rows.
     - ``targets()``: bool (K, d), which dimensions of its codes each concept shifts.
     - ``nats(images, mask, generator)``: the negative ELBO (B,) of images (B, C, H, W) in [0, 1], likewise on the
       `device`, under the interventions of a bool mask (B, K) over `concepts`.

@@ -1,5 +1,7 @@
 """Methods of vectors: on the loop's batches, under perturbations, saved and loaded, and what they refuse."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from context_module.baselines.ada_vae import gaussian_kl
 from context_module.baselines.discrepancy_vae import matched_mmd
 from context_module.baselines.sams_vae import bernoulli_kl
 from context_module.baselines.svae import hard_masks
+from context_module.baselines.transfer import fitted_to, importance_bound
 from context_module.data import VectorContextDataset
 from context_module.errors import DataError
 from context_module.evaluation import evaluate
@@ -238,3 +241,35 @@ def test_data_that_does_not_fit(data):
         model.subject(data.train.only(["p1", "p2", "p3", "p4"]))
     with pytest.raises(DataError, match="have no image shape: use a base, or a method, of vectors"):
         get_baseline("beta_vae").build(get_baseline("beta_vae").settings_class(), rows)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_it_knows_is_transferred_to_further_perturbations(name, data):
+    learned = ["obs", "p1", "p2"]
+    torch.manual_seed(0)
+    method = get_baseline(name)
+    model = method.build(method.settings_class(latents=3, width=8), data.train.only(learned))
+    assert model.learned == tuple(learned)
+    trained(model, replace(data, train=data.train.only(learned)), steps=40)
+    before = {key: tensor.clone() for key, tensor in model.eval().state_dict().items()}
+    fitted = fitted_to(model, data.train, ["p3", "p4"], steps=30)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    for (ours, axis), (theirs, _) in zip(fitted.own_parameters(), model.own_parameters(), strict=True):
+        known = [data.concepts.index(concept) for concept in ("p1", "p2")]
+        places = torch.tensor(known)
+        assert torch.equal(ours.index_select(axis, places), theirs.index_select(axis, places))
+        assert not torch.equal(ours, theirs)
+    x, mask = data.test.select("p3"), data.concepts.mask("p3", 40)
+    if fitted.own_parameters():
+        start = fitted_to(model, data.train, ["p3", "p4"], steps=0)
+        with torch.no_grad():
+            ends = [sum(part.mean() for part in each.bound_in(x, mask, seeded(0))) for each in (fitted, start)]
+        assert ends[0] < ends[1] + 0.05
+    bound = importance_bound(model, x, mask, 50, seeded(0)).mean()
+    with torch.no_grad():
+        assert bound > -sum(part.mean() for part in model.bound_in(x, mask, seeded(0)))
+    found = evaluate(model.subject(data.train), data, samples=15, metrics=["transfer"], progress=False)
+    assert found.whole["transfer"].keys() == {"nll_elbo", "nll_iwelbo"}
+    assert found.whole["transfer"]["nll_iwelbo"].value < found.whole["transfer"]["nll_elbo"].value
+    everything = evaluate(make(name, data).subject(data.train), data, samples=15, contexts=["p1"], progress=False)
+    assert everything.skipped["transfer"] == "the model was trained on all perturbations: leave some out, --contexts"
