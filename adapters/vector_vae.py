@@ -89,8 +89,10 @@ class VectorVAE(nn.Module):
     ) -> None:
         super().__init__()
         if min(latents, width, depth, len(columns)) < 1:
-            raise ValueError(f"columns, latents, width and depth must be at least 1, got {len(columns)}, {latents}, "
-                             f"{width} and {depth}")  # fmt: skip
+            raise ValueError(
+                f"columns, latents, width and depth must be at least 1, got {len(columns)}, {latents}, {width} and "
+                f"{depth}"
+            )
         self.columns, self.covariates = tuple(columns), tuple(covariates)
         self.config = {"latents": latents, "width": width, "depth": depth, "likelihood": likelihood}
         self.encoder = layers(len(columns), width, depth, 2 * latents)
@@ -113,7 +115,9 @@ class VectorVAE(nn.Module):
             log_library = values.sum(1).clamp_min(1).log()
             self.library.copy_(torch.stack([log_library.mean(), log_library.std(correction=0)]))
         self.frequencies.copy_(covariates.mean(0))
-        self.decoder[-1].bias.copy_(self.output.fit(values))
+        last = self.decoder[-1]
+        assert isinstance(last, nn.Linear)
+        last.bias.copy_(self.output.fit(values))
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The numbers (B, G) and the covariates (B, C) of rows."""

@@ -157,8 +157,7 @@ class CLAP(Baseline):
         error = 0.5 * (bernoulli_error(self.decode(z), x) + bernoulli_error(self.decode(concept), x))
         kl = torch.stack(list(prior_terms(kls, core, settings.latents - core).values())).sum(0)
         missed = 0.5 * cross_entropy(self.predictor(z[:, :core]), labels).mean(1)
-        first = next(part for part in self.decoder if isinstance(part, nn.Linear))
-        sparse = settings.sparsity * group_sparsity(self.predictor.weight, first.weight).expand_as(error)
+        sparse = settings.sparsity * group_sparsity(self.predictor.weight, self._first_weight).expand_as(error)
         beta = settings.beta * cycled(progress, settings.beta_from, settings.beta_to, 2)
         gamma = settings.label_weight * ramp(progress / settings.beta_to)
         return {
@@ -169,6 +168,11 @@ class CLAP(Baseline):
             "sparsity": sparse,
         }
 
+    @property
+    def _first_weight(self) -> Tensor:
+        """Of the decoder's first layer, (hidden, latents)."""
+        return next(part for part in self.decoder.modules() if isinstance(part, nn.Linear)).weight
+
     def predict(self, x: Tensor) -> Tensor:
         """Probabilities (B, M) of the labels of images, by the mean of the core."""
         return self.predictor(self.encode(x)[0][:, : self.settings.core]).sigmoid()
@@ -176,7 +180,6 @@ class CLAP(Baseline):
     @torch.no_grad()
     def concepts_found(self, least: float = 0.1) -> list[int]:
         """The core dimensions that predictor and decoder use, more than by a share of the most used one."""
-        first = next(part for part in self.decoder if isinstance(part, nn.Linear))
-        norms = torch.cat([self.predictor.weight, first.weight[:, : self.settings.core]]).norm(dim=0)
+        norms = torch.cat([self.predictor.weight, self._first_weight[:, : self.settings.core]]).norm(dim=0)
         found: list[int] = (norms > least * norms.max()).nonzero().flatten().tolist()
         return found

@@ -99,9 +99,9 @@ class IVAE(PerturbationVAE):
             self.stages = (1 / _ANNEALED,)
 
     def own_parameters(self) -> list[tuple[nn.Parameter, int]]:
-        first = self.prior_network[0]
-        assert isinstance(first, nn.Linear)
-        return [(first.weight, 1)]
+        weight = self.prior_network[0].weight
+        assert isinstance(weight, nn.Parameter)
+        return [(weight, 1)]
 
     @torch.no_grad()
     def start_anew(self, places: Sequence[int]) -> None:

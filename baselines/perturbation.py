@@ -88,6 +88,8 @@ class PerturbationVAE(Baseline):
 
     kind: ClassVar[Kind] = "vectors"
     settings_class: ClassVar[type[Any]] = PerturbationSettings
+    encoder: nn.Sequential
+    decoder: nn.Sequential
     center: Tensor
     scale: Tensor
     library: Tensor
@@ -122,14 +124,16 @@ class PerturbationVAE(Baseline):
         """
         if not isinstance(data, VectorContextDataset):
             raise DataError(f"the method {cls.name} is of vectors, this data holds {data.kind}: use the cells data")
-        likelihood = settings.likelihood or ("negative_binomial" if data.of_counts else "gaussian")
+        likelihood: VectorLikelihood = settings.likelihood or ("negative_binomial" if data.of_counts else "gaussian")
         if likelihood != "gaussian" and not data.of_counts:
             raise DataError(f"likelihood {likelihood} is of counts, this data has none: use gaussian")
         model = cls(settings, data.columns, data.concepts, likelihood, len(data), data.context_names)
         some = torch.linspace(0, len(data) - 1, min(len(data), _MOST)).long()
         x = model.values(torch.stack([item["x"] for item in data.__getitems__(some.tolist())]))
         with torch.no_grad():
-            model.decoder[-1].bias.copy_(model.output.fit(x))
+            last = model.decoder[-1]
+            assert isinstance(last, nn.Linear)
+            last.bias.copy_(model.output.fit(x))
             if likelihood != "gaussian":
                 log_library = x.sum(1).clamp_min(1).log()
                 model.library.copy_(torch.stack([log_library.mean(), log_library.std(correction=0)]))
@@ -239,13 +243,11 @@ class PerturbationVAE(Baseline):
         return PerturbationSubject(self, data)
 
     def save(self, directory: str | Path) -> None:
-        config = {"baseline": self.name, "columns": list(self.columns), "concepts": list(self.concepts)}
-        config |= (
-            {"items": self.items, "learned": list(self.learned)}
-            | dataclasses.asdict(self.settings)
-            | {"likelihood": self.likelihood}
+        config: dict[str, Any] = {"baseline": self.name, "items": self.items, "learned": list(self.learned)}
+        names = {"columns": list(self.columns), "concepts": list(self.concepts)}
+        save_network(
+            directory, self, config | names | dataclasses.asdict(self.settings) | {"likelihood": self.likelihood}
         )
-        save_network(directory, self, config)
 
     @classmethod
     def from_config(  # type: ignore[override]

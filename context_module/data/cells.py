@@ -97,8 +97,15 @@ def cells(
         labels = np.array([order.get(name or "", -1) if total else -1 for name, total in zip(contexts, library)])  # noqa: B905
         rows = np.flatnonzero(labels >= 0)
         table = CellRows(matrices, rows, places, coded[rows])
-        described = {"columns": wanted, "covariates": covariate_names, "of_counts": True}
-        return VectorContextDataset(table, torch.from_numpy(labels[rows]), some, concepts, **described)
+        return VectorContextDataset(
+            table,
+            torch.from_numpy(labels[rows]),
+            some,
+            concepts,
+            columns=wanted,
+            covariates=covariate_names,
+            of_counts=True,
+        )
 
     train = part([OBSERVATIONAL, *concepts])
     assert train is not None

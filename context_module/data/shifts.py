@@ -185,8 +185,9 @@ def _screen(
             latents.append(draw(context, n, np.random.default_rng(key(spawn_key=(stream, numbers[context], 0)))))
             rows.append(observe(latents[-1], np.random.default_rng(key(spawn_key=(stream, numbers[context], 1)))))
         labels = torch.arange(len(contexts)).repeat_interleave(n)
-        known = {"factors": torch.cat(latents), "factor_names": factor_names, "columns": names}
-        return VectorContextDataset(torch.cat(rows), labels, contexts, concepts, **known)
+        return VectorContextDataset(
+            torch.cat(rows), labels, contexts, concepts, torch.cat(latents), factor_names, columns=names
+        )
 
     train = part(training, counts["train"], 1)
     assert train is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -124,7 +124,7 @@ class VectorContextDataset(ContextDataset):
             raise DataError(f"vectors cannot be joined with {other.kind}")
         if (self.columns, self.covariates) != (other.columns, other.covariates):
             raise DataError("vectors of other columns cannot be joined: give both the same names in the same order")
-        names = {"columns": self.columns, "covariates": self.covariates, "of_counts": self.of_counts}
+        names: dict[str, Any] = {"columns": self.columns, "covariates": self.covariates, "of_counts": self.of_counts}
         return VectorContextDataset(_Both(self, other), **joined_arguments(self, other), **names)
 
 
