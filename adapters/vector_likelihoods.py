@@ -66,7 +66,7 @@ class NegativeBinomialCounts:
 
     Args:
         mean: expected counts m (B, G).
-        log_inverse: (G,), the logarithm of t; the variance is m + m^2 / t.
+        log_inverse: (G,) or (B, G), the logarithm of t; the variance is m + m^2 / t.
     """
 
     def __init__(self, mean: Tensor, log_inverse: Tensor) -> None:
@@ -74,11 +74,15 @@ class NegativeBinomialCounts:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """(B,), nats."""
+        return self.log_probs(x).sum(1)
+
+    def log_probs(self, x: Tensor) -> Tensor:
+        """Of every column, (B, G), nats."""
         x, log_mean, log_t = x.float(), self.mean.log(), self._log_inverse
         total = torch.logaddexp(log_mean, log_t)
         t = log_t.exp()
         ways = torch.lgamma(x + t) - torch.lgamma(t) - torch.lgamma(x + 1)
-        return (ways + t * (log_t - total) + x * (log_mean - total)).sum(1)
+        return ways + t * (log_t - total) + x * (log_mean - total)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """(B, G), whole numbers."""

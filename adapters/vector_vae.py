@@ -263,7 +263,7 @@ class VectorAdapter(DecoderAdapter):
             raise DataError("vectors hold values that are not finite: leave these rows out")
         if self.net.of_counts:
             counts = self.net.split(x)[0]
-            check_counts(counts, f"vectors for a {self.net.output.likelihood} base")
+            check_counts(counts, f"vectors for a {self.name} base of counts")
             if (counts.sum(1) == 0).any():
                 raise DataError("a row has no count at all: leave empty rows out")
         return x

@@ -21,6 +21,7 @@ PAGES: dict[str, tuple[str, ...]] = {
         "context_module.adapters.diffusers",
         "context_module.adapters.denoiser",
         "context_module.adapters.transformers",
+        "context_module.adapters.scvi",
         "context_module.adapters.vector_vae",
         "context_module.adapters.vector_likelihoods",
         "context_module.adapters.likelihoods",

@@ -105,7 +105,7 @@ def test_what_it_does_not_take():
     x = screen().train.select("obs", 4)
     with pytest.raises(DataError, match="not finite"):
         base.check_inputs(x * math.nan)
-    with pytest.raises(DataError, match="vectors for a negative_binomial base must be counts.*got -1"):
+    with pytest.raises(DataError, match="vectors for a vector_vae base of counts must be counts.*got -1"):
         base.check_inputs(-torch.ones_like(x))
     with pytest.raises(DataError, match="a row has no count at all"):
         base.check_inputs(0 * x)
