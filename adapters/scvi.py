@@ -1,8 +1,8 @@
 """A trained SCVI model of scvi-tools as a base, as it is: its encoder, its decoder, its likelihood.
 
-It is passed as an object, ``wrap_decoder(model, ...)``, and never read from a path: its files are pickled. Cells come as
-rows of counts, batches behind them as one-hot covariates, as ``--data cells`` has them with ``covariates=batch``. The
-library is that of the cell, or drawn from a log-normal of the model's own cells.
+It is passed as an object, ``wrap_decoder(model, ...)``, and never read from a path: its files are pickled. Cells come
+as rows of counts, batches behind them as one-hot covariates, as ``--data cells`` has them with ``covariates=batch``.
+The library is that of the cell, or drawn from a log-normal of the model's own cells.
 """
 
 from __future__ import annotations
@@ -130,9 +130,7 @@ class SCVIAdapter(VectorAdapter):
 
     @classmethod
     def pretraining(cls) -> type[Pretraining]:
-        raise ValueError(
-            "an scvi base is trained by scvi-tools: SCVI(adata).train(); --base vector_vae is of its kind"
-        )
+        raise ValueError("an scvi base is trained by scvi-tools; --base vector_vae is of its kind")
 
     def save(self, directory: str | Path) -> None:
         raise CheckpointError("an SCVI base is saved by scvi-tools: model.save(...)")

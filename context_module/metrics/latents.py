@@ -19,6 +19,7 @@ from context_module.metrics.representation import leading_codes
 __all__ = ["METRIC", "latent_scores", "target_scores"]
 
 Array = NDArray[np.float64]
+_ITEMS = 4000  # that are drawn, of more
 
 
 def latent_scores(codes: Tensor, factors: Tensor, *, seed: int = 0) -> dict[str, Estimate]:
@@ -34,7 +35,8 @@ def latent_scores(codes: Tensor, factors: Tensor, *, seed: int = 0) -> dict[str,
     Raises:
         ShapeError, DataError: as `disentanglement`.
     """
-    table = factor_table(codes, factors, [f"z{k + 1}" for k in range(factors.shape[1])], seed=seed)
+    names = [f"z{k + 1}" for k in range(factors.shape[1])]
+    table = factor_table(codes, factors, names, train_items=_ITEMS // 2, test_items=_ITEMS // 2, seed=seed)
     half = len(table.codes) // 2
     inputs = np.column_stack([table.codes, np.ones(len(table.codes))])
     mapped = inputs[half:] @ np.linalg.lstsq(inputs[:half], table.factors[:half], rcond=None)[0]
