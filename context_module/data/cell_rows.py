@@ -35,7 +35,10 @@ class CountMatrix:
 
 
 class FileMatrix:
-    """Counts in an h5ad file, dense or in rows of a sparse matrix; every process opens it for itself.
+    """Counts in an h5ad file, dense or sparse; every process opens it for itself.
+
+    Rows are read as they are asked for; a matrix that is sparse by columns, of which none can be read alone, is taken
+    into memory.
 
     Args:
         path: the file.
@@ -54,28 +57,58 @@ class FileMatrix:
     def _matrix(self) -> Any:
         if self._opened is None:
             import h5py
-            from anndata.io import sparse_dataset
 
             file = h5py.File(self.path, "r")
             if self.key not in file:
                 layers = ", ".join(file["layers"]) if "layers" in file else ""
                 raise DataError(f"{self.path} has no {self.key}; its layers: {layers or 'none'}")
             found = file[self.key]
-            sparse = isinstance(found, h5py.Group)
-            self._opened = sparse_dataset(found) if sparse else found
-            if sparse and self._opened.format == "csc":  # whose rows cannot be read one by one
-                self._opened = self._opened.to_memory().tocsr()
+            self._opened = _opened_sparse(found) if isinstance(found, h5py.Group) else found
         return self._opened
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """The counts (n, G) of these cells, dense: each is read once, in the order of the file."""
         wanted, places = np.unique(rows, return_inverse=True)
-        found = self._matrix[wanted]
+        if not len(wanted):
+            return np.zeros((0, self.shape[1]))
+        # neighbours in one piece: a list of places is slow in HDF5
+        whole = wanted[-1] - wanted[0] + 1 == len(wanted)
+        found = self._matrix[slice(wanted[0], wanted[-1] + 1) if whole else wanted]
         dense: NDArray[Any] = found.toarray() if hasattr(found, "toarray") else np.asarray(found)
         return dense[places]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
+
+
+def _opened_sparse(group: Any) -> Any:
+    """A sparse matrix of an h5ad file: what gives its rows, or in memory if it lies by columns."""
+    shape = tuple(group.attrs.get("shape", group.attrs.get("h5sparse_shape")))
+    by_columns = "csc" in str(group.attrs.get("encoding-type", group.attrs.get("h5sparse_format")))
+    if not by_columns:
+        return _RowsOfFile(group, shape)
+    from scipy.sparse import csc_matrix
+
+    return csc_matrix((group["data"][:], group["indices"][:], group["indptr"][:]), shape=shape).tocsr()
+
+
+class _RowsOfFile:
+    """The rows of a sparse matrix in a file, dense as they are read."""
+
+    def __init__(self, group: Any, shape: tuple[int, ...]) -> None:
+        self.shape, self._group, self._starts = shape, group, group["indptr"][:]
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float64]:
+        numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        found = np.zeros((len(numbers), self.shape[1]))
+        # runs of neighbours are read in one piece each
+        ends = np.flatnonzero(np.diff(numbers, append=numbers[-1] + 2) != 1) + 1
+        for first, end in zip([0, *ends[:-1]], ends, strict=True):
+            start, stop = self._starts[numbers[first]], self._starts[numbers[end - 1] + 1]
+            counts = np.diff(self._starts[numbers[first] : numbers[end - 1] + 2])
+            places = np.repeat(np.arange(first, end), counts)
+            found[places, self._group["indices"][start:stop]] = self._group["data"][start:stop]
+        return found
 
 
 class CellRows:

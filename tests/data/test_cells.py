@@ -9,22 +9,13 @@ import torch
 from context_module.data import VectorContextDataset, cells, load_data, to_anndata
 from context_module.data.cell_rows import CountMatrix, GeneMoments, variable_genes
 from context_module.errors import DataError
+from helpers.screens import write_screen
 
 anndata = pytest.importorskip("anndata")
 from scipy.sparse import csc_matrix, csr_matrix  # noqa: E402
 
 # what anndata asks of pandas
 pytestmark = pytest.mark.filterwarnings("ignore:The '.*' option is deprecated")
-
-
-@pytest.fixture(autouse=True)
-def texts_are_written():
-    """By anndata of today, with pandas of today."""
-    if hasattr(anndata.settings, "allow_write_nullable_strings"):
-        with anndata.settings.override(allow_write_nullable_strings=True):
-            yield
-    else:
-        yield
 
 
 SAID = ["control"] * 20 + ["A"] * 15 + ["B"] * 15 + ["A+B"] * 12 + ["B+C"] * 12 + ["D"] * 1
@@ -69,7 +60,7 @@ def test_contexts_are_perturbations():
 @pytest.mark.parametrize("layer", [False, True])
 def test_files_are_read_as_they_lie(matrix, layer, tmp_path):
     given, _ = screen(matrix, layer=layer)
-    given.write_h5ad(tmp_path / "screen.h5ad")
+    write_screen(given, tmp_path / "screen.h5ad")
     options = {"layer": "counts"} if layer else {}
     data = load_data("cells", path=str(tmp_path / "screen.h5ad"), **options)
     memory = cells(given, **options)
@@ -86,13 +77,13 @@ def test_files_are_read_as_they_lie(matrix, layer, tmp_path):
 def test_several_files_are_one_screen(tmp_path):
     (one, a), (two, b) = screen(csr_matrix), screen(seed=1)
     two = two[:, ::-1].copy()  # the same genes, in another order
-    one.write_h5ad(tmp_path / "one.h5ad")
-    two.write_h5ad(tmp_path / "two.h5ad")
+    write_screen(one, tmp_path / "one.h5ad")
+    write_screen(two, tmp_path / "two.h5ad")
     data = cells(f"{tmp_path / 'one.h5ad'},{tmp_path / 'two.h5ad'}")
     genes = [int(name[1:]) for name in data.train.columns]
     assert torch.equal(data.train.select("A"), torch.cat([a[20:35], b[20:35]])[:, genes])
     fewer = two[:, two.var_names != "g7"].copy()
-    fewer.write_h5ad(tmp_path / "fewer.h5ad")
+    write_screen(fewer, tmp_path / "fewer.h5ad")
     with pytest.raises(DataError, match=r"one.h5ad and .*fewer.h5ad do not have the same genes: g7, 1 in all"):
         cells(f"{tmp_path / 'one.h5ad'},{tmp_path / 'fewer.h5ad'}")
 
@@ -196,7 +187,7 @@ def test_files_that_cannot_be_used(tmp_path):
     with pytest.raises(DataError, match="broken.h5ad cannot be read as an h5ad file"):
         cells(tmp_path / "broken.h5ad")
     given, _ = screen(layer=True)
-    given.write_h5ad(tmp_path / "screen.h5ad")
+    write_screen(given, tmp_path / "screen.h5ad")
     with pytest.raises(DataError, match=r"screen.h5ad has no layers/raw; its layers: counts"):
         cells(tmp_path / "screen.h5ad", layer="raw")
     with pytest.raises(DataError, match="the cells data needs path"):

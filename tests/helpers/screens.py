@@ -18,3 +18,16 @@ def tiny_vector_vae(columns=12, **options):
     net = VectorVAE(names, **{"latents": 3, "width": 8, **options}).eval()
     net.library.copy_(torch.tensor([9.2, 0.1]))
     return net
+
+
+def write_screen(screen, file):
+    """An AnnData to a file, its texts as objects: anndata of some versions writes no others of today's pandas."""
+    import pandas as pd
+
+    with pd.option_context("future.infer_string", False):
+        for table in (screen.obs, screen.var):
+            table.index = pd.Index(list(table.index), dtype=object)
+            for name in table:
+                values = pd.Series(list(table[name]), index=table.index, dtype=object)
+                table[name] = pd.Categorical(values, categories=pd.Index(sorted(set(values)), dtype=object))
+        screen.write_h5ad(file)

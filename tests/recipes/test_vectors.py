@@ -9,6 +9,7 @@ import torch
 from context_module import ContextualDecoder
 from context_module.adapters import load_base
 from context_module.data import to_anndata
+from helpers.screens import write_screen
 
 SCREEN = ["--data", "sparse_shifts", "--data_options", "perturbations=4", "genes=16", "latents=3", "pairs=2"]
 SCREEN += ["--samples_per_context", "40"]
@@ -92,14 +93,7 @@ def test_cells_of_a_file(here, check, tmp_path):
     cells = anndata.AnnData(rng.poisson(np.linspace(1, 9, 16), (160, 16)).astype(np.float32))
     cells.obs_names, cells.var_names = [f"c{n}" for n in range(160)], [f"g{n}" for n in range(16)]
     cells.obs["guide"], cells.obs["batch"] = said, ["1", "2"] * 80
-    cells.obs_names, cells.var_names = cells.obs_names.astype(object), cells.var_names.astype(object)
-    settings = getattr(anndata.settings, "override", None)
-    options = {"allow_write_nullable_strings": True}
-    if settings is not None and hasattr(anndata.settings, "allow_write_nullable_strings"):
-        with settings(**options):
-            cells.write_h5ad(tmp_path / "screen.h5ad")
-    else:
-        cells.write_h5ad(tmp_path / "screen.h5ad")
+    write_screen(cells, tmp_path / "screen.h5ad")
     data = ["--data", "cells", "--data_options", "path=screen.h5ad", "perturbation=guide", "covariates=batch"]
     base = ["--base", "vector_vae", "--latents", "3"]
     check.succeeded(here("pretrain.py", *base, *data, *QUICK, "--output_dir", "base"))
