@@ -76,10 +76,10 @@ CPU: Budget = {
     },
     "vectors": {
         "samples_per_context": 250,
-        "max_train_steps": 6000,
+        "max_train_steps": 3000,
         "train_batch_size": 256,
         "learning_rate": 3e-3,
-        "validation_steps": 2000,
+        "validation_steps": 1000,
     },
     "edits": {"samples_per_context": 250, "max_train_steps": 300, "train_batch_size": 620, "validation_steps": 100},
     "pretraining": LABELLED,
