@@ -101,9 +101,8 @@ def _combinations(plan: Plan) -> dict[str, Run]:
         CLOSED: both(CLOSED, "finetune", (BASE,), max_train_steps=0, **module),
         TRAINED: both(TRAINED, "finetune", (BASE,), **plan.budget["edits"], **module),
     }
-    for row in ANSWERS:  # in the module's reports
-        reports = [scored(plan.path(CLOSED) / screen) for screen in SCREENS]
-        runs[row] = plan.run(row, *reports, needs=(CLOSED,))
+    for row in ANSWERS:  # their figures are in the module's reports
+        runs[row] = plan.run(row, needs=(CLOSED,))
     for name, flags in METHODS.items():
         runs[name] = both(name, "train_baseline", depth=2, **plan.budget["identifiable"], **flags)
     return runs
@@ -116,7 +115,10 @@ def scores_of_combinations(path: Path) -> dict[str, float]:
     folder = path if answer == "model" else path.parents[1] / folder_name(CLOSED) / seed
     scores = {}
     for screen in SCREENS:
-        report = read_json(folder / screen / "evaluation" / "report.json")
+        file = folder / screen / "evaluation" / "report.json"
+        if not file.exists():  # of a module that failed
+            continue
+        report = read_json(file)
         figures: dict[str, Mapping[str, Any]] = {**report["summary"]["composition"]}
         if report["discrimination"]:
             figures["discrimination"] = report["discrimination"]
