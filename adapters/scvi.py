@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,9 @@ class _Net(nn.Module):
 
     library: Tensor
     frequencies: Tensor
-    split, seen, of_counts = VectorVAE.split, VectorVAE.seen, True
+    split: Any = VectorVAE.split
+    seen: Any = VectorVAE.seen
+    of_counts = True
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -105,7 +107,7 @@ class SCVIAdapter(VectorAdapter):
     """
 
     name = "scvi"
-    load_options: ClassVar[tuple[str, ...]] = ()
+    load_options = ()
 
     def __init__(self, model: Any) -> None:
         sizes = model.summary_stats
@@ -119,7 +121,8 @@ class SCVIAdapter(VectorAdapter):
         self.source = None
 
     def decoder_parts(self) -> list[nn.Module]:
-        return [self.net.module.decoder]  # type: ignore[list-item]
+        module: Any = self.net.module
+        return [module.decoder]
 
     @classmethod
     def load(cls, path: str | Path, **hub: Any) -> SCVIAdapter:

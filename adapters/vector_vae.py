@@ -164,7 +164,7 @@ class VectorAdapter(DecoderAdapter):
     name = "vector_vae"
     kind: ClassVar[Kind] = "vectors"
     draws = True
-    load_options = HUB_OPTIONS
+    load_options: ClassVar[tuple[str, ...]] = HUB_OPTIONS
 
     def __init__(self, net: VectorVAE) -> None:
         super().__init__()

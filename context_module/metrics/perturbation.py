@@ -36,7 +36,7 @@ _FLAT = 1e-8
 
 
 def e_distance(a: Tensor, b: Tensor, *, seed: int = 0) -> Estimate:
-    """The E-distance 2 E|x - y|^2 - E|x - x'|^2 - E|y - y'|^2 of rows (n, G), by unbiased estimates.
+    """The E-distance ``2 E|x - y|^2 - E|x - x'|^2 - E|y - y'|^2`` of rows (n, G), by unbiased estimates.
 
     With squared Euclidean distances, as perturbation studies have it (Peidli et al. 2024), it is twice the squared
     distance of the means: it sees no change of spread or shape, for which there is `mmd`. For two samples of one
