@@ -363,7 +363,7 @@ def lengthen(model: ContextualDecoder, data: ContextData, encodings: EncodedData
 
 def preview_of(model: ContextualDecoder, contexts: Iterable[str]) -> Image | str:
     """A picture of every context on the same noise, or a table of texts."""
-    return labelled_samples(contexts_on_one_noise(model, contexts))
+    return labelled_samples(contexts_on_one_noise(model, contexts), getattr(model.base, "columns", ()))
 
 
 if __name__ == "__main__":

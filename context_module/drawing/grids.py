@@ -79,8 +79,10 @@ def labelled_texts(rows: Mapping[str, Sequence[str]]) -> str:
     return "\n".join(["| context | texts |", "|---|---|", *(f"| {label} | {cell} |" for label, cell in cells.items())])
 
 
-def labelled_vectors(rows: Mapping[str, Tensor]) -> str:
+def labelled_vectors(rows: Mapping[str, Tensor], columns: Sequence[str] = ()) -> str:
     """A Markdown table: for every label the columns of its vectors (n, G) that are farthest from the first label's.
+
+    They are named by `columns`, or by number.
 
     >>> from torch import tensor, zeros
     >>> print(labelled_vectors({"obs": zeros(2, 3), "a": tensor([[0.0, 2.0, 0.0]])}))
@@ -90,18 +92,22 @@ def labelled_vectors(rows: Mapping[str, Tensor]) -> str:
     """
     means = {label: vectors.float().mean(0).cpu() for label, vectors in rows.items()}
     first, *others = means
+
+    def named(number: int) -> str:
+        return columns[number] if columns else str(number + 1)
+
     lines = ["| context | columns that differ most, by how much |", "|---|---|"]
     for label in others:
         change = means[label] - means[first]
         most = change.abs().topk(min(_MOVED, len(change))).indices.tolist()
-        lines.append(f"| {label} | {', '.join(f'{k + 1}: {change[k].item():+.3g}' for k in most if change[k])} |")
+        lines.append(f"| {label} | {', '.join(f'{named(k)}: {change[k].item():+.3g}' for k in most if change[k])} |")
     return "\n".join(lines)
 
 
-def labelled_samples(rows: Mapping[str, Any]) -> Image | str:
+def labelled_samples(rows: Mapping[str, Any], columns: Sequence[str] = ()) -> Image | str:
     """`labelled_grid` of images, `labelled_texts` of lists of texts, or `labelled_vectors` of vectors (n, G)."""
     if any(isinstance(samples, Tensor) and samples.ndim == 2 for samples in rows.values()):
-        return labelled_vectors(rows)
+        return labelled_vectors(rows, columns)
     texts = all(isinstance(samples, list) for samples in rows.values())
     return labelled_texts(rows) if texts else labelled_grid(rows)
 

@@ -38,6 +38,13 @@ def test_a_module_on_a_base_of_counts(here, check, tmp_path):
     page = (tmp_path / "module" / "evaluation" / "report.html").read_text()
     assert "mean response" in page
     assert "on rows that it was never trained on" in page
+    out = check.succeeded(here("compose.py", "--model", "module", "--do", "p1", "p2", "--output", "both.png"))
+    assert "| p1+p2 | g" in out
+    assert (tmp_path / "both.md").is_file()
+    message = check.failed(here("compose.py", "--model", "module", "--do", "p1", "--image", "cell.png"))
+    assert "cell.png: the model is of vectors, give none" in message
+    out = check.succeeded(here("preview.py", *SCREEN[:-2], "--n", "5", "--output", "rows.png"))
+    assert "rows.md: 7 contexts of vectors: obs, p1" in out
     model = ContextualDecoder.from_pretrained("module", base=load_base("vector_vae", "base"))
     counts = model.generate(3, do="p1+p2", seed=0)
     assert torch.equal(counts, counts.round())
