@@ -59,7 +59,8 @@ def register_data(name: str) -> Callable[[L], L]:
     """Decorator that makes a data set known in this process: a function that returns `ContextData`.
 
     Its arguments are its options, ``--data_options`` in recipes. Those named as arguments of `load_data`
-    (`resolution`, `samples_per_context`, `cache_dir`, `seed`, `base`, ...) get the recipes' own. An installed
+    (`resolution`, `samples_per_context`, `cache_dir`, `seed`, `base`, ...) get the recipes' own; those of texts have
+    `tokenize`, those of vectors `columns`. An installed
     package makes one known by an entry point of the group ``context_module.data``.
 
     Args:
