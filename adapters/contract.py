@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from context_module.contexts import Kind
 from context_module.errors import CheckpointError, LoraError, ShapeError
 from context_module.normal import draw_normal
 
@@ -151,6 +152,7 @@ class DecoderAdapter(nn.Module, ABC):
     Attributes:
         name: the registry's name of the family, as in ``--base nvae``.
         kind: what the base generates.
+        draws: whether what is generated is a draw unless told otherwise, and not the likelihood's mean.
         embeds: whether `Encoding.mean` is a decoder input that x can be decoded from, as the latent objective needs.
         latent: the decoder input.
         image_shape: (C, H, W) of the images; bases of anything else have none.
@@ -163,7 +165,8 @@ class DecoderAdapter(nn.Module, ABC):
     """
 
     name: ClassVar[str]
-    kind: ClassVar[Literal["images", "texts"]] = "images"
+    kind: ClassVar[Kind] = "images"
+    draws: ClassVar[bool] = False
     embeds: bool = True
     latent: LatentSpec
     image_shape: tuple[int, int, int]
@@ -267,6 +270,10 @@ class DecoderAdapter(nn.Module, ABC):
     def present(self, samples: Tensor) -> Any:
         """Means or samples as `ContextualDecoder.generate` hands them out: images (B, C, H, W), float32."""
         return samples.float()
+
+    def seen(self, mean: Tensor) -> Tensor:
+        """`Decoding.mean` (B, ...) as distances between what is decoded are to see it; here, as it is."""
+        return mean.float()
 
     def check_inputs(self, x: Any) -> Tensor:
         """x as `encode` and `Decoding.log_prob` take it, but for the device: here, images as they are.

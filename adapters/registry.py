@@ -35,6 +35,8 @@ _ADAPTERS: Registry[type[DecoderAdapter]] = Registry(
         "diffusers": "context_module.adapters.diffusers.adapter:DiffusersAdapter",
         "denoiser": "context_module.adapters.denoiser.adapter:DenoiserAdapter",
         "transformers": "context_module.adapters.transformers:TransformersAdapter",
+        "scvi": "context_module.adapters.scvi:SCVIAdapter",
+        "vector_vae": "context_module.adapters.vector_vae:VectorAdapter",
     },
     _wrong,
 )

@@ -9,6 +9,8 @@ if __name__ == "baselines":  # the folder imported from the repository's root: a
 from context_module.baselines.classifier import Classifier, ClassifierSettings
 from context_module.baselines.labelled import LabelledBaseline, LabelledSettings
 from context_module.baselines.networks import ARCHITECTURES
+from context_module.baselines.perturbation import PerturbationSettings, PerturbationVAE
+from context_module.baselines.perturbation_subject import PerturbationSubject
 from context_module.baselines.registry import available_baselines, get_baseline, load_baseline, register_baseline
 from context_module.baselines.regularized import RegularizedSettings, RegularizedVAE, Regularizer, regularizer_of
 from context_module.baselines.subject import BaselineSubject
@@ -24,6 +26,9 @@ __all__ = [
     "ClassifierSettings",
     "LabelledBaseline",
     "LabelledSettings",
+    "PerturbationSettings",
+    "PerturbationSubject",
+    "PerturbationVAE",
     "RegularizedSettings",
     "RegularizedVAE",
     "Regularizer",

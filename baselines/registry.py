@@ -35,6 +35,13 @@ _BASELINES: Registry[type[Baseline]] = Registry(
         "supervised_vae": "context_module.baselines.supervised_vae:SupervisedVAE",
         "dear": "context_module.baselines.dear:DEAR",
         "causal_vae": "context_module.baselines.causal_vae:CausalVAE",
+        "clap": "context_module.baselines.clap:CLAP",
+        "vector_vae": "context_module.baselines.perturbation:VectorVAEMethod",
+        "ivae": "context_module.baselines.ivae:IVAE",
+        "svae": "context_module.baselines.svae:SVAE",
+        "svae_plus": "context_module.baselines.svae:SVAEPlus",
+        "sams_vae": "context_module.baselines.sams_vae:SAMSVAE",
+        "discrepancy_vae": "context_module.baselines.discrepancy_vae:DiscrepancyVAE",
     },
     _wrong,
 )

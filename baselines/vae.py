@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from context_module.baselines.gaussian import bernoulli_error, kl_per_dimension, reparameterised
 from context_module.baselines.networks import make_networks
+from context_module.contexts import Kind
 from context_module.data import ContextData, ContextDataset, LabelledDataset
 from context_module.io import save_network
 from context_module.normal import draw_normal, draw_uniform
@@ -21,6 +22,8 @@ from context_module.options import argument
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
+
+    from context_module.metrics import Subject
 
 __all__ = ["Baseline", "BaselineSettings", "check_at_least"]
 
@@ -72,7 +75,7 @@ class Baseline(BatchObjective):
 
     name: ClassVar[str]
     settings_class: ClassVar[type[BaselineSettings]] = BaselineSettings
-    kind: ClassVar[Literal["images"]] = "images"
+    kind: ClassVar[Kind] = "images"
     categories: tuple[int, ...] = ()
 
     def __init__(self, settings: Any, image_shape: tuple[int, int, int], images: int) -> None:
@@ -80,6 +83,17 @@ class Baseline(BatchObjective):
         self.settings, self.image_shape, self.images = settings, image_shape, images
         inputs = settings.latents + sum(self.categories)
         self.encoder, self.decoder = make_networks(settings.architecture, self.image_shape, self.outputs, inputs)
+
+    @classmethod
+    def build(cls, settings: Any, data: ContextDataset) -> Baseline:
+        """One for this data, to be trained on it; DataError for data of another kind."""
+        return cls(settings, data.image_shape, len(data))
+
+    def subject(self, data: ContextDataset) -> Subject:
+        """What metrics score, of one that was trained on this data."""
+        from context_module.baselines.subject import BaselineSubject
+
+        return BaselineSubject(self, data)
 
     @property
     def outputs(self) -> int:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from context_module.errors import ConceptError, ShapeError
 
-__all__ = ["OBSERVATIONAL", "SEPARATOR", "Concepts", "ContextsLike"]
+__all__ = ["OBSERVATIONAL", "SEPARATOR", "Concepts", "ContextsLike", "Kind"]
 
 OBSERVATIONAL = "obs"
 SEPARATOR = "+"
+
+# What data holds, and what bases generate.
+Kind = Literal["images", "texts", "vectors"]
 
 # One context per sample: a name for all of them, a name each, or a bool mask (B, K).
 ContextsLike = str | Sequence[str] | Tensor

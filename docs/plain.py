@@ -23,7 +23,18 @@ from sphinx.util.nodes import make_refnode
 #: per page, the captions of the parts of its contents, and the pages in each
 CONTENTS: dict[str, dict[str, tuple[str, ...]]] = {
     "index": {
-        "Guide": ("quickstart", "demo", "data", "base", "extending", "training", "baselines", "method", "faq"),
+        "Guide": (
+            "quickstart",
+            "demo",
+            "data",
+            "cells",
+            "base",
+            "extending",
+            "training",
+            "baselines",
+            "method",
+            "faq",
+        ),
         "Results": ("results", "speed"),
         "Reference": ("recipes", "api"),
         "Project": ("generated/changelog", "generated/contributing"),

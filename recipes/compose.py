@@ -49,9 +49,11 @@ def main(argv: list[str] | None = None) -> None:
     do = read_interventions(args.do, model.concepts)
     contexts = {spell_interventions(some): some for some in ({}, *({name: do[name]} for name in do), do)}
     rows: dict[str, Any] = {}
-    abduction, texts = None, model.base.kind == "texts"
-    if given := args.image if texts else args.text:
-        raise ValueError(f"{given}: the model is of {model.base.kind}, give --{model.base.kind[:-1]}")
+    abduction, kind = None, model.base.kind
+    given = {"images": args.image, "texts": args.text}
+    if other := next((value for of, value in given.items() if value and of != kind), None):
+        hint = f"give --{kind[:-1]}" if kind in given else "give none"
+        raise ValueError(f"{other}: the model is of {kind}, {hint}")
     if args.text:
         rows["text"], abduction = [args.text], model.abduct([args.text], args.image_context)
     if args.image:
@@ -60,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     rows |= contexts_on_one_noise(
         model, contexts, n=args.n, abduction=abduction, temperature=args.temperature, seed=args.seed
     )
-    samples = labelled_samples(rows)
+    samples = labelled_samples(rows, getattr(model.base, "columns", ()))
     if isinstance(samples, str):
         print(samples, end="\n\n")
     print(f"{save_samples(args.output, samples)}: {', '.join(rows)}")

@@ -37,13 +37,14 @@ from context_module.evaluation import (
     evaluate,
     judged,
     labels_table,
+    perturbation_table,
     posterior_notes,
     render_report,
     score_by_labellers,
     summary_table,
 )
 from context_module.io import read_json, write_atomically, write_json
-from context_module.metrics import available_metrics
+from context_module.metrics import Subject, available_metrics
 from context_module.model import contexts_on_one_noise
 from context_module.saving import BASE_CONFIGS, CONFIG_NAME
 from context_module.training import read_metrics, wants_encoder
@@ -157,7 +158,7 @@ def by_strength(model: ContextualDecoder, noise: Tensor | Abduction) -> dict[str
 def report(
     args: EvaluateArguments,
     run: Mapping[str, Any],
-    model: ContextualDecoder | DecoderAdapter | BaselineSubject,
+    model: ContextualDecoder | DecoderAdapter | Subject,
     data: ContextData,
     scored: Evaluation,
     facts: dict[str, str],
@@ -168,15 +169,19 @@ def report(
     name = Path(args.model).resolve().name
     lead = "A base alone: samples of its prior are its answer in every context."
     of_module: dict[str, Any] = {}
+    pictured = data.train.kind == "images"
+    if isinstance(model, Subject):
+        lead = f"A system to compare with, on {model.kind} that it was never trained on."
     if isinstance(model, BaselineSubject):
-        lead = "A system to compare with, on images that it was never trained on."
         assert data.test is not None
         of_module["traversals"] = traversals(model.model, data.test.first(1)[0])
     if isinstance(model, ContextualDecoder):
         lead = "A context module in front of a pretrained base, on images that it was never trained on."
         assert data.test is not None
         of_module["notes"] = posterior_notes(model, data.test, pooled=pooled)
-        if not pooled and wants_encoder(model.base):  # of samples of its own: no noise is known behind an image
+        if not pictured:
+            lead = lead.replace("images", "rows")
+        elif not pooled and wants_encoder(model.base):  # of samples of its own: no noise is known behind an image
             noise = model.module.sample_noise(MOVING, 1.0, torch.Generator().manual_seed(scored.seed))
             of_module["strengths"] = by_strength(model, noise)
         elif not pooled:
@@ -198,7 +203,7 @@ def report(
 def score(
     args: EvaluateArguments,
     run: Mapping[str, Any],
-    model: ContextualDecoder | DecoderAdapter | BaselineSubject,
+    model: ContextualDecoder | DecoderAdapter | Subject,
     data: ContextData,
 ) -> Evaluation:
     """All figures of the report; those of --labeller alone where that is given and no metric."""
@@ -242,7 +247,7 @@ def main(argv: list[str] | None = None) -> None:
     if isinstance(model, ContextualDecoder) and set(model.concepts) < set(data.concepts):
         data = data.of_concepts(model.concepts)  # of --contexts
     if isinstance(model, Baseline):
-        model = BaselineSubject(model, data.train)
+        model = model.subject(data.train)
     scored = score(args, run, model, data)
     n = args.samples
     facts = {
@@ -258,7 +263,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     labels = by_labeller(args, model, data, scored.seed)
     pages = {} if labels is None else {"labels.md": f"{labels_table(labels)}\n"}
-    if base.kind == "images":
+    if base.kind != "texts":
         pages["report.html"] = report(args, run, model, data, scored, facts, labels)
     output.mkdir(parents=True, exist_ok=True)
     verdicts = judged(scored)
@@ -267,6 +272,8 @@ def main(argv: list[str] | None = None) -> None:
     for name, page in pages.items():
         write_atomically(output / name, lambda temporary, page=page: temporary.write_text(page, encoding="utf-8"))
     print(summary_table(scored))
+    if "e_distance" in scored.summary.get("composition", {}):
+        print(f"\n{perturbation_table(scored)}")
     if "labels.md" in pages:
         print(f"\n{pages['labels.md']}")
     for one in verdicts:

@@ -77,8 +77,8 @@ class FinetuneArguments(BaseArguments, TermArguments, TrainingArguments):
     validation_steps: int = argument(1500, help="steps between validations, each with a sample grid")
     base: str | None = argument(
         None,
-        help="family of the base: nvae (the default), lightweight, diffusers, denoiser, transformers, or an installed "
-        "adapter's",
+        help="family of the base: nvae (the default), lightweight, diffusers, denoiser, transformers, vector_vae, or "
+        "an installed adapter's",
     )
     base_checkpoint: str | None = argument(None, help="file, folder or Hub id; default: the NVAE that ships")
     encoder_steps: int = argument(2000, help="a base without an encoder: steps of training one, before all else")
@@ -307,7 +307,7 @@ def finish(
     """Fit values, save, score, upload, and say what came out."""
     errors = fit_values(model, images[0], draws=args.value_draws, seed=args.seed)
     rows = contexts_on_one_noise(model, data.context_names)
-    model.details = CardDetails.of(args.data_name, grid=None if model.base.kind == "texts" else labelled_grid(rows))
+    model.details = CardDetails.of(args.data_name, grid=labelled_grid(rows) if model.base.kind == "images" else None)
     model.eval().save_pretrained(run.path, repo_id=repository)
     if errors and args.value_draws:
         print("values that can be set, and how far off pictures are on average:", end=" ")
@@ -364,7 +364,7 @@ def lengthen(model: ContextualDecoder, data: ContextData, encodings: EncodedData
 
 def preview_of(model: ContextualDecoder, contexts: Iterable[str]) -> Image | str:
     """A picture of every context on the same noise, or a table of texts."""
-    return labelled_samples(contexts_on_one_noise(model, contexts))
+    return labelled_samples(contexts_on_one_noise(model, contexts), getattr(model.base, "columns", ()))
 
 
 if __name__ == "__main__":

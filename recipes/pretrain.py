@@ -36,7 +36,8 @@ class PretrainArguments(TrainingArguments):
     """The flags of this recipe; those of the family come besides: see `Pretraining`."""
 
     base: str = argument(
-        DEFAULT, help="family: nvae, lightweight, diffusers, denoiser, transformers, or an installed adapter's"
+        DEFAULT,
+        help="family: nvae, lightweight, diffusers, denoiser, transformers, vector_vae, or an installed adapter's",
     )
     resolution: int | None = argument(None, help="height and width of the images; default: the data's own")
     contexts: list[str] = argument([], help="training contexts to learn from, their labels unused; default: all")

@@ -45,9 +45,9 @@ def main(argv: list[str] | None = None) -> None:
             found = int((part.labels == label).sum())
             n = min(args.n, found)
             rows[context] = part.texts(context, n) if isinstance(part, TextContextDataset) else part.select(context, n)
-    output = save_samples(args.output, labelled_samples(rows))
-    texts = isinstance(data.train, TextContextDataset)
-    items = "texts" if texts else f"{'x'.join(map(str, data.train.image_shape))} images"
+    output = save_samples(args.output, labelled_samples(rows, getattr(data.train, "columns", ())))
+    pictured = data.train.kind == "images"
+    items = f"{'x'.join(map(str, data.train.image_shape))} images" if pictured else data.train.kind
     print(f"{output}: {len(rows)} contexts of {items}: {', '.join(rows)}\n{data.describe()}")
 
 

@@ -8,6 +8,7 @@
 The tables quad, quad_dependent and mnist are the paper's. dsprites_lecture is how well single latents of the field's
 other systems stand for the factors of dSprites (with --data_options archive=PATH of the original pictures). The three
 of DEAR are on the pendulum: predicting from few labels, predicting where a correlation is gone, setting factors.
+notes_identifiable and perturbation are of simulated screens: whether latents are found, and unseen combinations.
 
 Each run is a few calls of other recipes, written down in its log.txt to be copied. Whatever is finished is not done
 again: after a crash or a kill, the same command goes on from the last checkpoints.
@@ -27,9 +28,18 @@ from pathlib import Path
 from typing import Literal
 
 from context_module.cli import argument, parse_arguments, recipe_file, run_recipe
-from context_module.study import DEAR_TABLES, LECTURE_TABLE, PAPER_TABLES, Plan, Run, StudyArguments, run_study
+from context_module.study import (
+    DEAR_TABLES,
+    LECTURE_TABLE,
+    PAPER_TABLES,
+    PERTURBATION_TABLES,
+    Plan,
+    Run,
+    StudyArguments,
+    run_study,
+)
 
-TABLES = {**PAPER_TABLES, "dsprites_lecture": LECTURE_TABLE, **DEAR_TABLES}
+TABLES = {**PAPER_TABLES, "dsprites_lecture": LECTURE_TABLE, **DEAR_TABLES, **PERTURBATION_TABLES}
 
 
 @dataclass(kw_only=True)
@@ -37,7 +47,15 @@ class ReproduceArguments(StudyArguments):
     """The flags of this recipe."""
 
     table: Literal[
-        "quad", "quad_dependent", "mnist", "dsprites_lecture", "dear_efficiency", "dear_shift", "dear_generation"
+        "quad",
+        "quad_dependent",
+        "mnist",
+        "dsprites_lecture",
+        "dear_efficiency",
+        "dear_shift",
+        "dear_generation",
+        "notes_identifiable",
+        "perturbation",
     ] = argument("quad_dependent", help="which comparison")
     budget: Literal["smoke", "cpu", "paper"] = argument("smoke", help="two minutes, an hour a seed, or as published")
     methods: list[str] = argument([], help="rows of the table, by default all; those a row builds upon run too")

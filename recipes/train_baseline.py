@@ -103,18 +103,19 @@ def main(argv: list[str] | None = None) -> None:
     method = get_baseline(args.method)
     kind = method.settings_class
     settings = kind(**{field.name: getattr(args, field.name) for field in fields(kind)}).completed(data)
-    model = method(settings, images.image_shape, len(train_data))
+    model = method.build(settings, train_data)
     shown = val_data.first(-(-PICTURED // len(val_data.context_names)))[:PICTURED]
+    picture = (lambda: preview(model, shown)) if model.kind == "images" else None
     view = model.view(train_data, args.seed)
-    trainer = Trainer(accelerator, args, run, model, view, val_data, preview=lambda: preview(model, shown))
+    trainer = Trainer(accelerator, args, run, model, view, val_data, preview=picture)
     result = trainer.train()
     if accelerator.is_main_process:
         model.save(run.path)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         scored = f"best validation ELBO {-result.loss:.1f}" if model.comparable else f"last error {result.loss:.1f}"
         print(
-            f"{run.path}: {args.method} with {parameters:,d} parameters, {scored} nats per image at step "
-            f"{result.best_step} of {result.steps}, {result.seconds:.0f} s"
+            f"{run.path}: {args.method} with {parameters:,d} parameters, {scored} nats per {model.kind[:-1]} at "
+            f"step {result.best_step} of {result.steps}, {result.seconds:.0f} s"
         )
         for note in model.eval().notes(val_data.first(NOTED).to(model.device)):
             print(f"note: {note}")

@@ -21,7 +21,7 @@ def base_samples(
     n: int,
     *,
     temperature: float = 1.0,
-    sample: bool = False,
+    sample: bool | None = None,
     generator: torch.Generator | None = None,
 ) -> Any:
     """n images, or texts, from the base's own prior, without a module's LoRA.
@@ -31,7 +31,8 @@ def base_samples(
     with without_lora(base):
         latent = temperature * base.sample_latent(n, generator)
         decoding = base.decode(latent.to(base.dtype), temperature=temperature, generator=generator)
-        return base.present(decoding.sample(generator) if sample else decoding.mean)
+        drawn = base.draws if sample is None else sample
+        return base.present(decoding.sample(generator) if drawn else decoding.mean)
 
 
 def base_output(

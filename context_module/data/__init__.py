@@ -2,6 +2,7 @@
 
 from context_module.data.attributes import attributes
 from context_module.data.augment import augment
+from context_module.data.cells import cells, to_anndata
 from context_module.data.context_data import ContextData
 from context_module.data.dataset import ArrayContextDataset, ContextDataset, LabelledDataset, MappedImages
 from context_module.data.dsprites import dsprites, dsprites_grid
@@ -19,9 +20,11 @@ from context_module.data.quad import quad
 from context_module.data.registry import available_data, data_function, load_data, register_data
 from context_module.data.sampled_images import SampledDataset
 from context_module.data.samples import from_samples
+from context_module.data.shifts import shift_chain, sparse_shifts
 from context_module.data.simulated import simulate
 from context_module.data.simulator import Simulator
 from context_module.data.texts import TextContextDataset, read_by, text_folders
+from context_module.data.vectors import VectorContextDataset, check_counts, log_normalised
 from context_module.data.views import FactorView, PairView, TripletView, cross_pairs, pairs, triplets, with_factors
 
 __all__ = [
@@ -42,9 +45,12 @@ __all__ = [
     "Simulator",
     "TextContextDataset",
     "TripletView",
+    "VectorContextDataset",
     "attributes",
     "augment",
     "available_data",
+    "cells",
+    "check_counts",
     "cross_pairs",
     "data_function",
     "dsprites",
@@ -56,6 +62,7 @@ __all__ = [
     "image_folders",
     "load_data",
     "load_labellers",
+    "log_normalised",
     "mixed_context_loader",
     "morpho_mnist",
     "own_samples",
@@ -65,9 +72,12 @@ __all__ = [
     "quad",
     "read_by",
     "register_data",
+    "shift_chain",
     "shift_environments",
     "simulate",
+    "sparse_shifts",
     "text_folders",
+    "to_anndata",
     "triplets",
     "with_factors",
 ]

@@ -1,10 +1,11 @@
-"""What a recipe is handed: the images, or texts, to train on, those held out, and what else is known of them."""
+"""What a recipe is handed: data to train on, that held out, and what else is known of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from context_module.contexts import Concepts
@@ -28,6 +29,7 @@ class ContextData:
         held_out: pairs and larger sets of interventions, never trained on; None if there are none.
         test: further images of the training contexts, never trained on, to score on; None if there are none.
         graph: (cause, effect) pairs of concepts, where the causal graph among them is known.
+        targets: bool (K, D), which factors each concept shifts, where that is known.
         simulator: what made the images, where that is known.
         parser: from a text to its factors (D,), as the parts have them, or None if it has none; where there is one.
         left_out: what loading did not read, in words, such as the names of folders.
@@ -43,6 +45,7 @@ class ContextData:
     simulator: Simulator | None = None
     parser: Callable[[str], Tensor | None] | None = None
     left_out: tuple[str, ...] = ()
+    targets: Tensor | None = None
     labellers: Mapping[str, Labeller] = field(default_factory=dict)
     target: str | None = None
     spurious: str | None = None
@@ -69,7 +72,11 @@ class ContextData:
         train = self.train.of_concepts(names)
         labellers = {name: labeller for name, labeller in self.labellers.items() if name in names}
         held_out, test = part(self.held_out), part(self.test)
-        return replace(self, train=train, held_out=held_out, test=test, graph=graph, labellers=labellers)
+        kept = torch.tensor([name in names for name in self.concepts])
+        targets = None if self.targets is None else self.targets[kept]
+        return replace(
+            self, train=train, held_out=held_out, test=test, graph=graph, labellers=labellers, targets=targets
+        )
 
     def training_on(self, compositions: Iterable[str]) -> ContextData:
         """The same data with these compositions trained on, too; the others stay held out.

@@ -1,4 +1,4 @@
-"""Images, or texts, grouped by context: what every data set in this package is."""
+"""Images, texts or vectors, grouped by context: what every data set in this package is."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from context_module.contexts import OBSERVATIONAL, Concepts
+from context_module.contexts import OBSERVATIONAL, Concepts, Kind
 from context_module.data.pictures import white_of
 from context_module.errors import CheckpointError, DataError, ShapeError
 from context_module.io import MappedArray
@@ -45,7 +45,7 @@ class LabelledDataset(Dataset[dict[str, Tensor]]):
         labels: int64 (N,), per item the index of its context in `context_names`.
     """
 
-    kind: ClassVar[Literal["images", "texts"]] = "images"
+    kind: ClassVar[Kind] = "images"
     concepts: Concepts
     context_names: tuple[str, ...]
     labels: Tensor

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from context_module.contexts import OBSERVATIONAL
+from context_module.contexts import OBSERVATIONAL, Kind
 from context_module.data.context_data import ContextData
 from context_module.data.folders import files_below, image_folders, split_names
 from context_module.data.options import parse_options
@@ -47,6 +47,9 @@ _DATA: Registry[Load] = Registry(
         "datasets": "context_module.data.hub:hub_dataset",
         "samples": "context_module.data.own_samples:own_samples",
         "grammar": "context_module.data.grammar:grammar",
+        "cells": "context_module.data.cells:cells",
+        "sparse_shifts": "context_module.data.shifts:sparse_shifts",
+        "shift_chain": "context_module.data.shifts:shift_chain",
     },
     _wrong,
 )
@@ -56,7 +59,8 @@ def register_data(name: str) -> Callable[[L], L]:
     """Decorator that makes a data set known in this process: a function that returns `ContextData`.
 
     Its arguments are its options, ``--data_options`` in recipes. Those named as arguments of `load_data`
-    (`resolution`, `samples_per_context`, `cache_dir`, `seed`, `base`, ...) get the recipes' own. An installed
+    (`resolution`, `samples_per_context`, `cache_dir`, `seed`, `base`, ...) get the recipes' own; those of texts have
+    `tokenize`, those of vectors `columns`. An installed
     package makes one known by an entry point of the group ``context_module.data``.
 
     Args:
@@ -112,6 +116,7 @@ def load_data(
     cache_dir: str | Path | None = None,
     seed: int = 0,
     tokenize: Tokenize | None = None,
+    columns: Sequence[str] | None = None,
     training_on: Iterable[str] = (),
     base: Any = None,
     **options: Any,
@@ -129,16 +134,17 @@ def load_data(
         cache_dir: keep generated images in files there, memory-mapped.
         seed: of generated data; images on disk are what they are.
         tokenize: of a language model, ``base.tokenize``: gives texts their token ids.
+        columns: of a base of vectors, the names that it has of their numbers, in its order.
         training_on: compositions to train on, too, as a list or separated by commas: see `ContextData.training_on`.
         base: the adapter that data of a base's own samples is drawn of.
         **options: further arguments of the data's own function: see `quad`, `morpho_mnist`, `dsprites`,
             `dsprites_grid`, `pendulum`, `still_life`, `cartoon`, `chase`, `attributes`, `augment`, `hub_dataset`,
-            `own_samples`, `grammar`, `image_folders`, `text_folders`.
+            `own_samples`, `grammar`, `cells`, `sparse_shifts`, `shift_chain`, `image_folders`, `text_folders`.
 
     Raises:
         ImportError: for data of an installed package that cannot be imported; names the package.
         DataError: for anything that is neither a known name nor a directory, an option that this data does not take,
-            images for a language model or texts for any other base, and whatever the data's own function refuses.
+            data of another kind than the base is of, and whatever the data's own function refuses.
     """
     name = str(name_or_dir)
     function = data_function(name_or_dir, texts=tokenize is not None)
@@ -147,7 +153,8 @@ def load_data(
     preset = function.keywords if isinstance(function, partial) else {}
     known = inspect.signature(function).parameters
     if "base" not in known:  # whose own samples are of its kind
-        _check_kind(name, "tokenize" in known, tokenize is not None, resolution is not None or channels is not None)
+        sized = resolution is not None or channels is not None
+        _check_kind(name, known, {"texts": tokenize is not None, "vectors": columns is not None, "images": sized})
     square = "resolution" in known and "Resolution" not in str(known["resolution"].annotation)
     if square and isinstance(resolution, tuple):
         raise DataError(
@@ -161,6 +168,7 @@ def load_data(
         "seed": seed,
         "skip_corrupt": skip_corrupt,
         "tokenize": tokenize,
+        "columns": columns,
         "base": base,
     }
     asked = {"resolution": resolution, "channels": channels, "samples_per_context": samples_per_context}
@@ -193,15 +201,26 @@ def _holds_texts(root: str | Path) -> bool:
     return not images and any(path.suffix.lower() == ".txt" for path in others)
 
 
-def _check_kind(name: str, texts: bool, for_texts: bool, for_images: bool) -> None:
-    """Raise DataError for a language model on images, and for a size or channels of texts."""
-    if for_texts and not texts:
-        raise DataError(
-            f"the {name} data holds images, a language model takes texts: use the grammar data, or a directory with a "
-            "folder of .txt files per context"
-        )
-    if texts and for_images:
-        raise DataError(f"the {name} data holds texts, which have no size: use a language model (--base transformers)")
+# what is said where data of one kind meets a base, or a size, of another
+_TAKES: dict[Kind, str] = {
+    "texts": "a language model takes texts: use the grammar data, or a directory with a folder of .txt files "
+    "per context",
+    "vectors": "a base of vectors takes vectors: use the cells data, or a simulation such as sparse_shifts",
+    "images": "which have no size: use {base}",
+}
+_BASES: dict[Kind, str] = {
+    "texts": "a language model (--base transformers)",
+    "vectors": "a base of vectors (--base vector_vae)",
+}
+
+
+def _check_kind(name: str, known: Mapping[str, Any], asked: Mapping[Kind, bool]) -> None:
+    """Raise DataError for data of another kind than is asked for: the options that it takes tell its own."""
+    found: Kind = "texts" if "tokenize" in known else "vectors" if "columns" in known else "images"
+    for kind in asked:
+        if asked[kind] and kind != found:
+            takes = _TAKES[kind].format(base=_BASES.get(found))
+            raise DataError(f"the {name} data holds {found}, {takes}")
 
 
 def _check_options(

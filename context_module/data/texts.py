@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from context_module.contexts import Kind
 from context_module.data.context_data import ContextData
 from context_module.data.dataset import ContextDataset, joined_arguments
 from context_module.data.folders import context_folders
@@ -42,7 +43,7 @@ class TextContextDataset(ContextDataset):
         DataError: for an empty text; for a text that `tokenize` refuses.
     """
 
-    kind: ClassVar[Literal["images", "texts"]] = "texts"
+    kind: ClassVar[Kind] = "texts"
 
     def __init__(
         self,

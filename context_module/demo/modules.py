@@ -49,7 +49,7 @@ def load_modules(
 
     Raises:
         CheckpointError: for a place without a module, a module that cannot be loaded, or a pack that fits none.
-        ValueError: if some modules make images and others texts, which one page cannot show.
+        ValueError: if some modules make images and others texts, which one page cannot show, or vectors.
     """
     paths = [path for place in places for path in _found(place)]
     short = [Path(path).resolve().name if Path(path).is_dir() else path for path in paths]
@@ -62,6 +62,10 @@ def load_modules(
     if len(kinds) > 1:
         makers = " and ".join(f"{name} makes {kind}" for kind, name in kinds.items())
         raise ValueError(f"{makers}: give modules of one kind, a page for each")
+    if "vectors" in kinds:
+        raise ValueError(
+            f"{kinds['vectors']} makes vectors, and the page shows images or texts: see recipes/compose.py"
+        )
     added = _add_packs(models, packs)
     return {
         name: SavedModule(name, model, path, base, tuple(added[name]))

@@ -1,4 +1,4 @@
-"""Labelled samples: a grid of pictures, or a table of texts."""
+"""Labelled samples: a grid of pictures, or a table of texts or of vectors."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-__all__ = ["labelled_grid", "labelled_samples", "labelled_texts", "save_samples"]
+__all__ = ["labelled_grid", "labelled_samples", "labelled_texts", "labelled_vectors", "save_samples"]
 
 _GAP, _TEXT, _EDGE = 2, 13, "#d9d9d9"
+_MOVED = 5  # columns of vectors that a row names
 
 
 def labelled_grid(rows: Mapping[str, Tensor], min_size: int = 64) -> Image:
@@ -78,8 +79,35 @@ def labelled_texts(rows: Mapping[str, Sequence[str]]) -> str:
     return "\n".join(["| context | texts |", "|---|---|", *(f"| {label} | {cell} |" for label, cell in cells.items())])
 
 
-def labelled_samples(rows: Mapping[str, Any]) -> Image | str:
-    """`labelled_grid` of images, or `labelled_texts` of lists of texts."""
+def labelled_vectors(rows: Mapping[str, Tensor], columns: Sequence[str] = ()) -> str:
+    """A Markdown table: for every label the columns of its vectors (n, G) that are farthest from the first label's.
+
+    They are named by `columns`, or by number.
+
+    >>> from torch import tensor, zeros
+    >>> print(labelled_vectors({"obs": zeros(2, 3), "a": tensor([[0.0, 2.0, 0.0]])}))
+    | context | columns that differ most, by how much |
+    |---|---|
+    | a | 2: +2 |
+    """
+    means = {label: vectors.float().mean(0).cpu() for label, vectors in rows.items()}
+    first, *others = means
+
+    def named(number: int) -> str:
+        return columns[number] if columns else str(number + 1)
+
+    lines = ["| context | columns that differ most, by how much |", "|---|---|"]
+    for label in others:
+        change = means[label] - means[first]
+        most = change.abs().topk(min(_MOVED, len(change))).indices.tolist()
+        lines.append(f"| {label} | {', '.join(f'{named(k)}: {change[k].item():+.3g}' for k in most if change[k])} |")
+    return "\n".join(lines)
+
+
+def labelled_samples(rows: Mapping[str, Any], columns: Sequence[str] = ()) -> Image | str:
+    """`labelled_grid` of images, `labelled_texts` of lists of texts, or `labelled_vectors` of vectors (n, G)."""
+    if any(isinstance(samples, Tensor) and samples.ndim == 2 for samples in rows.values()):
+        return labelled_vectors(rows, columns)
     texts = all(isinstance(samples, list) for samples in rows.values())
     return labelled_texts(rows) if texts else labelled_grid(rows)
 

@@ -8,7 +8,7 @@ from context_module.evaluation.result import ContextScores, Evaluation
 from context_module.evaluation.samples import draw
 from context_module.evaluation.scoring import evaluate
 from context_module.evaluation.subject import BaseSubject, ModuleSubject, subject_of
-from context_module.evaluation.tables import composition_table, intervention_table, summary_table
+from context_module.evaluation.tables import composition_table, intervention_table, perturbation_table, summary_table
 from context_module.evaluation.verdicts import Judged, headline, judged, verdict
 from context_module.metrics import Subject
 
@@ -28,6 +28,7 @@ __all__ = [
     "intervention_table",
     "judged",
     "labels_table",
+    "perturbation_table",
     "posterior_notes",
     "render_report",
     "score_by_labellers",

@@ -11,7 +11,7 @@ from context_module.evaluation.labels import labels_table, score_by_labellers
 from context_module.evaluation.notes import posterior_notes, unfamiliar_notes
 from context_module.evaluation.scoring import evaluate
 from context_module.evaluation.subject import subject_of
-from context_module.evaluation.tables import composition_table, intervention_table
+from context_module.evaluation.tables import composition_table, intervention_table, perturbation_table
 from context_module.metrics import MIN_SAMPLES
 from context_module.model import ContextualDecoder
 
@@ -54,6 +54,8 @@ def score_finished(
         found.notes.append("no tables of scores: no parser comes with this data to read factors from texts")
         return found
     found.notes += posterior_notes(model, validation, pooled=pooled)
+    if model.base.kind == "vectors":
+        return _of_vectors(model, data, found, samples, pooled, seed)
     metrics = ["sliced_wasserstein", *(["unfamiliar"] if subject_of(model).embedder else [])]
     unseen = dataclasses.replace(data, test=validation)
     if data.labellers and not texts and not pooled:  # which see what a distance of pictures hardly does
@@ -82,6 +84,18 @@ def score_finished(
         title = f"{distance} to real {model.base.kind} of {what} ({number} of each)"
         found.tables[file] = f"{title}:\n\n{table(scored)}"
         found.notes += unfamiliar_notes(scored)
+    return found
+
+
+def _of_vectors(
+    model: ContextualDecoder, data: ContextData, found: FinishedScores, samples: int, pooled: bool, seed: int
+) -> FinishedScores:
+    contexts, number = _scorable(data.held_out, samples, "combinations never trained on", found.notes)
+    if contexts:
+        options = {"metrics": ["perturbation"], "contexts": contexts, "pooled": pooled, "seed": seed}
+        scored = evaluate(model, data, samples=number, **options)  # type: ignore[arg-type]
+        title = f"Combinations never trained on, {len(contexts)} of them, {number} rows of each"
+        found.tables["composition.md"] = f"{title}:\n\n{perturbation_table(scored)}"
     return found
 
 

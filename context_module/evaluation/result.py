@@ -87,9 +87,10 @@ class Evaluation:
 
 
 def _mean(parts: list[Scores]) -> Scores:
+    known = {metric: columns for part in parts for metric, columns in part.items()}  # some are not of every context
     return {
-        metric: {column: average([part[metric][column] for part in parts]) for column in columns}
-        for metric, columns in parts[0].items()
+        metric: {column: average([part[metric][column] for part in parts if metric in part]) for column in columns}
+        for metric, columns in known.items()
     }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from context_module.data import ContextData, ContextDataset
 from context_module.errors import DataError
-from context_module.metrics import Case, Subject, read_factors
+from context_module.metrics import Case, Subject, expression, read_factors
 
 __all__ = ["Compared", "draw", "real_parts"]
 
@@ -58,7 +58,8 @@ def draw(subject: Subject, n: int, context: str, generator: torch.Generator, bat
 
 
 class Compared:
-    """Samples and real ones as metrics compare them: images, or the factors (n, K) of the concepts of texts.
+    """Samples and real ones as metrics compare them: images, the factors (n, K) of the concepts of texts, or vectors
+    (n, G) as `expression` has them.
 
     Args:
         case: what is scored.
@@ -91,6 +92,9 @@ class Compared:
     def real(self, part: ContextDataset, context: str) -> tuple[Tensor, Tensor]:
         """Real ones of a context, and as many others."""
         samples = self.case.samples
+        if self.case.data.train.kind == "vectors":
+            real, other = expression(part.select(context, 2 * samples), part).split(samples)
+            return real, other
         if not self.texts:
             real, other = part.select(context, 2 * samples).split(samples)
             return real, other
@@ -101,6 +105,8 @@ class Compared:
 
     def _read(self, sample: Callable[[int], Any]) -> Tensor:
         found = _batched(sample, self.case.samples, self.case.batch_size)
+        if self.case.data.train.kind == "vectors":
+            return expression(found, self.case.data.train)
         parser = self.case.data.parser
         if not self.texts or parser is None:
             return found

@@ -29,6 +29,7 @@ from context_module.metrics import (
     available_metrics,
     get_metric,
     inapplicable,
+    responses_of,
 )
 from context_module.model import ContextualDecoder
 from context_module.nn import evaluating
@@ -120,6 +121,7 @@ def _contexts(
     generator = torch.Generator().manual_seed(case.seed)
     base = compared.base(generator)
     costless = _costless(metrics, case)
+    responses = responses_of(case) if case.subject.kind == "vectors" else None
     found = {}
     for context, part in parts.items():
         bar.set_postfix_str(context)
@@ -132,10 +134,12 @@ def _contexts(
             columns |= {"arithmetic": costless.arithmetic(concepts), "maps": costless.maps(concepts)}
             own = isinstance(case.data.train, SampledDataset)  # a base's own samples it makes as they are
             columns |= {"recon": other if own else costless.reconstructions(real), "unchanged": costless.unchanged}
+        if responses is not None:
+            columns |= responses.columns(context, case.samples)
         scores: Scores = {}
         for metric in metrics:
             scores |= _columns(metric, columns, context, case)
-        shown = () if compared.texts else ("real", "model", "maps")
+        shown = ("real", "model", "maps") if case.subject.kind == "images" else ()
         examples = {column: columns[column][:_EXAMPLES].clone() for column in shown if column in columns}
         found[context] = ContextScores(part is case.data.held_out, scores, examples)
         bar.update()

@@ -36,7 +36,7 @@ class BaseSubject(Subject):
             self.image_shape = base.image_shape
 
     def sample(self, n: int, context: str, generator: torch.Generator) -> Any:
-        return base_samples(self.base, n, sample=self.kind == "texts", generator=generator)
+        return base_samples(self.base, n, sample=self.kind != "images", generator=generator)
 
     def codes(self, images: Tensor) -> Tensor:
         return self.base.encode(images.to(self.base.dtype)).mean.flatten(1)
@@ -80,11 +80,11 @@ class ModuleSubject(Subject):
         self.code_width = model.config.concept_width if edits else model.config.noise_width
 
     def sample(self, n: int, context: str, generator: torch.Generator) -> Any:
-        texts: dict[str, Any] = {"sample": True} if self.kind == "texts" else {}
-        return self.model.generate(n, do=OBSERVATIONAL if self.pooled else context, generator=generator, **texts)
+        drawn: dict[str, Any] = {} if self.kind == "images" else {"sample": True}
+        return self.model.generate(n, do=OBSERVATIONAL if self.pooled else context, generator=generator, **drawn)
 
     def baseline(self, n: int, generator: torch.Generator) -> Any:
-        return base_samples(self.model.base, n, sample=self.kind == "texts", generator=generator)
+        return base_samples(self.model.base, n, sample=self.kind != "images", generator=generator)
 
     def codes(self, images: Tensor) -> Tensor:
         model = self.model

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from context_module.contexts import OBSERVATIONAL
 from context_module.evaluation.result import Evaluation, Scores
 from context_module.evaluation.verdicts import headline, verdict
-from context_module.metrics import Estimate, WholeMetric, get_metric
+from context_module.metrics import ANSWERS, Estimate, WholeMetric, figure_of, get_metric, scaled_score
 
-__all__ = ["COSTLESS", "composition_table", "intervention_table", "summary_table"]
+__all__ = ["COSTLESS", "composition_table", "intervention_table", "perturbation_table", "summary_table"]
 
 #: What stands beside a module, by column, as tables call it.
 COSTLESS = {"arithmetic": "latent arithmetic", "maps": "Gaussian maps", "recon": "the base's reconstructions"}
@@ -43,6 +43,25 @@ def intervention_table(evaluation: Evaluation) -> str:
     known = evaluation.contexts.items()
     rows = {context: found.scores for context, found in known if not found.held_out and context != OBSERVATIONAL}
     return "\n".join(_lines(rows))
+
+
+def perturbation_table(evaluation: Evaluation, part: str = "composition") -> str:
+    """Means over combinations of vectors, or over ``concept``, beside what takes no training, and scaled.
+
+    A scaled score is 0 at the mean response and 1 at other real rows.
+
+    Raises:
+        KeyError: for an evaluation without such contexts or without the metric ``perturbation``.
+    """
+    scores = evaluation.summary[part]
+    titles = ["", "model", *ANSWERS.values(), "real rows", "model, scaled", "additive, scaled"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for name in ("e_distance", "vector_mmd", "delta_error", "delta_correlation"):
+        found = _values(scores[name])
+        cells = [figure_of(name).title, *(f"{found[column]:.3g}" for column in ("model", *ANSWERS, "floor"))]
+        cells += [f"{scaled_score(found, column):.2f}" for column in ("model", "additive")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _distance(rows: Mapping[str, Scores]) -> str:

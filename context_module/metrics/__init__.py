@@ -26,8 +26,17 @@ from context_module.metrics.estimate import (
 )
 from context_module.metrics.graph import GraphScores
 from context_module.metrics.kernel import energy_distance, mmd
+from context_module.metrics.latents import latent_scores, target_scores
 from context_module.metrics.leak import leak
 from context_module.metrics.metric import ContextMetric, Figure, Metric, Table, WholeMetric, inapplicable
+from context_module.metrics.perturbation import (
+    ANSWERS,
+    delta_scores,
+    discrimination_score,
+    e_distance,
+    responses_of,
+    scaled_score,
+)
 from context_module.metrics.precision_recall import PrecisionRecall, precision_recall
 from context_module.metrics.reconstruction import Reconstruction, reconstruction_bits
 from context_module.metrics.registry import (
@@ -37,6 +46,7 @@ from context_module.metrics.registry import (
     get_metric,
     register_metric,
 )
+from context_module.metrics.responses import Responses, expression
 from context_module.metrics.shift import accuracy_under_shift, shift_accuracy
 from context_module.metrics.sliced_wasserstein import sliced_wasserstein
 from context_module.metrics.subject import Subject
@@ -44,6 +54,7 @@ from context_module.metrics.texts import UNREADABLE, intended_share, read_factor
 from context_module.metrics.unfamiliar import unfamiliar
 
 __all__ = [
+    "ANSWERS",
     "MIN_SAMPLES",
     "UNREADABLE",
     "Case",
@@ -57,6 +68,7 @@ __all__ = [
     "Metric",
     "PrecisionRecall",
     "Reconstruction",
+    "Responses",
     "Subject",
     "Table",
     "WholeMetric",
@@ -69,12 +81,17 @@ __all__ = [
     "category_accuracy",
     "concept_accuracy",
     "counterfactual_consistency",
+    "delta_scores",
+    "discrimination_score",
     "disentanglement",
+    "e_distance",
     "energy_distance",
+    "expression",
     "figure_of",
     "get_metric",
     "inapplicable",
     "intended_share",
+    "latent_scores",
     "leak",
     "mean_estimate",
     "mmd",
@@ -82,10 +99,13 @@ __all__ = [
     "read_factors",
     "reconstruction_bits",
     "register_metric",
+    "responses_of",
     "sample_efficiency",
+    "scaled_score",
     "share_estimate",
     "shift_accuracy",
     "sliced_wasserstein",
+    "target_scores",
     "total_variation",
     "train_concept_classifier",
     "train_factor_regressor",

@@ -15,6 +15,7 @@ from context_module.metrics.estimate import Estimate, bootstrap_indices
 __all__ = [
     "BINS",
     "FactorTable",
+    "correlations",
     "dci_scores",
     "factor_vae_score",
     "mean_correlation",
@@ -169,7 +170,7 @@ def sap_score(table: FactorTable, *, seed: int = 0) -> Estimate:
         hits[k] = np.stack(predicted, axis=1) == labels[table.train :, None]
 
     def score(rows: Tensor) -> float:
-        squared = _correlations(test[rows.numpy()], factors[table.train :][rows.numpy()]) ** 2
+        squared = correlations(test[rows.numpy()], factors[table.train :][rows.numpy()]) ** 2
         for k, hit in hits.items():
             squared[:, k] = hit[rows.numpy()].mean(axis=0)
         return float(np.mean([_gap(column) for column in squared.T]))
@@ -236,7 +237,7 @@ def mean_correlation(table: FactorTable, *, ranks: bool = False, seed: int = 0) 
         codes, factors = table.codes[rows.numpy()], table.factors[rows.numpy()]
         if ranks:
             codes, factors = rankdata(codes, axis=0), rankdata(factors, axis=0)
-        return _matched(_correlations(codes, factors))
+        return _matched(correlations(codes, factors))
 
     return bootstrap_indices(score, [len(table.codes)], seed=seed)
 
@@ -256,7 +257,7 @@ def weak_mean_correlation(table: FactorTable, *, seed: int = 0) -> Estimate:
     mapped, true = inputs[half:] @ weights, table.factors[half:]
 
     def score(rows: Tensor) -> float:
-        return _matched(_correlations(mapped[rows.numpy()], true[rows.numpy()]))
+        return _matched(correlations(mapped[rows.numpy()], true[rows.numpy()]))
 
     return bootstrap_indices(score, [len(true)], seed=seed)
 
@@ -304,7 +305,7 @@ def _gap(scores: Array) -> float:
     return float(ordered[-1] - (ordered[-2] if len(ordered) > 1 else 0.0))
 
 
-def _correlations(a: Array, b: Array) -> Array:
+def correlations(a: Array, b: Array) -> Array:
     """(d, D) of columns (n, d) and (n, D); 0 where one does not vary."""
     a, b = ((columns - columns.mean(axis=0)) for columns in (a, b))
     norms = np.outer((a**2).sum(axis=0), (b**2).sum(axis=0)) ** 0.5
@@ -312,10 +313,10 @@ def _correlations(a: Array, b: Array) -> Array:
     return np.where(constant, 0.0, a.T @ b / np.where(constant, 1.0, norms))
 
 
-def _matched(correlations: Array) -> float:
+def _matched(found: Array) -> float:
     from scipy.optimize import linear_sum_assignment
 
-    magnitudes = np.abs(correlations)
+    magnitudes = np.abs(found)
     return float(magnitudes[linear_sum_assignment(magnitudes, maximize=True)].sum() / magnitudes.shape[1])
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
+from context_module.contexts import Kind
 from context_module.metrics.case import Case
 from context_module.metrics.estimate import Estimate
 
@@ -75,14 +76,14 @@ class Metric:
     Attributes:
         name: by which it is asked for.
         figure: what a report says of it.
-        kind: whether it is of images or of texts.
+        kind: what it is of.
         asks: the methods of a `Subject` that it calls, besides `sample`.
         reason: why it does not apply to a case, or None if it does; quick to tell.
     """
 
     name: str
     figure: Figure
-    kind: Literal["images", "texts"] = "images"
+    kind: Kind = "images"
     asks: tuple[str, ...] = ()
     reason: Callable[[Case], str | None] = _nothing
 
@@ -99,7 +100,8 @@ class ContextMetric(Metric):
         columns: whose samples are scored: those of the ``model`` and of the ``base``, which is told of no context; of
             further real ones, the ``floor``; and the ``real`` ones themselves; where there is a base with embeddings
             also of what costs nothing, ``arithmetic`` and ``maps``; the base's reconstructions of the real ones,
-            ``recon``; and those of observational images, ``unchanged``.
+            ``recon``; and those of observational images, ``unchanged``. Of vectors there are what takes no training,
+            ``additive``, ``linear`` and ``mean_response`` (`Responses`); all are rows as `expression` has them.
         prepare: what is trained for it before any context is scored; DataError where that cannot be.
     """
 

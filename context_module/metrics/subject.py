@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from context_module.adapters import DecoderAdapter
-from context_module.contexts import OBSERVATIONAL, Concepts
+from context_module.contexts import OBSERVATIONAL, Concepts, Kind
 
 __all__ = ["Subject"]
 
@@ -21,6 +21,10 @@ class Subject(ABC):
 
     - ``codes(images)``: its representation of images (B, C, H, W) in [0, 1] on `device`, float (B, d); it is not told
       of contexts.
+    - ``contextual_codes(vectors, mask)``: the same, told of the interventions, of a system that wants to be.
+    - ``transfer(train, test, contexts, seed)``: the ELBO and a tighter bound (n,) of test rows of contexts that are
+      not among its attribute ``learned``, their own parameters fitted to training rows.
+    - ``targets()``: bool (K, d), which dimensions of its codes each concept shifts.
     - ``nats(images, mask, generator)``: the negative ELBO (B,) of images (B, C, H, W) in [0, 1], likewise on the
       `device`, under the interventions of a bool mask (B, K) over `concepts`.
     - ``counterfactuals(images, contexts, generator)``: by context, what observational images (B, C, H, W) on the
@@ -30,7 +34,7 @@ class Subject(ABC):
     Attributes:
         concepts: the K concepts it knows; None for one that knows none: its samples are its answer in every context.
         image_shape: (C, H, W), of one that makes images.
-        kind: whether samples are images or texts.
+        kind: what samples are.
         device: where images are to be put for its methods.
         embedder: of a system in front of a base with embeddings, that `DecoderAdapter`: what costs nothing on it is
             shown beside the system.
@@ -43,7 +47,7 @@ class Subject(ABC):
 
     concepts: Concepts | None = None
     image_shape: tuple[int, int, int]
-    kind: Literal["images", "texts"] = "images"
+    kind: Kind = "images"
     device: str | torch.device = "cpu"
     network: nn.Module | None = None
     embedder: DecoderAdapter | None = None
@@ -54,7 +58,7 @@ class Subject(ABC):
 
     @abstractmethod
     def sample(self, n: int, context: str, generator: torch.Generator) -> Any:
-        """n images, float (n, C, H, W) in [0, 1], or a list of n texts, in the context of that name."""
+        """n images, float (n, C, H, W) in [0, 1], texts, a list, or vectors (n, G), in the context of that name."""
 
     def baseline(self, n: int, generator: torch.Generator) -> Any:
         """What its samples are compared with: as `sample`, told of no context. Here: in the observational one."""

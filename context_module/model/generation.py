@@ -32,7 +32,7 @@ def generate(
     noise: Tensor | Abduction | None = None,
     do: Do = None,
     temperature: float = 1.0,
-    sample: bool = False,
+    sample: bool | None = None,
     generator: torch.Generator | None = None,
     seed: int | None = None,
     num_inference_steps: int | None = None,
@@ -52,14 +52,15 @@ def generate(
         temperature: standard deviation of fresh noise, and factor on that of the base's deeper latents; of the
             tokens drawn, for a language model.
         sample: draw from the likelihood instead of returning its mean (a language model: the likeliest tokens,
-            one by one).
+            one by one). Default: of vectors, whose noise is a part of them.
         generator: makes the result reproducible;
         seed: so does this, a number in its place.
         num_inference_steps: of a diffusion model's scheduler, for this call. Default: the base's own.
         output_type: of images: ``"pt"``, a tensor; ``"np"``, an array; ``"pil"``, a list of pictures.
 
     Returns:
-        (n, C, H, W), float, in [0, 1], or as an array (n, H, W, C), float32; of a language model a list of n strings.
+        (n, C, H, W), float, in [0, 1], or as an array (n, H, W, C), float32; of a language model a list of n strings;
+        of vectors (n, G), float.
 
     Raises:
         ValueError: unless exactly one of `n` and `noise` is given; for a negative temperature, a generator beside a
@@ -89,7 +90,7 @@ def _samples(
     noise: Tensor | Abduction | None,
     do: Do,
     temperature: float,
-    sample: bool,
+    sample: bool | None,
     generator: torch.Generator | None,
 ) -> Any:
     if self.disabled:
@@ -111,7 +112,8 @@ def _samples(
         latent = latent + self.module.scale * abduction.latent
     latent = self.packs(latent, of_packs, pack_noise)
     decoding = self.held.decode(latent, residuals=abduction.residuals, temperature=temperature, generator=generator)
-    samples = self.base.present(decoding.sample(generator) if sample else decoding.mean)
+    drawn = self.base.draws if sample is None else sample
+    samples = self.base.present(decoding.sample(generator) if drawn else decoding.mean)
     if of_packs.any():
         draw_normal(latent.new_empty(1), generator)  # other noise for the packs in the next call
     return samples

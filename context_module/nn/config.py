@@ -19,6 +19,7 @@ Composition = Literal["do", "published"]
 Inversion = Literal["dense", "factorised"]
 
 LARGE = 4 * 64 * 64  # values in a spatial latent from which on the inversion is factorised, unless told otherwise
+MANY = 50  # concepts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +177,8 @@ def auto_widths(latent_shape: tuple[int, ...], num_concepts: int, form: Form = "
 
     Two free blocks, and blocks so wide that together they have about as many values as the decoder input, between 8
     and 32 each; then a residual MLP four times as wide as the decoder input, between 64 and 512. Of edits: as many
-    coordinates as the decoder input has values, up to 256; two values a concept, maps of width 256.
+    coordinates as the decoder input has values, up to 256; two values a concept, maps of width 256, of more than 50
+    concepts of width 64.
 
     Args:
         latent_shape: of the decoder input, without the batch.
@@ -194,7 +196,7 @@ def auto_widths(latent_shape: tuple[int, ...], num_concepts: int, form: Form = "
             "concept_width": min(2, rank),
             "depth": 2,
             "free_blocks": 1,
-            "inversion_width": 256,
+            "inversion_width": 256 if num_concepts <= MANY else 64,
         }
     width = min(32, max(8, 8 * math.ceil(size / (8 * (num_concepts + free_blocks)))))
     return {

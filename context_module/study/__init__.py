@@ -5,6 +5,7 @@ from context_module.study.comparison import Comparison
 from context_module.study.dear import DEAR_TABLES
 from context_module.study.lecture import LECTURE_TABLE
 from context_module.study.paper import PAPER_TABLES
+from context_module.study.perturbations import PERTURBATION_TABLES
 from context_module.study.plan import Plan, PublishedTable
 from context_module.study.runs import Command, Run
 from context_module.study.scores import BESIDE, BETTER_BESIDE, scores_of_compositions
@@ -18,6 +19,7 @@ __all__ = [
     "LECTURE_TABLE",
     "PAPERS_MODULE",
     "PAPER_TABLES",
+    "PERTURBATION_TABLES",
     "PIXEL",
     "STRUCTURAL",
     "Command",

@@ -13,7 +13,8 @@ STRUCTURAL = {"form": "structural", "learning_rate": 3e-3}
 # What the budgets say: of data, of every training, of each kind of training, and of the evaluation. A module that
 # trained with its base is matched to that base's embeddings in the end, base frozen, where the budget has a "matched".
 # "lecture" is all that trainings on the whole grid of dSprites take, "codes" their evaluation; on the pendulum these
-# are "pendulum", with what the kind of training says, and "heads".
+# are "pendulum", with what the kind of training says, and "heads". "screen" is the size of
+# simulated screens, "identifiable" what methods of vectors take, "vectors" and "edits" a base of vectors and a module.
 SMOKE: Budget = {
     "data": {"samples_per_context": 60},
     "training": {"train_batch_size": 28, "validation_steps": 4, "checkpointing_steps": 1},
@@ -30,6 +31,10 @@ SMOKE: Budget = {
     "pendulum": {"samples_per_context": 150, "max_train_steps": 4, "checkpointing_steps": 1, "train_batch_size": 20},
     "supervised": {},
     "dear": {},
+    "screen": {"perturbations": 12, "learned": 10, "combined": 6, "pairs": 12, "samples": 15},
+    "identifiable": {"samples_per_context": 20, "max_train_steps": 4, "train_batch_size": 26},
+    "vectors": {"samples_per_context": 20, "max_train_steps": 4, "train_batch_size": 20},
+    "edits": {"samples_per_context": 20, "max_train_steps": 4, "train_batch_size": 20},
     "pretraining": {},
     "classifier": {},
     "module": {},
@@ -61,6 +66,22 @@ CPU: Budget = {
     "supervised": LABELLED,
     # in a thousand steps no generator learns against a critic
     "dear": {"match": "likelihood", "label_weight": 1000.0, "graph_lr": 1.0},
+    "screen": {"perturbations": 100, "learned": 80, "combined": 30, "pairs": 40, "samples": 100},
+    "identifiable": {
+        "samples_per_context": 250,
+        "max_train_steps": 4000,
+        "train_batch_size": 128,
+        "learning_rate": 3e-3,
+        "validation_steps": 2000,
+    },
+    "vectors": {
+        "samples_per_context": 250,
+        "max_train_steps": 3000,
+        "train_batch_size": 256,
+        "learning_rate": 3e-3,
+        "validation_steps": 1000,
+    },
+    "edits": {"samples_per_context": 250, "max_train_steps": 300, "train_batch_size": 620, "validation_steps": 100},
     "pretraining": LABELLED,
     "classifier": LABELLED,
     "module": {"max_train_steps": 1000},
@@ -106,6 +127,22 @@ PAPER: Budget = {
     "pendulum": {"train_batch_size": 128, "samples_per_context": 10_000},
     "supervised": {"max_train_steps": 43_000, "learning_rate": 1e-4, "architecture": "resnet_sagan64"},
     "dear": {"learning_rate": 5e-5},
+    "screen": {"perturbations": 100, "learned": 80, "combined": 30, "pairs": 40, "samples": 100},
+    "identifiable": {
+        "samples_per_context": 250,
+        "max_train_steps": 60_000,
+        "train_batch_size": 128,
+        "learning_rate": 3e-3,
+        "validation_steps": 10_000,
+    },
+    "vectors": {
+        "samples_per_context": 250,
+        "max_train_steps": 60_000,
+        "train_batch_size": 256,
+        "learning_rate": 3e-3,
+        "validation_steps": 10_000,
+    },
+    "edits": {"samples_per_context": 250, "max_train_steps": 1500, "train_batch_size": 620, "validation_steps": 100},
     "pretraining": {"max_train_steps": 43_000, "learning_rate": 1e-4},
     "classifier": {"max_train_steps": 20_000, "learning_rate": 1e-4, "network": "resnet50"},
     "module": {"max_train_steps": 20_000},

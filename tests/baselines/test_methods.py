@@ -21,8 +21,9 @@ from helpers.draws import seeded
 
 SMALL = {"architecture": "conv3", "latents": 3}
 SHAPE = (1, 28, 28)
-NAMES = available_baselines()
+NAMES = [name for name in available_baselines() if get_baseline(name).kind == "images"]
 OF_LABELS = {
+    "clap": {"factors": ["row", "column"], "core": 2},
     "supervised_vae": {"factors": ["row", "column"]},
     "dear": {"factors": ["row", "column"], "graph": ["full"]},
     "causal_vae": {"factors": ["row", "column"], "graph": ["full"], "latents": 4},

@@ -19,11 +19,14 @@ from context_module.baselines import (
     beta_vae,
     cascade_vae,
     causal_vae,
+    clap,
     dear,
     dip_vae,
     factor_vae,
+    ivae,
     joint_vae,
     labels,
+    svae,
     tc_vae,
     tvae,
 )
@@ -342,6 +345,128 @@ def of_causal_vae(given, settings, wanted):
     for name, label in (("l_u_paper_raw_labels", factors), ("l_u_paper", given["label01"])):
         found[name] = (label - (label @ graph).sigmoid()).square().sum(1).mean()
     return found | {"l_m_paper": (z - held).square().sum((1, 2)).mean()}
+
+
+def of_ivae(given, settings, wanted):
+    layers, slope, hidden = settings["n_layers"], settings["slope"], settings["hidden_dim"]
+
+    def networks(prefix, depth):
+        found = {}
+        for part in ("logl", "f", "g", "logv"):
+            shapes = [given[f"{prefix}.{part}.fc.{n}.weight"].shape for n in range(depth)]
+            net = ivae.mlp(shapes[0][1], hidden, shapes[-1][0], depth, slope).double()
+            for n, layer in enumerate(one for one in net if hasattr(one, "weight")):
+                layer.weight.data = given[f"{prefix}.{part}.fc.{n}.weight"]
+                layer.bias.data = given[f"{prefix}.{part}.fc.{n}.bias"]
+            found[part] = net
+        return found
+
+    net, x, u, eps = networks("net", layers), given["x"], given["u"], given["eps"]
+    both = torch.cat([x, u], dim=1)
+    g, log_v, log_prior = net["g"](both), net["logv"](both), net["logl"](u)
+    z = g + (0.5 * log_v).exp() * eps
+    f, zero = net["f"](z), torch.zeros_like(g)
+
+    def log_px_of(variance):
+        return log_normal(x, f, torch.full_like(f, variance).log()).sum(1)
+
+    log_px, log_qz = log_px_of(0.01), log_normal(z, g, log_v).sum(1)
+    log_pz = log_normal(z, zero, log_prior).sum(1)
+    kl = ada_vae.gaussian_kl(g, log_v, zero, log_prior).sum(1)
+    bound = (log_px + log_pz - log_qz).mean()
+    found = {"g": g, "v": log_v.exp(), "z": z, "f": f, "prior_var": log_prior.exp(), "log_px": log_px}
+    found |= {"log_qz": log_qz, "log_pz_u": log_pz, "elbo": bound, "kl_analytic": kl}
+    found["elbo_analytic_kl"] = (log_px - kl).mean()
+    lasts = {part: [one for one in net[part] if hasattr(one, "weight")][-1].bias for part in net}
+    slopes = gradients(bound, *lasts.values())
+    found |= {f"grad_{part}_last_bias": slope for part, slope in zip(lasts, slopes, strict=True)}
+    items = settings["N"]
+    aggregate = tc_vae.log_aggregate(z, g, log_v, items)
+    found["log_q_marginal"], found["log_q_product"] = aggregate
+    ends = (100.0, 1.0, 1.0, 1.0)  # the plain bound is maximised then
+    done = [int(iteration) / settings["max_iter"] for iteration in given["iterations"]]
+    weights = [ivae.annealed_weights(share) for share in done]
+    rows = [[*(each or ends), items, each is not None] for each in weights]
+    found["anneal_abcdN_on"] = torch.tensor(rows, dtype=x.dtype)
+    found["elbo_annealed"] = torch.stack(
+        [ivae.weighted_bound(log_px, log_qz, log_pz, aggregate, each or ends).mean() for each in weights]
+    )
+    for name in wanted:
+        if name.startswith("clean_loss_"):
+            each = tuple(map(float, name.removeprefix("clean_loss_").split("_")))
+            found[name] = -ivae.weighted_bound(log_px_of(0.1), log_qz, log_pz, aggregate, each).mean()
+    net, x = networks("discrete", 2), given["x_binary"]
+    both = torch.cat([x, u], dim=1)
+    g, log_v, log_prior = net["g"](both), net["logv"](both), net["logl"](u)
+    logits = net["f"](g + (0.5 * log_v).exp() * eps)
+    kl = ada_vae.gaussian_kl(g, log_v, torch.zeros_like(g), log_prior).sum(1)
+    found["discrete_elbo"] = (-bernoulli_error(logits, x) - kl).mean()
+    return found
+
+
+def of_svae_plus(given, settings, wanted):
+    logits, shifts = given["log_alpha"].requires_grad_(), given["action_mean"].requires_grad_()
+    action, uniform, penalty = given["action"], given["uniform"], settings["sparse_mask_penalty"]
+    mask = svae.hard_masks(logits[action], uniform, settings["tau"])
+    soft = ((logits[action] + uniform.log() - (1 - uniform).log()) / settings["tau"]).sigmoid()
+    found = {"mask": mask, "mask_soft": soft}
+    found["grad_log_alpha_straight_through"] = gradients((mask * given["mask_weights"]).sum(), logits)[0]
+    prior, log_var = mask * shifts[action], 2 * given["q_std"].log()
+    found["prior_mean"] = prior
+    kl = ada_vae.gaussian_kl(given["q_mean"], log_var, prior, torch.zeros_like(prior)).sum(1)
+    prior_density = svae.log_beta_prior(logits, penalty)
+    found |= {"kl_z": kl, "log_beta_prior": prior_density, "kl_global": -prior_density}
+    weight = settings["kl_weight"]
+    loss = settings["n_obs"] * (given["rec"] + settings["beta"] * weight * kl).mean() - weight * prior_density
+    found["loss"] = loss
+    found["grad_log_alpha"], found["grad_action_mean"] = gradients(loss, logits, shifts)
+    of_p = svae.log_beta_prior(given["prior_logit"], penalty)
+    q, p = logits.sigmoid(), given["prior_logit"].sigmoid()
+    bernoulli = (q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log()).sum()
+    found |= {"kl_bernoulli": bernoulli, "log_beta_prior_p": of_p, "elbo_global_paper": bernoulli - of_p}
+    found["kl_discrete_official_comment"] = (q * (q / p).log()).sum()
+    open_, shut = (
+        ada_vae.gaussian_kl(given["q_mean"], log_var, mean, torch.zeros_like(mean))
+        for mean in (shifts[action], torch.zeros_like(prior))
+    )
+    found["kl_z_expected"] = (q[action] * open_ + (1 - q[action]) * shut).sum(1)
+    return found
+
+
+def of_clap(given, settings, wanted):
+    def of(vae, part):
+        return given[f"{vae}.mean_{part}"], given[f"{vae}.log_var_{part}"]
+
+    core, style = given["pred.mean_core"].shape[1], given["pred.mean_style"].shape[1]
+    prior = given["cl.prior_mean_core"], given["cl.prior_log_var_core"]
+    kls = {
+        "core_concept": ada_vae.gaussian_kl(*of("cl", "core"), *prior).sum(1).mean(),
+        "style_concept": kl_per_dimension(*of("cl", "style")).sum(1).mean(),
+        "core_prediction": kl_per_dimension(*of("pred", "core")).sum(1).mean(),
+        "style_prediction": kl_per_dimension(*of("pred", "style")).sum(1).mean(),
+    }
+    names = dict(zip(kls, ("core_y_cl", "style_cl", "core_pred", "style_pred"), strict=True))
+    terms = clap.prior_terms(kls, core, style, published=True)
+    total = torch.stack(list(terms.values())).sum()
+    found = {f"kl_{names[name]}": kl for name, kl in kls.items()}
+    found |= {f"prior_z_{names[name]}": term for name, term in terms.items()}
+    found |= {"total_z": total, "total_z_elbo": torch.stack(list(kls.values())).sum() / 2}
+    found["total_z_consistent"] = torch.stack(list(clap.prior_terms(kls, core, style).values())).sum()
+    errors = [bernoulli_error(given[f"logits_{vae}"], given["x"]).mean() for vae in ("pred", "cl")]
+    found["rec"] = torch.stack(errors).mean()
+    found["prediction"] = labels.cross_entropy(given["y_logits"], given["y"]).mean() / 2
+    found["group_sparsity"] = clap.group_sparsity(given["predictor_weight"], given["decoder_weight"])
+    found["loss"] = found["rec"] + settings["beta_reg"] * total + settings["y_reg"] * found["prediction"]
+    found["loss"] = found["loss"] + settings["group_sparsity_reg"] * found["group_sparsity"]
+    before, between = settings["n_epochs_start"], settings["n_epochs_beta"]
+    epochs, cycles = range(before + between + settings["n_epochs_end"]), settings["n_cycle_beta"]
+    found["beta_schedule"] = settings["beta_reg"] * torch.tensor(
+        [clap.cycled(epoch, before, before + between, cycles) for epoch in epochs], dtype=torch.float64
+    )
+    found["y_schedule"] = settings["y_reg"] * torch.tensor(
+        [clap.ramp(epoch / (before + between)) for epoch in epochs], dtype=torch.float64
+    )
+    return found
 
 
 METHODS = {name.removeprefix("of_"): function for name, function in list(globals().items()) if name.startswith("of_")}

@@ -495,7 +495,8 @@ def check_toy():
     model = wrapped(Toy())
     assert isinstance(model.base, ToyAdapter)
     assert get_adapter("toy") is ToyAdapter
-    known = ["dcgan", "decoder_only", "denoiser", "diffusers", "lightweight", "modules", "nvae", "toy", "transformers"]
+    known = ["dcgan", "decoder_only", "denoiser", "diffusers", "lightweight", "modules", "nvae", "scvi", "toy"]
+    known += ["transformers", "vector_vae"]
     assert available_adapters() == known
     assert model.generate(2, do="a+b").shape == (2, 1, 4, 4)
     assert model(images(model), CONTEXTS).loss.shape == (6,)
@@ -523,9 +524,7 @@ def test_an_installed_adapter(monkeypatch):
 
 
 def test_a_base_nobody_knows():
-    known = (
-        "known families: dcgan, decoder_only, denoiser, diffusers, lightweight, modules, nvae, transformers. Pass an"
-    )
+    known = "known families: dcgan, decoder_only, denoiser, diffusers, lightweight, modules, nvae, scvi, transformers"
     with pytest.raises(TypeError, match=f"no adapter for a base of type Linear; {known}"):
         adapt(nn.Linear(2, 2))
     with pytest.raises(CheckpointError, match="some/path: no such file or folder; expected"):

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from context_module.cli.arguments import parse_arguments
-from context_module.study import DEAR_TABLES, PAPER_TABLES
+from context_module.study import DEAR_TABLES, PAPER_TABLES, PERTURBATION_TABLES
 
 SMOKE = ["--table", "quad_dependent", "--budget", "smoke", "--output_dir", "out", "--jobs", "2"]
 FOLDER = "out/quad_dependent-smoke"
-TABLES = [*PAPER_TABLES, "dsprites_lecture", *DEAR_TABLES]
+TABLES = [*PAPER_TABLES, "dsprites_lecture", *DEAR_TABLES, *PERTURBATION_TABLES]
 
 
 def test_killed_and_run_again(command, run, check, tmp_path):

@@ -11,7 +11,7 @@ from context_module.evaluation.labels import LabelScores
 from context_module.evaluation.result import Evaluation
 from context_module.evaluation.tables import COSTLESS
 from context_module.evaluation.verdicts import VERDICTS, judged
-from context_module.metrics import Estimate, WholeMetric, figure_of, get_metric
+from context_module.metrics import ANSWERS, Estimate, WholeMetric, figure_of, get_metric
 
 __all__ = ["by_context", "columns_of", "described", "labels_section", "summary", "verdict_parts", "whole_sections"]
 
@@ -55,15 +55,19 @@ def summary(evaluation: Evaluation) -> list[tuple[str, list[list[Row]]]]:
 def by_context(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """Per metric, a table of the contexts: training contexts and compositions, each with their mean."""
     scored = evaluation.contexts
-    for metric in next(iter(scored.values())).scores if scored else ():
+    known = dict.fromkeys(metric for context in scored.values() for metric in context.scores)
+    for metric in known:  # some are not of every context
         bodies: list[list[Row]] = []
         for part, mean in evaluation.summary.items():
-            names = [name for name in scored if scored[name].held_out == (part == "composition")]
+            held_out = part == "composition"
+            names = [name for name in scored if scored[name].held_out == held_out and metric in scored[name].scores]
             rows = [(name, _as_columns(scored[name].scores[metric]), False) for name in names]
+            if not rows:
+                continue
             bodies.append([*rows, (f"mean ({part})", _as_columns(mean[metric]), True)])
         first = bodies[0][0][1]
         columns = columns_of(evaluation) if "base" in first else _ACCURACY
-        columns = [*columns, *(pair for pair in COSTLESS.items() if pair[0] in first)]
+        columns = [*columns, *(pair for pair in (COSTLESS | ANSWERS).items() if pair[0] in first)]
         yield {**described(metric), "bodies": bodies, "columns": columns}
 
 

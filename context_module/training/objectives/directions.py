@@ -89,7 +89,7 @@ def decoder_sketch(
     sketch = None
     for mean, latent in drawn():
         decoded = base.decode(latent.to(base.device, base.dtype), temperature=0.0, generator=generator)
-        pictures = decoded.mean.float().cpu().flatten(1)
+        pictures = base.seen(decoded.mean).cpu().flatten(1)
         if sketch is None:
             sketch = torch.randn(pictures.shape[1], WIDTH, generator=generator)
         embeddings.append(mean.flatten(1))

@@ -108,7 +108,7 @@ class EditObjective(EmbeddingObjective):
         mask, target = parts["mask"][rows], parts["target"][rows]
         before = self.pool[torch.randint(len(self.pool), (len(target),), device=self.pool.device)]
         changed = self._module.changed(before, mask)
-        if not self.training and self.model.base.kind == "images":
+        if not self.training and self.model.base.kind != "texts":
             distance = self._picture_distance(target * self.spread + self.center, changed, mask)
             return {"loss": distance.expand(len(mask))}
         generated = self.standardised(self._module.place(changed).flatten(1).float())
@@ -132,7 +132,7 @@ class EditObjective(EmbeddingObjective):
         for latents, projected in zip((target, self._module.place(changed)), shown, strict=True):
             for part in latents.reshape(len(mask), *self.model.config.latent_shape).split(_CHUNK):
                 decoded = base.decode(part.to(base.dtype), temperature=0.0, generator=generator)
-                pictures = decoded.mean.float().flatten(1)
+                pictures = base.seen(decoded.mean).flatten(1)
                 if directions is None:
                     size = pictures.shape[1]
                     directions = draw_normal(pictures.new_empty(size, _PROJECTIONS), generator) / size**0.5
