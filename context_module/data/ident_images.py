@@ -61,7 +61,7 @@ def ident_images(
             for chosen in itertools.combinations(range(len(concepts)), size):
                 there = np.stack([inside[place in chosen][:, place] for place in range(len(concepts))], axis=1)
                 name = "+".join(concepts[place] for place in chosen) or OBSERVATIONAL
-                found[name] = there.all(1).nonzero()[0]
+                found[name] = np.flatnonzero(there.all(1))
         return found
 
     rows = rows_of(latents)

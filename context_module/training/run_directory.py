@@ -207,9 +207,10 @@ class RunDirectory:
         if missing := sorted(_STATE - set(state)):
             raise CheckpointError(f"{checkpoint} is no whole checkpoint: train_state.json lacks {', '.join(missing)}")
         for name in _STATE:
-            value: Any = state[name]
+            value = state[name]
             kinds = (int, float, type(None)) if name == "best_loss" else (int,)
-            if isinstance(value, bool) or not isinstance(value, kinds) or (name == "step" and value < 0):
+            foreign = isinstance(value, bool) or not isinstance(value, kinds)
+            if foreign or (name == "step" and value < 0):
                 raise CheckpointError(f"{checkpoint} has an unusable train_state.json: {name} is {value!r}")
         return state
 
