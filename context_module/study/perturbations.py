@@ -139,7 +139,6 @@ PERTURBATION_TABLES = {
         runs=_identifiable,
         scores=scores_of_latents,
         better={name: "lower" if name.startswith("nll") else "higher" for name in LATENT_COLUMNS},
-        spread=True,
     ),
     "perturbation": PublishedTable(
         rows=(CLOSED, TRAINED, *ANSWERS, *METHODS),
