@@ -24,7 +24,7 @@ from sphinx.util.nodes import make_refnode
 CONTENTS: dict[str, dict[str, tuple[str, ...]]] = {
     "index": {
         "Guide": ("quickstart", "demo", "data", "base", "extending", "training", "baselines", "method", "faq"),
-        "Results": ("results", "speed"),
+        "Results": ("results", "speed", "promises"),
         "Reference": ("recipes", "api"),
         "Project": ("generated/changelog", "generated/contributing"),
     },
