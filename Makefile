@@ -42,7 +42,7 @@ docs: .venv/ready
 tests: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-# what docs/promises.md tells: damaged files of every kind, and runs killed at their writes; half an hour on two cores
+# what docs/promises.md tells: damaged files of every kind, and runs killed at their writes
 faults: .venv/ready
 	cd tests && OMP_NUM_THREADS=1 TQDM_DISABLE=1 ../$(BIN)/python -W ignore -m helpers.faults 1000 12
 

@@ -35,7 +35,7 @@ CONTENTS: dict[str, dict[str, tuple[str, ...]]] = {
             "method",
             "faq",
         ),
-        "Results": ("results", "speed"),
+        "Results": ("results", "speed", "promises"),
         "Reference": ("recipes", "api"),
         "Project": ("generated/changelog", "generated/contributing"),
     },
