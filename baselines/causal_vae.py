@@ -15,24 +15,19 @@ code an intervention also writes its value into a variance.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from context_module.baselines.gaussian import bernoulli_error, kl_per_dimension, reparameterised
-from context_module.baselines.labelled import LabelledBaseline, LabelledSettings
+from context_module.baselines.labelled import GraphSettings, LabelledBaseline
 from context_module.baselines.labels import mean_of_known, squared_error
 from context_module.baselines.structural_prior import allowed_edges
 from context_module.baselines.vae import check_at_least
-from context_module.data import ContextData
-from context_module.errors import DataError
 from context_module.normal import draw_normal
 from context_module.options import argument
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # in typing from Python 3.11 on
 
 __all__ = ["Attention", "CausalVAE", "CausalVAESettings", "ConceptNets", "acyclicity", "structural_layer"]
 
@@ -78,13 +73,10 @@ class Attention(nn.Module):
 
 
 @dataclass(kw_only=True)
-class CausalVAESettings(LabelledSettings):
+class CausalVAESettings(GraphSettings):
     """The structural layer of CausalVAE."""
 
     latents: int = argument(16, help="dimensions of the code, the same number for each factor")
-    graph: list[str] = argument(
-        [], help="edges that A starts with, at 1, each cause:effect, or full; default: the data's"
-    )
     label_weight: float = argument(1.0, help="weight of what holds z and A to the labels")
     alpha: float = argument(0.3, help="weight of the KL of the noise")
     attention: bool = argument(True, help="noise is added by the authors' attention; false: as it is")
@@ -96,15 +88,6 @@ class CausalVAESettings(LabelledSettings):
             raise ValueError(f"latents must be a multiple of the {len(self.factors)} factors, got {self.latents}")
         if self.label_loss != "ce":
             raise ValueError(f"causal_vae has a label loss of its own: label_loss must stay ce, got {self.label_loss}")
-
-    def completed(self, data: ContextData) -> Self:
-        found = super().completed(data)
-        graph = self.graph
-        if not graph:
-            if data.graph is None:
-                raise DataError("the graph of the data is not known: give the edges to start with, or full")
-            graph = [f"{cause}:{effect}" for cause, effect in data.graph if {cause, effect} <= set(found.factors)]
-        return replace(found, graph=graph)
 
 
 class CausalVAE(LabelledBaseline):

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,18 +29,13 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from context_module.baselines.gaussian import bernoulli_error, log_normal, reparameterised
-from context_module.baselines.labelled import LabelledBaseline, LabelledSettings
+from context_module.baselines.labelled import GraphSettings, LabelledBaseline
 from context_module.baselines.sagan import image_critic
 from context_module.baselines.structural_prior import StructuralPrior, allowed_edges
 from context_module.baselines.vae import check_at_least
-from context_module.data import ContextData
-from context_module.errors import DataError
 from context_module.normal import draw_normal
 from context_module.objective import ParameterGroup
 from context_module.options import argument
-
-if TYPE_CHECKING:
-    from typing_extensions import Self  # in typing from Python 3.11 on
 
 __all__ = ["DEAR", "DEARSettings", "critic_loss", "generator_loss"]
 
@@ -60,17 +55,12 @@ def generator_loss(of_generated: Tensor) -> Tensor:
 
 
 @dataclass(kw_only=True)
-class DEARSettings(LabelledSettings):
+class DEARSettings(GraphSettings):
     """The prior of DEAR, and its players."""
 
     prior: Literal["linear", "nonlinear"] = argument("linear", help="the map behind the structural equations")
     match: Literal["critic", "likelihood"] = argument(
         "critic", help="how the two joint distributions are: by a critic (published), or as a VAE, by a likelihood"
-    )
-    graph: list[str] = argument(
-        [],
-        help="edges that the prior may have, each cause:effect, or full for all from a factor to later ones; default: "
-        "the data's",
     )
     critic_lr: float = argument(2.0, help="the critic's learning rate, in units of the others'")
     graph_lr: float = argument(20.0, help="that of the effects along the graph")
@@ -78,15 +68,6 @@ class DEARSettings(LabelledSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(0, critic_lr=self.critic_lr, graph_lr=self.graph_lr)
-
-    def completed(self, data: ContextData) -> Self:
-        found = super().completed(data)
-        graph = self.graph
-        if not graph:
-            if data.graph is None:
-                raise DataError("the graph of the data is not known: give the prior's edges, cause:effect, or full")
-            graph = [f"{cause}:{effect}" for cause, effect in data.graph if {cause, effect} <= set(found.factors)]
-        return replace(found, graph=graph)
 
 
 class _Critic(nn.Module):

@@ -27,7 +27,7 @@ from context_module.options import argument
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing from Python 3.11 on
 
-__all__ = ["LabelledBaseline", "LabelledSettings"]
+__all__ = ["GraphSettings", "LabelledBaseline", "LabelledSettings"]
 
 _MOST_VALUES = 20  # of a factor whose values are told apart one by one
 _EDGE = 0.01  # of the range of labels, at either end: a logit further out is hardly ever seen
@@ -84,6 +84,26 @@ class LabelledSettings(BaselineSettings):
             if count > _MOST_VALUES:
                 raise DataError(f"an embedding of {name!r} would have {count} values: take the ce or l2 loss")
         return counts
+
+
+@dataclass(kw_only=True)
+class GraphSettings(LabelledSettings):
+    """Which factors may cause each other."""
+
+    graph: list[str] = argument(
+        [],
+        help="edges, each cause:effect, or full for all from a factor to later ones: those that the prior of dear may "
+        "have, and those that causal_vae starts with; default: the data's",
+    )
+
+    def completed(self, data: ContextData) -> Self:
+        found = super().completed(data)
+        if self.graph:
+            return found
+        if data.graph is None:
+            raise DataError("the graph of the data is not known: give the edges, each cause:effect, or full")
+        graph = [f"{cause}:{effect}" for cause, effect in data.graph if {cause, effect} <= set(found.factors)]
+        return replace(found, graph=graph)
 
 
 class LabelledBaseline(Baseline):

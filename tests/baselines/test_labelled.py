@@ -337,7 +337,7 @@ def test_labels_that_teach_nothing(factors):
 
 def test_data_without_what_is_asked_for(factors):
     settings = get_baseline("dear").settings_class(**SMALL)
-    with pytest.raises(DataError, match="the graph of the data is not known: give the prior's edges, cause:effect"):
+    with pytest.raises(DataError, match="the graph of the data is not known: give the edges, each cause:effect"):
         settings.completed(ContextData(images_of(factors)))
     known = settings.completed(ContextData(images_of(factors), graph=(("row", "column"),)))
     assert known.graph == ["row:column"]
