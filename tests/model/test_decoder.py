@@ -164,7 +164,7 @@ def test_temperature(base):
     calm, hot = (model.generate(16, temperature=t, generator=seeded()).std(0).mean() for t in (0.1, 1.0))
     assert calm < hot
     for bad in (-0.1, float("nan")):
-        with pytest.raises(ValueError, match=f"temperature must be 0 or more, got {bad}"):
+        with pytest.raises(ValueError, match=f"temperature must be a number from 0 to 1e.06, got {bad}"):
             model.generate(2, temperature=bad)
 
 
@@ -317,6 +317,7 @@ def test_the_file_holds_module_and_heads_only(base, tmp_path, capsys):
         capsys.readouterr().out == f"trainable params: {count:,d} || all params: {total:,d} || trainable%: {share}\n"
     )
     config = json.loads((tmp_path / CONFIG).read_text())
+    assert len(config.pop("sha256")) == 64
     assert config == {
         "base_adapter": model.base.name,
         "base_fingerprint": fingerprint(model.base),

@@ -329,7 +329,7 @@ def test_unknown_concept_as_a_user_sees_it(run, trained, tmp_path):
         (["--do", "size=3"], "'size' cannot be set to 3: the training data has values from 0.2"),
         (["--do", "size:3.5"], "the strength of an intervention on 'size' must be in [-2, 3]"),
         (["--do", "size", "--n", "0"], "n must be at least 1, got 0"),
-        (["--do", "size", "--temperature", "-1"], "temperature must be 0 or more"),
+        (["--do", "size", "--temperature", "-1"], "temperature must be a number from 0 to"),
         (["--do", "size", "--image", "missing.png"], "missing.png"),
         (["--do", "size", "--output", "nowhere/new.png"], "nowhere"),
         (["--do", "size", "--model", "nowhere"], "'nowhere' is neither a local folder nor a Hub repository"),

@@ -71,7 +71,7 @@ def test_a_lightweight_base_with_the_penalty_of_another_method(here, check, tmp_
     (first, *_), kept = lines, json.loads((tmp_path / "base" / "config.json").read_text())
     parts = first["neg_log_likelihood"] + first["kl"] + 2 * first["total_correlation"] + first["discriminator"]
     assert first["loss"] == pytest.approx(parts, rel=1e-4)
-    assert set(kept) == {"base", "architecture", "heads"}
+    assert set(kept) == {"base", "architecture", "heads", "sha256"}
     assert get_adapter("lightweight").load(tmp_path / "base").image_shape == (3, 64, 64)
     argv += ["--output_dir", "other"]
     message = check.failed(here("pretrain.py", *argv, "--regularizer", "tc_vae", "--beta", "2"))
