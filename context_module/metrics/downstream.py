@@ -139,39 +139,41 @@ def _over_runs(statistic: Any, hits: Tensor, seed: int) -> Estimate:
 
 def _score(case: Case) -> dict[str, Any]:
     """What heads on the frozen codes achieve: with few labels, and where a correlation is gone."""
-    found = _of_codes(case, slice(None))
-    if case.subject.labelled:
-        found["labelled_codes"] = _of_codes(case, slice(case.subject.labelled))
-    return found
-
-
-def _of_codes(case: Case, kept: slice) -> dict[str, Any]:
-    """Of these columns of the codes."""
     data, simulator = case.data, case.data.simulator
     assert data.test is not None
     assert data.target is not None
-    own = data.train.only([OBSERVATIONAL]), data.test.only([OBSERVATIONAL])
-    drawn = simulator and simulator.shifted(min(len(own[0]), _LABELLED), len(own[1]), seed=case.seed)
-    shifted = drawn or own
+    images = data.train.only([OBSERVATIONAL]), data.test.only([OBSERVATIONAL])
+    drawn = simulator and simulator.shifted(min(len(images[0]), _LABELLED), len(images[1]), seed=case.seed)
     asked = (data.target, data.spurious or data.target)
 
     def columns(images: ContextDataset) -> list[Tensor]:
         assert images.factors is not None
         labels = [images.factors[:, images.factor_names.index(name)].long() for name in asked]
-        return [codes_of(case.subject, images)[:, kept], *labels]
+        return [codes_of(case.subject, images), *labels]
 
-    train, test_columns = map(columns, own)
-    moved = [train, test_columns] if shifted is own else [*map(columns, shifted)]
-    if len(train[1].unique()) < 2:  # there is nothing to predict but where the task has its own images
-        train, test_columns = moved
-    efficiency = sample_efficiency(*train[:2], *test_columns[:2], seed=case.seed)
-    found: dict[str, Any] = {
-        "sample_efficiency": {"few": efficiency.few, "full": efficiency.full, "efficiency": efficiency.efficiency}
-    }
-    if data.spurious:
-        shift = accuracy_under_shift(*moved[0], *moved[1], seed=case.seed)
-        found["under_shift"] = {"average": shift.average, "worst_group": shift.worst}
-    return found
+    own = [columns(part) for part in images]
+    shifted = [columns(part) for part in drawn] if drawn else own
+    if len(own[0][1].unique()) < 2:  # there is nothing to predict but where the task has its own images
+        own = shifted
+
+    def of_codes(kept: slice) -> dict[str, Any]:
+        """Of these columns of the codes."""
+        (train, train_target, _), (test, test_target, _) = own
+        efficiency = sample_efficiency(train[:, kept], train_target, test[:, kept], test_target, seed=case.seed)
+        found: dict[str, Any] = {
+            "sample_efficiency": {"few": efficiency.few, "full": efficiency.full, "efficiency": efficiency.efficiency}
+        }
+        if data.spurious:
+            (codes, *labels), (test_codes, *test_labels) = shifted
+            parts = (codes[:, kept], *labels, test_codes[:, kept], *test_labels)
+            shift = accuracy_under_shift(*parts, seed=case.seed)
+            found["under_shift"] = {"average": shift.average, "worst_group": shift.worst}
+        return found
+
+    scores = of_codes(slice(None))
+    if case.subject.labelled:
+        scores["labelled_codes"] = of_codes(slice(case.subject.labelled))
+    return scores
 
 
 def _reason(case: Case) -> str | None:
