@@ -10,22 +10,20 @@ are hard forwards and soft backwards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from context_module.baselines.gaussian import kl_per_dimension, reparameterised
-from context_module.baselines.perturbation import PerturbationSettings, PerturbationVAE, learn_faster
-from context_module.baselines.svae import hard_masks
+from context_module.baselines.perturbation import PerturbationSettings, learn_faster
+from context_module.baselines.svae import MaskedShifts, hard_masks
 from context_module.normal import draw_normal, draw_uniform
 from context_module.objective import ParameterGroup
 from context_module.options import argument
 
 __all__ = ["SAMSVAE", "SAMSVAESettings", "bernoulli_kl"]
 
-_OPEN = 5.0  # logits of masks that let everything through
 _NARROW = -4.0  # log-variance of shifts to start from
 
 
@@ -48,7 +46,7 @@ class SAMSVAESettings(PerturbationSettings):
             raise ValueError(f"mask_probability must be in (0, 1), got {self.mask_probability}")
 
 
-class SAMSVAE(PerturbationVAE):
+class SAMSVAE(MaskedShifts):
     """A VAE of vectors with sparse additive shifts of perturbations."""
 
     name = "sams_vae"
@@ -98,16 +96,5 @@ class SAMSVAE(PerturbationVAE):
         shifts = kl_per_dimension(self.shifts, self.log_var).sum()
         return shifts + bernoulli_kl(self.logits, self.settings.mask_probability).sum()
 
-    def own_parameters(self) -> list[tuple[nn.Parameter, int]]:
-        return [(self.shifts, 0)]
-
-    @torch.no_grad()
-    def start_anew(self, places: Sequence[int]) -> None:
-        self.shifts[places] = 0.0
-        self.logits[places] = _OPEN
-
     def parameter_groups(self) -> list[ParameterGroup]:
         return learn_faster(self, [self.shifts, self.log_var, self.logits])
-
-    def targets(self) -> Tensor:
-        return self.logits.detach() > 0

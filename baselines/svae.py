@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from context_module.normal import draw_uniform
 from context_module.objective import ParameterGroup
 from context_module.options import argument
 
-__all__ = ["SVAE", "SVAEPlus", "SVAEPlusSettings", "SVAESettings", "hard_masks", "log_beta_prior"]
+__all__ = ["SVAE", "MaskedShifts", "SVAEPlus", "SVAEPlusSettings", "SVAESettings", "hard_masks", "log_beta_prior"]
 
 _OPEN = 5.0  # logits to start from: a probability of .993
 _DECIDED = 0.5
@@ -42,6 +43,25 @@ def log_beta_prior(logits: Tensor, k: float) -> Tensor:
     return (math.log(k) + (k - 1) * F.logsigmoid(-logits)).sum()
 
 
+class MaskedShifts(PerturbationVAE):
+    """What methods have whose perturbations shift some dimensions: shifts and logits of masks, (K, latents)."""
+
+    settings_class: ClassVar[type[Any]]
+    shifts: nn.Parameter
+    logits: nn.Parameter
+
+    def own_parameters(self) -> list[tuple[nn.Parameter, int]]:
+        return [(self.shifts, 0)]
+
+    @torch.no_grad()
+    def start_anew(self, places: Sequence[int]) -> None:
+        self.shifts[places] = 0.0
+        self.logits[places] = _OPEN
+
+    def targets(self) -> Tensor:
+        return self.logits.detach() > 0
+
+
 @dataclass(kw_only=True)
 class SVAESettings(PerturbationSettings):
     """The loss of sVAE."""
@@ -53,7 +73,7 @@ class SVAESettings(PerturbationSettings):
         check_at_least(0, sparsity=self.sparsity)
 
 
-class SVAE(PerturbationVAE):
+class SVAE(MaskedShifts):
     """A VAE of vectors whose prior each perturbation shifts in few dimensions, by a penalty on their number."""
 
     name = "svae"
@@ -79,19 +99,8 @@ class SVAE(PerturbationVAE):
     def penalty(self) -> Tensor:
         return self.settings.sparsity * self.logits.sigmoid().sum()
 
-    def own_parameters(self) -> list[tuple[nn.Parameter, int]]:
-        return [(self.shifts, 0)]
-
-    @torch.no_grad()
-    def start_anew(self, places: Sequence[int]) -> None:
-        self.shifts[places] = 0.0
-        self.logits[places] = _OPEN
-
     def parameter_groups(self) -> list[ParameterGroup]:
         return learn_faster(self, [self.shifts, self.logits])
-
-    def targets(self) -> Tensor:
-        return self.logits.detach() > 0
 
 
 @dataclass(kw_only=True)
