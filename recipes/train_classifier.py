@@ -22,14 +22,12 @@ from context_module.cli import TrainingArguments, argument, parse_arguments, run
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextData, ContextDataset, evaluation_loader, with_factors
 from context_module.errors import DataError
-from context_module.io import write_json
+from context_module.io import CONFIG_FILE, WEIGHTS_FILE, write_json
 from context_module.metrics import share_estimate, shift_accuracy
 from context_module.training import Trainer, make_accelerator
 
 TESTED = 4000  # images
-
-
-FILES = ("config.json", "model.safetensors", "accuracy.json")
+FILES = (CONFIG_FILE, WEIGHTS_FILE, "accuracy.json")
 
 
 @dataclass(kw_only=True)
