@@ -116,13 +116,24 @@ class Trainer:
             NonFiniteError: if a loss is not finite; the last checkpoint is kept.
             TrainingInterrupted: on SIGINT or SIGTERM, after the step in hand; the last checkpoint is kept.
         """
-        args, accelerator = self.args, self.accelerator
+        accelerator = self.accelerator
         started = time.monotonic()
-        self._begin()
-        stopped_early = False
-        if self.bare.ready and not self.step:
+        with Interruption() as interruption:  # from the first file on: what a run has begun, it keeps
+            self._begin()
+            if self.bare.ready and not self.step:
+                self._validate()
+            stopped_early = self._take_steps(interruption)
+        if not self.best_weights:  # resumed at what is now the last step, before any validation
             self._validate()
-        with Interruption() as interruption, self._progress_bar() as bar:
+        self.load_best()
+        accelerator.end_training()
+        seconds = round(time.monotonic() - started, 1)
+        return TrainingResult(self.step, self.best_step, self.best_loss, stopped_early, seconds)
+
+    def _take_steps(self, interruption: Interruption) -> bool:
+        """The steps with all that is done between them; returns whether it stopped early."""
+        args, stopped_early = self.args, False
+        with self._progress_bar() as bar:
             for terms in self._steps():
                 bar.update()
                 if self.step % args.logging_steps == 0 or self.step == args.max_train_steps:
@@ -138,12 +149,7 @@ class Trainer:
                     self._interrupted(interruption.signum)
                 if stopped_early:
                     break
-        if not self.best_weights:  # resumed at what is now the last step, before any validation
-            self._validate()
-        self.load_best()
-        accelerator.end_training()
-        seconds = round(time.monotonic() - started, 1)
-        return TrainingResult(self.step, self.best_step, self.best_loss, stopped_early, seconds)
+        return stopped_early
 
     def load_best(self) -> None:
         """Give the objective the weights of its best validation."""
