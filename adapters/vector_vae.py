@@ -316,5 +316,5 @@ class VectorPretraining(Pretraining):
         columns, covariates = data.columns, data.covariates  # type: ignore[attr-defined]
         net = VectorVAE(columns, covariates, self.latents, self.width, self.depth, likelihood)
         some = torch.linspace(0, len(data) - 1, min(len(data), _MOST)).long()
-        net.fit(torch.stack([item["x"] for item in data.__getitems__(some.tolist())]))
+        net.fit(data.batch(some)["x"])
         return VectorAdapter(net), VectorVAEObjective(net, self.beta, self.kl_warmup)

@@ -32,7 +32,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import default_collate
 
 from context_module import ContextModule, ContextModuleConfig, wrap_decoder
 from context_module.adapters import Decoding
@@ -264,7 +263,7 @@ def baseline_step(method: str, images: ArrayContextDataset) -> Callable[[], None
     settings = kind.settings_class(**graph).completed(ContextData(images))
     model = kind(settings, images.image_shape, 10 * len(images)).train()
     view = model.view(images)
-    batch = default_collate(view.__getitems__(list(range(len(view)))))
+    batch = view.batch(torch.arange(len(view)))
     return stepper(model, lambda: model(batch, 0.5)["loss"].mean())
 
 

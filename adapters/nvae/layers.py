@@ -139,7 +139,14 @@ class _InvertedBottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+        layers = list(self.conv)
+        if isinstance(layers[0], nn.Upsample) and not self.training:
+            # what is done to each pixel by itself is done once, not for all four copies; in training the copies count,
+            # for the statistics of batch norm
+            layers = [*layers[1:3], layers[0], *layers[3:]]
+        for layer in layers:
+            x = layer(x)
+        return x
 
 
 def _make_op(op: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -171,13 +178,21 @@ class _FactorisedReduce(nn.Module):
         return torch.cat(quarters, dim=1)
 
 
+class _Reversed(nn.Sequential):
+    """Upsampling and a 1x1 convolution, which may change places: the convolution first, on a quarter of the pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        upsample, convolution = self
+        return upsample(convolution(x))
+
+
 def _make_skip(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     if stride == 1:
         return nn.Identity()
     if stride == 2:
         return _FactorisedReduce(in_channels, out_channels)
     bilinear = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
-    return nn.Sequential(bilinear, WeightNormConv2d(in_channels, out_channels, 1, bias=False))
+    return _Reversed(bilinear, WeightNormConv2d(in_channels, out_channels, 1, bias=False))
 
 
 class _SqueezeExcite(nn.Module):

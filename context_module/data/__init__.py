@@ -4,11 +4,12 @@ from context_module.data.attributes import attributes
 from context_module.data.augment import augment
 from context_module.data.cells import cells, to_anndata
 from context_module.data.context_data import ContextData
-from context_module.data.dataset import ArrayContextDataset, ContextDataset, LabelledDataset, MappedImages
+from context_module.data.dataset import ArrayContextDataset, ContextDataset, MappedImages
 from context_module.data.dsprites import dsprites, dsprites_grid
 from context_module.data.folders import FolderContextDataset, image_folders
 from context_module.data.grammar import grammar
 from context_module.data.hub import HubContextDataset, hub_dataset
+from context_module.data.labelled import LabelledDataset
 from context_module.data.labellers import Labeller, load_labellers
 from context_module.data.loader import MixedContextBatchSampler, evaluation_loader, mixed_context_loader
 from context_module.data.morpho_mnist import morpho_mnist

@@ -7,14 +7,14 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from context_module.contexts import OBSERVATIONAL, Concepts, Kind
+from context_module.contexts import OBSERVATIONAL, Concepts
+from context_module.data.labelled import LabelledDataset
 from context_module.data.pictures import white_of
 from context_module.errors import CheckpointError, DataError, ShapeError
 from context_module.io import MappedArray
@@ -26,54 +26,12 @@ __all__ = [
     "ArrayContextDataset",
     "ContextDataset",
     "JoinedContextDataset",
-    "LabelledDataset",
     "MappedImages",
     "joined_arguments",
 ]
 
 _FINGERPRINTED = 2_000  # images that a fingerprint looks at
 _CHUNK = 256  # images looked at at a time
-
-
-class LabelledDataset(Dataset[dict[str, Tensor]]):
-    """What the mixed-context loader asks of a data set: items with a ``mask``, and the context each belongs to.
-
-    Attributes:
-        kind: what the items are, or were made from.
-        concepts: `Concepts`.
-        context_names: canonical names, such as ``("obs", "quad1", "size")``.
-        labels: int64 (N,), per item the index of its context in `context_names`.
-    """
-
-    kind: ClassVar[Kind] = "images"
-    concepts: Concepts
-    context_names: tuple[str, ...]
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many items each context has, by its name."""
-        counts = self.labels.bincount(minlength=len(self.context_names)).tolist()
-        return dict(zip(self.context_names, counts, strict=True))
-
-    def places(self, context: str, most: int | None = None) -> Tensor:
-        """The numbers of the items of a context, int64, ascending: all, or at most so many, evenly spaced.
-
-        Raises:
-            DataError: for a context that is not in this data set.
-        """
-        found = (self.labels == self._label(context)).nonzero().flatten()
-        if most is None or len(found) <= most:
-            return found
-        return found[torch.linspace(0, len(found) - 1, most).long()]
-
-    def _label(self, name: str) -> int:
-        if name not in self.context_names:
-            raise DataError(f"no {self.kind} of context {name!r}; contexts here: {', '.join(self.context_names)}")
-        return self.context_names.index(name)
 
 
 class ContextDataset(LabelledDataset, ABC):
@@ -141,13 +99,8 @@ class ContextDataset(LabelledDataset, ABC):
     def read(self, rows: Tensor) -> Tensor:
         """The stored images of these numbers, int64 (n,), as float32 (n, C, H, W) in [0, 1]."""
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        # torch's loaders call this for a whole batch: one read instead of many
-        images, masks = self.read(self._rows[indices]), self._masks[self.labels[indices]]
-        return [{"x": x, "mask": mask} for x, mask in zip(images, masks, strict=True)]
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        return {"x": self.read(self._rows[indices]), "mask": self._masks[self.labels[indices]]}
 
     def context_of(self, index: int) -> str:
         """The name of the context image `index` was seen in."""

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from context_module.data.dataset import LabelledDataset
+from context_module.data.labelled import LabelledDataset
 from context_module.errors import DataError
 
 __all__ = ["MixedContextBatchSampler", "evaluation_loader", "mixed_context_loader"]
@@ -61,8 +61,8 @@ class MixedContextBatchSampler(Sampler[list[int]]):
                 f"start_step {start_step} lies outside the run of {num_steps} steps: to go on after a finished run, "
                 "raise num_steps"
             )
-        of_image = np.asarray(labels)
-        self.members = [np.flatnonzero(of_image == context) for context in range(int(of_image.max(initial=-1)) + 1)]
+        of_image = np.asarray(labels, dtype=np.int64)
+        self.members = np.split(of_image.argsort(kind="stable"), np.bincount(of_image).cumsum()[:-1])
         empty = [context for context, members in enumerate(self.members) if not len(members)]
         if empty or not self.members:
             raise DataError(
@@ -90,6 +90,16 @@ class MixedContextBatchSampler(Sampler[list[int]]):
             rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(context, cycle)))
             shuffled[context] = cycle, rng.permutation(members)
         return int(shuffled[context][1][within])
+
+
+class _Whole(Dataset[dict[str, Tensor]]):
+    """The batches of a data set, by lists of numbers: none is taken apart, to be put together again."""
+
+    def __init__(self, dataset: LabelledDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, indices: list[int]) -> dict[str, Tensor]:
+        return self.dataset.batch(torch.as_tensor(indices))
 
 
 def mixed_context_loader(
@@ -122,8 +132,9 @@ def mixed_context_loader(
         world_size=world_size,
     )
     return DataLoader(
-        dataset,
-        batch_sampler=sampler,
+        _Whole(dataset),
+        batch_size=None,  # what comes is a batch
+        sampler=sampler,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
@@ -140,8 +151,9 @@ def evaluation_loader(
     """
     starts = range(rank * batch_size, len(dataset), world_size * batch_size)
     return DataLoader(
-        dataset,
-        batch_sampler=[[*range(start, min(start + batch_size, len(dataset)))] for start in starts],
+        _Whole(dataset),
+        batch_size=None,
+        sampler=[[*range(start, min(start + batch_size, len(dataset)))] for start in starts],
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),

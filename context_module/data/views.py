@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from context_module.contexts import OBSERVATIONAL
-from context_module.data.dataset import ContextDataset, LabelledDataset
+from context_module.data.dataset import ContextDataset
+from context_module.data.labelled import LabelledDataset
 from context_module.errors import DataError
 
 __all__ = ["FactorView", "PairView", "TripletView", "cross_pairs", "pairs", "triplets", "with_factors"]
@@ -26,12 +27,6 @@ class _View(LabelledDataset):
         self.kind = data.kind  # type: ignore[misc]
         self.concepts, self.context_names, self.labels = data.concepts, data.context_names, data.labels
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        raise NotImplementedError
-
 
 class FactorView(_View):
     """What `with_factors` makes.
@@ -45,9 +40,8 @@ class FactorView(_View):
         super().__init__(data)
         self.factor_names, self.factors = names, factors
 
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        items = self.data.__getitems__(indices)
-        return [{**item, "factors": row} for item, row in zip(items, self.factors[indices], strict=True)]
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        return {**self.data.batch(indices), "factors": self.factors[indices]}
 
 
 class PairView(_View):
@@ -64,12 +58,9 @@ class PairView(_View):
         kept, self.labels = data.labels[first].unique(return_inverse=True)
         self.context_names = tuple(data.context_names[label] for label in kept.tolist())
 
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        items, others = (self.data.__getitems__(rows[indices].tolist()) for rows in (self.first, self.second))
-        return [
-            {**item, "other": other["x"], "other_mask": other["mask"]}
-            for item, other in zip(items, others, strict=True)
-        ]
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        batch, other = (self.data.batch(rows[indices]) for rows in (self.first, self.second))
+        return {**batch, "other": other["x"], "other_mask": other["mask"]}
 
 
 class TripletView(_View):
@@ -83,13 +74,9 @@ class TripletView(_View):
         super().__init__(data)
         self.positive, self.negative = positive, negative
 
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        items = self.data.__getitems__(indices)
-        alike, others = (self.data.__getitems__(rows[indices].tolist()) for rows in (self.positive, self.negative))
-        return [
-            {**item, "positive": near["x"], "negative": far["x"]}
-            for item, near, far in zip(items, alike, others, strict=True)
-        ]
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        near, far = (self.data.batch(rows[indices])["x"] for rows in (self.positive, self.negative))
+        return {**self.data.batch(indices), "positive": near, "negative": far}
 
 
 def with_factors(data: ContextDataset, names: Iterable[str]) -> FactorView:

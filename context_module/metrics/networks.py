@@ -184,6 +184,5 @@ class _Targeted(LabelledDataset):
         self.concepts, self.context_names, self.labels = data.concepts, data.context_names, data.labels
         self._data, self._targets = data, targets
 
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        items = self._data.__getitems__(indices)
-        return [{"x": item["x"], "target": self._targets[i]} for item, i in zip(items, indices, strict=True)]
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        return {"x": self._data.batch(indices)["x"], "target": self._targets[indices]}

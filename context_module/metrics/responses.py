@@ -57,8 +57,7 @@ class Responses:
 
     @staticmethod
     def _rows(data: ContextDataset, context: str) -> Tensor:
-        items = data.__getitems__(data.places(context, _PER_CONTEXT).tolist())
-        return expression(torch.stack([item["x"] for item in items]), data)
+        return expression(data.batch(data.places(context, _PER_CONTEXT))["x"], data)
 
     def unchanged(self, n: int) -> Tensor:
         """n observational rows (n, G), drawn with replacement."""

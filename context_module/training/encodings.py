@@ -97,16 +97,7 @@ class EncodedDataset(LabelledDataset):
         """Whether there is a context with an intervention."""
         return any(name != OBSERVATIONAL for name in self.context_names)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        # torch's loaders call this for a whole batch: one read instead of many
-        batch = self.batch(torch.as_tensor(indices))
-        return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """The items of these numbers, int64 (B,), stacked."""
         return {**self.layout.unpack(self.table[indices]), "mask": self._masks[self.labels[indices]]}
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
