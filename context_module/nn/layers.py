@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from context_module.nn.config import ContextModuleConfig
+from context_module.nn.equations import iterated, solved
 from context_module.nn.spatial import GridToMaps
 
 __all__ = ["BlockLinear", "ConceptInversionLayer", "EmbeddingLayer", "InterventionLayer"]
+
+_ITERATED = 24  # blocks up to which it is faster to pass effects on, step by step
 
 
 class BlockLinear(nn.Module):
@@ -105,8 +108,9 @@ class InterventionLayer(nn.Module):
     With S the intervened set, A and B learned off-diagonal (w_c x w_c) blocks, and every concept in S cut off from its
     causes:
 
-    - ``structural``: c = eps + b + (1 - m) * (A c), iterated K + F times from c = eps: exact for an acyclic A. All
-      mechanisms but the intervened ones are shared by all contexts.
+    - ``structural``: c = eps + b + (1 - m) * (A c), iterated K + F times from c = eps: exact for an acyclic A; of more
+      than 24 blocks the equations are solved instead (`context_module.nn.equations`). All mechanisms but the
+      intervened ones are shared by all contexts.
     - ``reduced`` (the paper): c_i = eps_i + b_i + [i not in S] (sum_{j not in S} A_ij eps_j + sum_{j in S} B_ij
       eps_j); with ``composition="published"`` the factor [i not in S] stands before the A term alone.
 
@@ -142,15 +146,12 @@ class InterventionLayer(nn.Module):
     def forward(self, exogenous: Tensor, mask: Tensor) -> Tensor:
         """Exogenous values (B, (K+F) w_c) and mask (B, K), bool or strengths, to values (B, (K+F) w_c)."""
         mask = F.pad(mask, (0, self.free_blocks))  # nothing ever intervenes on a free block
-        forced = mask.repeat_interleave(self.concept_width, dim=1).to(exogenous.dtype)
-        uncut = 1 - forced
         effects = self.effects * self.edge_mask
-        own = exogenous + self.bias
         if self.interventional_effects is None:
-            concepts = exogenous
-            for _ in range(self.num_blocks):
-                concepts = torch.addcmul(own, uncut, concepts @ effects)
-            return concepts
+            values = iterated if self.num_blocks <= _ITERATED else solved
+            return values(exogenous, self.bias, mask.to(exogenous.dtype), effects)
+        forced = mask.repeat_interleave(self.concept_width, dim=1).to(exogenous.dtype)
+        uncut, own = 1 - forced, exogenous + self.bias
         interventional = self.interventional_effects * self.edge_mask
         observed, forced = (exogenous * uncut) @ effects, exogenous * forced
         if self.composition == "do":
