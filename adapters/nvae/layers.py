@@ -157,23 +157,23 @@ def _make_op(op: str, in_channels: int, out_channels: int, stride: int) -> nn.Mo
 
 
 class _FactorisedReduce(nn.Module):
-    """Halves the size with four 1x1 convolutions of stride 2, each on another quarter of the pixels."""
+    """Halves the size with four 1x1 convolutions, each on another quarter of the pixels."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         quarter = out_channels // 4
-        self.conv_1 = WeightNormConv2d(in_channels, quarter, 1, stride=2)
-        self.conv_2 = WeightNormConv2d(in_channels, quarter, 1, stride=2)
-        self.conv_3 = WeightNormConv2d(in_channels, quarter, 1, stride=2)
-        self.conv_4 = WeightNormConv2d(in_channels, out_channels - 3 * quarter, 1, stride=2)
+        self.conv_1 = WeightNormConv2d(in_channels, quarter, 1)
+        self.conv_2 = WeightNormConv2d(in_channels, quarter, 1)
+        self.conv_3 = WeightNormConv2d(in_channels, quarter, 1)
+        self.conv_4 = WeightNormConv2d(in_channels, out_channels - 3 * quarter, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.silu(x)
         quarters = (
-            self.conv_1(x),
-            self.conv_2(x[:, :, 1:, 1:]),
-            self.conv_3(x[:, :, :, 1:]),
-            self.conv_4(x[:, :, 1:, :]),
+            self.conv_1(x[:, :, ::2, ::2]),
+            self.conv_2(x[:, :, 1::2, 1::2]),
+            self.conv_3(x[:, :, ::2, 1::2]),
+            self.conv_4(x[:, :, 1::2, ::2]),
         )
         return torch.cat(quarters, dim=1)
 

@@ -344,7 +344,8 @@ def test_lora_changes_the_decoder_alone(base, x, every, make_base, tmp_path):
     pictures = base.decode(encoded, temperature=0.0).mean
     plain = model.generate(2, do="a", generator=seeded())
     model.add_lora(rank=2)
-    assert torch.equal(model.generate(2, do="a", generator=seeded()), plain)
+    # but for rounding, which may be of another layout in memory
+    torch.testing.assert_close(model.generate(2, do="a", generator=seeded()), plain, rtol=1e-5, atol=1e-6)
     optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-2)
     for _ in range(2):  # the second factor of LoRA starts at zero
         optimiser.zero_grad()
