@@ -214,12 +214,13 @@ def ancestors_of(edges: Iterable[Edge], concepts: Sequence[str]) -> dict[str, fr
     >>> ancestors_of([("a", "b"), ("b", "c")], ("a", "b", "c"))["c"] == {"a", "b"}
     True
     """
-    edges = tuple(edges)
-    found: dict[str, set[str]] = {name: {cause for cause, effect in edges if effect == name} for name in concepts}
-    for _ in concepts:
-        for name in concepts:
-            found[name] |= set().union(*(found[cause] for cause in found[name]))
-    return {name: frozenset(causes) for name, causes in found.items()}
+    causes: dict[str, set[str]] = {name: set() for name in concepts}
+    for cause, effect in edges:
+        causes[effect].add(cause)
+    found: dict[str, frozenset[str]] = {}
+    for name in TopologicalSorter(causes).static_order():
+        found[name] = frozenset(causes[name]).union(*(found[cause] for cause in causes[name]))
+    return {name: found[name] for name in concepts}
 
 
 def _checked_graph(graph: Iterable[Any], concepts: tuple[str, ...]) -> tuple[tuple[str, str], ...]:

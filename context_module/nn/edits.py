@@ -54,13 +54,39 @@ class Edits(nn.Module):
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(concepts, b)) for b in widths[1:])
         self.last = nn.Parameter(torch.zeros(concepts, width, size))  # zero: the closed form as it is
 
-    def forward(self, coordinates: Tensor, concept: int) -> Tensor:
-        """The change (B, size) that an intervention on one concept makes to coordinates (B, size)."""
-        hidden = coordinates
+    def forward(self, coordinates: Tensor, concepts: Tensor | int) -> Tensor:
+        """The change (B, size) that an intervention makes to coordinates (B, size).
+
+        Args:
+            coordinates: float.
+            concepts: the number of one concept, or of each row's own, int64 (B,): whatever they mix, it is one batched
+                product a layer, over tiles of as many rows of one concept as the average one has.
+        """
+        if isinstance(concepts, int):
+            return self._changes(coordinates[None], torch.tensor([concepts], device=coordinates.device))[0]
+        counts = concepts.bincount(minlength=len(self.linear))
+        height = -(-len(concepts) // max(int(counts.count_nonzero()), 1))
+        tiles = (counts + height - 1) // height
+        order = concepts.argsort(stable=True)
+        among = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[concepts[order]]
+        places = torch.empty_like(order)
+        places[order] = (tiles.cumsum(0) - tiles)[concepts[order]] * height + among
+        of_tile = torch.arange(len(tiles), device=order.device).repeat_interleave(tiles)
+        tiled = coordinates.new_zeros(len(of_tile) * height, coordinates.shape[1]).index_copy(0, places, coordinates)
+        return self._changes(tiled.unflatten(0, (len(of_tile), height)), of_tile).flatten(0, 1)[places]
+
+    def _changes(self, tiles: Tensor, concepts: Tensor) -> Tensor:
+        """The changes of tiles (T, B, size), each of one concept."""
+        every = len(concepts) == len(self.linear) and bool((concepts.diff() == 1).all())
+
+        def of_tiles(weight: Tensor) -> Tensor:
+            return weight if every else weight[concepts]
+
+        hidden = tiles
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            hidden = F.gelu(torch.addmm(bias[concept], hidden, weight[concept]))
-        changed = torch.addmm(self.shift[concept], coordinates, self.linear[concept])
-        return torch.addmm(changed, hidden, self.last[concept])
+            hidden = F.gelu(torch.baddbmm(of_tiles(bias)[:, None], hidden, of_tiles(weight)))
+        changed = torch.baddbmm(of_tiles(self.shift)[:, None], tiles, of_tiles(self.linear))
+        return torch.baddbmm(changed, hidden, of_tiles(self.last))
 
 
 class EditModule(nn.Module):
@@ -216,23 +242,33 @@ class EditModule(nn.Module):
 
     def changed(self, coordinates: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:
         """Observational coordinates (B, r) under interventions."""
-        strengths = mask.to(coordinates.dtype)
-        names, result = self.config.concepts, coordinates
-        for j in mask.any(0).nonzero().flatten().tolist():
-            rows = mask[:, j].nonzero().flatten()
-            change = self.edits(coordinates[rows], j)
-            for k, share in self._descendants[j].items():
-                cut = share * strengths[rows, k, None].clamp(0, 1)
-                if cut.any():
-                    change = change - cut * (change @ self.readers[k]) @ self.writers[k]
-            result = result.index_add(0, rows, (strengths[rows, j, None] * change).to(result.dtype))
+        strengths, result = mask.to(coordinates.dtype), coordinates
+        rows, concepts = mask.nonzero(as_tuple=True)
+        if len(rows):
+            change = self._cut(self.edits(coordinates[rows], concepts), rows, concepts, strengths)
+            result = result.index_add(0, rows, (strengths[rows, concepts, None] * change).to(result.dtype))
         # what is far beyond all that was seen no decoder was trained on
         limit = torch.maximum(self.range, coordinates.abs())
         result = torch.maximum(torch.minimum(result, limit), -limit)
         for name, value in (fixed or {}).items():
-            k = names.index(name)
+            k = self.config.concepts.index(name)
             result = result + (value.to(result) - result @ self.readers[k]) @ self.writers[k]
         return result
+
+    def _cut(self, change: Tensor, rows: Tensor, concepts: Tensor, strengths: Tensor) -> Tensor:
+        """Changes (E, r) of concepts (E,) in rows (E,), less what of them follows from other concepts of a row."""
+        if len(rows) == len(rows.unique()):  # each is alone in its row
+            return change
+        present = concepts.unique().tolist()
+        for j in present:
+            for k, share in self._descendants[j].items():
+                if k not in present:
+                    continue
+                cut = share * strengths[rows, k].clamp(0, 1) * (concepts == j)
+                at = cut.nonzero().flatten()
+                lost = cut[at, None] * (change[at] @ self.readers[k]) @ self.writers[k]
+                change = change.index_add(0, at, -lost.to(change.dtype))
+        return change
 
     def concepts(self, noise: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:
         """Concept values (B, K, w_c); arguments as for `forward`."""

@@ -53,14 +53,14 @@ def gaussian_map(a: Moments, b: Moments, weigh: Tensor) -> tuple[Tensor, Tensor]
     return linear, b.mean - a.mean - a.mean @ linear
 
 
-def reader(change: Tensor, covariance: Tensor, weigh: Tensor, width: int, loaded: float) -> tuple[Tensor, Tensor]:
+def reader(energy: Tensor, covariance: Tensor, weigh: Tensor, width: int, loaded: float) -> tuple[Tensor, Tensor]:
     """How to read, from coordinates, how far they are along the main directions of a change, and how to write it.
 
     The directions are the leading ones of the change's second moment; they are read by generalised least squares, so
     that what varies otherwise along them disturbs as little as it can.
 
     Args:
-        change: (n, r), of observational coordinates.
+        energy: (r, r), the second moment of the change of observational coordinates.
         covariance: (r, r), of coordinates.
         weigh: (r,), how much of each coordinate pictures show.
         width: number of directions, at most; in place of slight ones there are zeros.
@@ -69,8 +69,7 @@ def reader(change: Tensor, covariance: Tensor, weigh: Tensor, width: int, loaded
     Returns:
         the reader (r, width) and the writer (width, r).
     """
-    seen = change * weigh
-    values, vectors = torch.linalg.eigh(seen.mT @ seen / len(seen))
+    values, vectors = torch.linalg.eigh(energy * weigh * weigh[:, None])
     axes = vectors[:, -width:] * (values[-width:] >= _SLIGHT * values[-1])
     covariance = covariance * weigh * weigh[:, None]
     covariance = covariance + loaded * covariance.diagonal().mean() * torch.eye(len(weigh), device=weigh.device)

@@ -108,12 +108,12 @@ def _fit_effects(
     model: ContextualDecoder, module: EditModule, coordinates: dict[str, Tensor], moments: dict[str, Moments]
 ) -> None:
     observed, names, weigh = coordinates[OBSERVATIONAL], module.config.concepts, module.visible
-    changes = [module.edits(observed, k) for k in range(len(names))]
+    energies = [change.mT @ change / len(change) for change in (module.edits(observed, k) for k in range(len(names)))]
     for k, name in enumerate(names):
         both = (moments[OBSERVATIONAL].covariance + moments[name].covariance) / 2
-        module.readers[k], module.writers[k] = reader(changes[k], both, weigh, module.readers.shape[2], _LOADED)
+        module.readers[k], module.writers[k] = reader(energies[k], both, weigh, module.readers.shape[2], _LOADED)
     if module.searches:
-        module.find_graph(*find_support(coordinates, changes, moments, names, weigh))
+        module.find_graph(*find_support(coordinates, energies, moments, names, weigh))
 
 
 class _Metric:

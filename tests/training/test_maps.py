@@ -153,7 +153,7 @@ def test_the_map_between_gaussians():
 
 def test_a_reader_reads_what_its_writer_writes():
     change, weigh = torch.randn(100, 5, generator=seeded(1)), torch.tensor([1.0, 0.5, 2.0, 1.0, 0.1])
-    reads, writes = reader(change, torch.eye(5), weigh, 2, 1.0)
+    reads, writes = reader(change.mT @ change / 100, torch.eye(5), weigh, 2, 1.0)
     torch.testing.assert_close(writes @ reads, torch.eye(2), atol=1e-4, rtol=1e-4)
 
 
