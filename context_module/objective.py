@@ -40,6 +40,7 @@ class Objective(nn.Module):
             after such a point are not compared, and the best weights are those of the last stage.
         ready: whether the model is of use before the first step, so that it is scored and shown then, too.
         warmup_share: share of the training, in [0, 1], over which `warm` rises.
+        per_context: images of a context that a batch is to hold, see `MixedContextBatchSampler`.
         comparable: whether validation losses say which weights are better. Where they do not, as of networks that play
             against each other, the last weights are kept.
     """
@@ -48,6 +49,7 @@ class Objective(nn.Module):
     stages: tuple[float, ...] = ()
     ready: bool = False
     warmup_share: float = 0.0
+    per_context: int = 1
     comparable: bool = True
 
     def forward(self, batch: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """Batches that mix contexts in equal shares, as a pure function of the seed and the step.
 
 Slot t = step * batch_size + i of a run belongs to context t mod C, and is that context's image number t div C in an
-endless stream of its permutations, each seeded by (seed, context, cycle). Nothing is remembered: any number of workers
-or processes sees the same batches, and a run resumes at any step by being told the step.
+endless stream of its permutations, each seeded by (seed, context, cycle). Of very many contexts a batch may take some,
+which take turns in another order each time. Nothing is remembered: any number of workers or processes sees the same
+batches, and a run resumes at any step by being told the step.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["MixedContextBatchSampler", "evaluation_loader", "mixed_context_loade
 
 
 class MixedContextBatchSampler(Sampler[list[int]]):
-    """Yields, per step, the data set indices of this process's share of a batch balanced over contexts.
+    """Yields, per pass of a step, the indices of this process's share of a batch balanced over contexts.
 
     Every image of a context comes once before any comes again; smaller contexts come round more often.
 
@@ -32,10 +33,13 @@ class MixedContextBatchSampler(Sampler[list[int]]):
         num_steps: the step to stop before, counted from the start of the run.
         start_step: the step to begin at; give the number of steps done to resume.
         rank, world_size: this process and how many there are; each gets a contiguous slice of the batch.
+        passes: parts of a step's batch that come one after another, for gradient accumulation.
+        per_context: images of a context that a batch is to hold, for what is learned from them together. Where not
+            half as many of every context fit, a batch holds so many of ``batch_size // per_context`` contexts.
 
     Raises:
-        DataError: if a context has no images, `batch_size` does not divide by `world_size`, or the steps or the rank
-            are out of range.
+        DataError: if a context has no images, `batch_size` does not divide by `world_size` and `passes`, or the steps
+            or the rank are out of range.
     """
 
     def __init__(
@@ -48,13 +52,16 @@ class MixedContextBatchSampler(Sampler[list[int]]):
         start_step: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        passes: int = 1,
+        per_context: int = 1,
     ) -> None:
         if not 0 <= rank < world_size:
             raise DataError(f"rank {rank} is not one of the {world_size} processes: expected 0 to {world_size - 1}")
-        if batch_size < 1 or batch_size % world_size:
+        if batch_size < 1 or batch_size % (world_size * passes):
+            shared = f"{world_size} processes" if passes == 1 else f"{world_size} processes and {passes} passes"
             raise DataError(
-                f"batch_size {batch_size} does not divide by the {world_size} processes: "
-                f"use a positive multiple of {world_size}"
+                f"batch_size {batch_size} does not divide by the {shared}: "
+                f"use a positive multiple of {world_size * passes}"
             )
         if not 0 <= start_step <= num_steps:
             raise DataError(
@@ -70,26 +77,46 @@ class MixedContextBatchSampler(Sampler[list[int]]):
             )
         self.batch_size, self.seed = batch_size, seed
         self.start_step, self.num_steps = start_step, num_steps
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.passes = rank, world_size, passes
+        every = len(self.members)
+        fits = per_context == 1 or 2 * batch_size >= per_context * every
+        self.contexts_at_once = every if fits else max(1, batch_size // per_context)
 
     def __len__(self) -> int:
-        return self.num_steps - self.start_step
+        return (self.num_steps - self.start_step) * self.passes
 
     def __iter__(self) -> Iterator[list[int]]:
-        share = self.batch_size // self.world_size
+        share = self.batch_size // (self.world_size * self.passes)
         shuffled: dict[int, tuple[int, np.ndarray]] = {}  # per context its current cycle: a cache, not a state
         for step in range(self.start_step, self.num_steps):
-            start = step * self.batch_size + self.rank * share
-            yield [self._index(slot, shuffled) for slot in range(start, start + share)]
+            for number in range(self.passes):
+                start = (number * self.world_size + self.rank) * share
+                places = range(start, start + share)
+                yield [self._image(*self._slot(step, place, shuffled), shuffled) for place in places]
 
-    def _index(self, slot: int, shuffled: dict[int, tuple[int, np.ndarray]]) -> int:
-        position, context = divmod(slot, len(self.members))
+    def _slot(self, step: int, place: int, shuffled: dict[int, tuple[int, np.ndarray]]) -> tuple[int, int]:
+        """The context of a place in a batch, and the number of its image in that context's stream."""
+        every, at_once = len(self.members), self.contexts_at_once
+        if at_once == every:
+            position, context = divmod(step * self.batch_size + place, every)
+            return context, position
+        among, turn = divmod(place, at_once)
+        cycle, within = divmod(step * at_once + turn, every)
+        context = int(self._permuted(every, cycle, np.arange(every), shuffled)[within])
+        return context, cycle * -(-self.batch_size // at_once) + among
+
+    def _image(self, context: int, position: int, shuffled: dict[int, tuple[int, np.ndarray]]) -> int:
         members = self.members[context]
         cycle, within = divmod(position, len(members))
-        if context not in shuffled or shuffled[context][0] != cycle:
-            rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(context, cycle)))
-            shuffled[context] = cycle, rng.permutation(members)
-        return int(shuffled[context][1][within])
+        return int(self._permuted(context, cycle, members, shuffled)[within])
+
+    def _permuted(
+        self, key: int, cycle: int, members: np.ndarray, shuffled: dict[int, tuple[int, np.ndarray]]
+    ) -> np.ndarray:
+        if key not in shuffled or shuffled[key][0] != cycle:
+            rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(key, cycle)))
+            shuffled[key] = cycle, rng.permutation(members)
+        return shuffled[key][1]
 
 
 class _Whole(Dataset[dict[str, Tensor]]):
@@ -111,6 +138,8 @@ def mixed_context_loader(
     start_step: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    passes: int = 1,
+    per_context: int = 1,
     num_workers: int = 0,
 ) -> DataLoader[dict[str, Tensor]]:
     """A training loader over `MixedContextBatchSampler`; arguments and errors as there.
@@ -120,7 +149,7 @@ def mixed_context_loader(
 
     Returns:
         DataLoader of the data set's items, stacked: ``{"x": float32 (B, C, H, W) in [0, 1], "mask": bool (B, K)}`` for
-        images, B = batch_size / world_size.
+        images, B = batch_size / (world_size * passes).
     """
     sampler = MixedContextBatchSampler(
         dataset.labels,
@@ -130,6 +159,8 @@ def mixed_context_loader(
         start_step=start_step,
         rank=rank,
         world_size=world_size,
+        passes=passes,
+        per_context=per_context,
     )
     return DataLoader(
         _Whole(dataset),

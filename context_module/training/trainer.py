@@ -182,12 +182,14 @@ class Trainer:
         accumulation = args.gradient_accumulation_steps
         loader = mixed_context_loader(
             self.train_data,
-            args.train_batch_size // accumulation,
+            args.train_batch_size,
             args.seed,
-            num_steps=args.max_train_steps * accumulation,
-            start_step=self.step * accumulation,
+            num_steps=args.max_train_steps,
+            start_step=self.step,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
+            passes=accumulation,
+            per_context=self.bare.per_context,
             num_workers=args.dataloader_num_workers,
         )
         terms: dict[str, list[Tensor]] = defaultdict(list)

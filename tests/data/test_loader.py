@@ -47,12 +47,47 @@ def test_two_processes_share_the_batches_of_one():
     assert [a + b for a, b in zip(*ranks, strict=True)] == batches()
 
 
+@pytest.mark.parametrize("per_context", [1, 8])
+def test_passes_of_a_step_make_up_its_batch(per_context: int):
+    whole = batches(8, 10, per_context=per_context)
+    ranks = [batches(8, 10, rank=rank, world_size=2, passes=2, per_context=per_context) for rank in range(2)]
+    assert [len(rank) for rank in ranks] == [20, 20]
+    joined = [a + b for a, b in zip(*ranks, strict=True)]
+    assert [a + b for a, b in zip(joined[::2], joined[1::2], strict=True)] == whole
+
+
 def test_resumes_at_any_step():
     for step in (0, 1, 7, 39, 40):
         sampler = MixedContextBatchSampler(LABELS, 6, 0, num_steps=40, start_step=step)
         assert list(sampler) == batches()[step:]
         assert len(sampler) == 40 - step
         assert list(sampler) == batches()[step:]  # and again: no state
+
+
+def test_of_many_contexts_a_batch_holds_some_which_take_turns():
+    labels = torch.arange(20).repeat_interleave(12)
+
+    def drawn(**options: int) -> list[list[int]]:
+        return list(MixedContextBatchSampler(labels, 32, 0, num_steps=30, per_context=8, **options))
+
+    found = drawn()
+    for batch in found:
+        assert labels[batch].bincount().tolist().count(8) + 2 * labels[batch].bincount().tolist().count(16) == 4
+    visits = [context for batch in found for context in labels[batch[:4]].tolist()]
+    cycles = [visits[start : start + 20] for start in range(0, len(visits), 20)]
+    assert all(sorted(cycle) == list(range(20)) for cycle in cycles)
+    assert len({tuple(cycle) for cycle in cycles}) == len(cycles)
+    stream = torch.tensor(list(itertools.chain(*found)))
+    for context in range(20):  # each image once before any comes again
+        first = stream[labels[stream] == context][:12]
+        assert sorted(first.tolist()) == (context == labels).nonzero().flatten().tolist()
+    assert [a + b for a, b in zip(drawn(rank=0, world_size=2), drawn(rank=1, world_size=2), strict=True)] == found
+    assert drawn(start_step=11) == found[11:]
+
+
+def test_all_contexts_where_half_as_many_images_fit():
+    enough = MixedContextBatchSampler(LABELS, 12, 0, num_steps=5, per_context=8)
+    assert list(enough) == batches(12, 5)
 
 
 def test_loader_yields_batches_and_leaves_the_global_random_state_alone():
@@ -87,6 +122,8 @@ def test_evaluation_loader_gives_every_image_once():
 def test_refuses_what_cannot_be_shared_out():
     with pytest.raises(DataError, match="batch_size 7 does not divide by the 2 processes"):
         batches(7, world_size=2)
+    with pytest.raises(DataError, match="batch_size 6 does not divide by the 2 processes and 2 passes"):
+        batches(6, world_size=2, passes=2)
     with pytest.raises(DataError, match="batch_size 0"):
         batches(0)
     with pytest.raises(DataError, match="rank 2 is not one of the 2 processes"):

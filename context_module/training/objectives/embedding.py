@@ -35,6 +35,7 @@ class EmbeddingObjective(BatchObjective):
     """
 
     explains: float = 0.5
+    per_context = 8  # distances of fewer say little, and are least where nothing varies
 
     center: Tensor
     spread: Tensor

@@ -54,8 +54,15 @@ def matching_distance(
         projections: number of random directions.
     """
     drawn = spread[:, None] * directions.random(projections)
-    real, generated = real @ drawn, generated @ drawn
-    mask = F.pad(mask, (0, 1))  # without concepts there is one context, too
-    rows = [(mask == context).all(dim=1) for context in mask.unique(dim=0)]
-    gaps = [(real[row].sort(0).values - generated[row].sort(0).values).square().mean(1).sum() for row in rows]
-    return torch.stack(gaps).sum() / len(real)
+    both = torch.cat([real @ drawn, generated @ drawn], dim=1)
+    contexts = F.pad(mask, (0, 1)).unique(dim=0, return_inverse=True)[1]  # without concepts there is one, too
+    # one sort of all contexts, each with rows that are the same in both samples to fill it up
+    counts = contexts.bincount()
+    height, order = int(counts.max()), contexts.argsort(stable=True)
+    among = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[contexts[order]]
+    places = torch.empty_like(order)
+    places[order] = contexts[order] * height + among
+    filled = both.new_full((len(counts) * height, 2 * projections), torch.finfo(both.dtype).max)
+    by_context = filled.index_copy(0, places, both).unflatten(0, (len(counts), height)).transpose(1, 2).contiguous()
+    quantiles_real, quantiles_generated = by_context.sort(dim=2).values.split(projections, dim=1)
+    return (quantiles_real - quantiles_generated).square().mean(1).sum() / len(real)
