@@ -42,7 +42,9 @@ class Groups:
             _options(group, parameters, learning_rate)
             for group, parameters in zip(self.groups, self.parameters, strict=True)
         ]
-        self.optimizer: Any = objective.optimizer(options, lr=learning_rate)  # type: ignore[call-arg]
+        kind = objective.optimizer
+        fused = {"fused": True} if kind in (torch.optim.Adam, torch.optim.AdamW) else {}  # one pass over the weights
+        self.optimizer: Any = kind(options, lr=learning_rate, **fused)  # type: ignore[call-arg]
 
     def set_learning_rate(self, optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
         """Give the optimiser, as it was prepared, the run's rate of the moment, scaled for each group."""
