@@ -301,6 +301,7 @@ def finish(
     model: ContextualDecoder,
     data: ContextData,
     images: tuple[ContextDataset, ContextDataset],
+    encodings: EncodedDataset | None,
     result: TrainingResult,
     repository: str | None,
 ) -> None:
@@ -313,7 +314,15 @@ def finish(
         print("values that can be set, and how far off pictures are on average:", end=" ")
         print(", ".join(f"{name} {error:.3g}" for name, error in errors.items()))
     print(f"{run.path}: best validation loss {result.loss:.1f} at step {result.best_step} of {result.steps}")
-    scores = score_finished(model, data, images[1], samples=args.score_samples, pooled=args.pooled, seed=args.seed)
+    scores = score_finished(
+        model,
+        data,
+        images[1],
+        samples=args.score_samples,
+        pooled=args.pooled,
+        encodings=encodings,
+        seed=args.seed,
+    )
     print("\n\n".join(["", *scores.tables.values(), *scores.notes]).rstrip())
     if scores.tables:
         for file, table in scores.tables.items():
@@ -350,7 +359,9 @@ def main(argv: list[str] | None = None) -> None:
         fit_effects(model, train_data)
         lengthen(model, data, train_data, shown=accelerator.is_main_process)
     if accelerator.is_main_process:
-        finish(args, run, model, data, images, result, repository)
+        # of a pooled training they do not say what is of which context
+        encodings = train_data if isinstance(train_data, EncodedDataset) and not args.pooled else None
+        finish(args, run, model, data, images, encodings, result, repository)
 
 
 def lengthen(model: ContextualDecoder, data: ContextData, encodings: EncodedDataset, *, shown: bool) -> None:

@@ -37,6 +37,7 @@ class Costless:
         batch_size: images encoded or decoded at a time.
         seed: of the base's deeper latents.
         start: decoder inputs (n, D), normalised, to be changed in place of those of observational images.
+        encodings: what moments are taken of, in place of the images in `train`, which then are not encoded.
     """
 
     def __init__(
@@ -48,13 +49,15 @@ class Costless:
         seed: int,
         *,
         start: Tensor | None = None,
+        encodings: EncodedDataset | None = None,
     ) -> None:
         self._base, self._batch_size = base, batch_size
         self._generator = torch.Generator().manual_seed(seed)
-        train = data.train
-        chosen = torch.cat([train.places(name, _PER_CONTEXT) for name in train.context_names])
-        encoded = encode_dataset(base, train.subset(chosen), batch_size=batch_size, progress=False)
-        rows = {name: _rows(encoded, name) for name in encoded.context_names}
+        if encodings is None:
+            train = data.train
+            chosen = torch.cat([train.places(name, _PER_CONTEXT) for name in train.context_names])
+            encodings = encode_dataset(base, train.subset(chosen), batch_size=batch_size, progress=False)
+        rows = {name: _rows(encodings, name) for name in encodings.context_names}
         self._start = self._observational(data, samples) if start is None else start
         self._seed = seed
         size = self._start.shape[1]
@@ -111,7 +114,7 @@ class Costless:
 
 
 def _rows(encoded: EncodedDataset, context: str) -> Tensor:
-    return encoded.batch(encoded.places(context))["mean"].flatten(1)
+    return encoded.batch(encoded.places(context, _PER_CONTEXT))["mean"].flatten(1)
 
 
 def _moments(rows: Tensor) -> Moments:

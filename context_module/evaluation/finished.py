@@ -14,6 +14,7 @@ from context_module.evaluation.subject import subject_of
 from context_module.evaluation.tables import composition_table, intervention_table, perturbation_table
 from context_module.metrics import MIN_SAMPLES
 from context_module.model import ContextualDecoder
+from context_module.training import EncodedDataset
 
 __all__ = ["FinishedScores", "score_finished"]
 
@@ -35,6 +36,7 @@ def score_finished(
     *,
     samples: int = 1000,
     pooled: bool = False,
+    encodings: EncodedDataset | None = None,
     seed: int = 0,
 ) -> FinishedScores:
     """Score what a module makes of its concepts and compositions; contexts with too few images are named.
@@ -44,7 +46,7 @@ def score_finished(
         data: with what was trained on as `train`; compositions come from `held_out`.
         validation: images of the training contexts that were not trained on.
         samples: compared of each context, at most half of its images: the others are the floor. 0: nothing is scored.
-        pooled: see `evaluate`.
+        pooled, encodings: see `evaluate`.
         seed: of the samples.
     """
     found, texts = FinishedScores(), model.base.kind == "texts"
@@ -78,6 +80,7 @@ def score_finished(
             metrics=None if texts else metrics,
             contexts=contexts,
             pooled=pooled,
+            encodings=encodings,
             seed=seed,
         )
         distance = "Total variation distance (joint, of the concepts)" if texts else "Sliced Wasserstein distance"

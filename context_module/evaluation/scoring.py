@@ -33,6 +33,7 @@ from context_module.metrics import (
 )
 from context_module.model import ContextualDecoder
 from context_module.nn import evaluating
+from context_module.training import EncodedDataset
 
 __all__ = ["evaluate"]
 
@@ -51,6 +52,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 250,
     cache_dir: str | Path | None = None,
+    encodings: EncodedDataset | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Score whatever generates in contexts on images, or texts, that it was never trained on.
@@ -74,6 +76,7 @@ def evaluate(
         seed: of the generated images and of the metrics.
         batch_size: images generated at a time.
         cache_dir: keep the networks that metrics train on the data in there, for the next model that is scored on it.
+        encodings: those of the training images by the model's base, where they are known already.
         progress: show progress bars.
 
     Raises:
@@ -99,7 +102,7 @@ def evaluate(
         nullcontext() if subject.network is None else evaluating(subject.network),
         progress_bar(total=total, desc="evaluating", unit="part", disable=not progress) as bar,
     ):
-        found = _contexts(by_context, compared, scored, bar)
+        found = _contexts(by_context, compared, scored, encodings, bar)
         wholes: dict[str, Any] = {}
         for metric in whole:
             bar.set_postfix_str(metric.name)
@@ -112,7 +115,11 @@ def evaluate(
 
 
 def _contexts(
-    metrics: list[ContextMetric], compared: Compared, parts: Mapping[str, ContextDataset], bar: Any
+    metrics: list[ContextMetric],
+    compared: Compared,
+    parts: Mapping[str, ContextDataset],
+    encodings: EncodedDataset | None,
+    bar: Any,
 ) -> dict[str, ContextScores]:
     """The scores of every context: its samples are drawn once, for all metrics."""
     if not parts:
@@ -120,7 +127,7 @@ def _contexts(
     case = compared.case
     generator = torch.Generator().manual_seed(case.seed)
     base = compared.base(generator)
-    costless = _costless(metrics, case)
+    costless = _costless(metrics, case, encodings)
     responses = responses_of(case) if case.subject.kind == "vectors" else None
     found = {}
     for context, part in parts.items():
@@ -146,7 +153,7 @@ def _contexts(
     return found
 
 
-def _costless(metrics: list[ContextMetric], case: Case) -> Costless | None:
+def _costless(metrics: list[ContextMetric], case: Case, encodings: EncodedDataset | None) -> Costless | None:
     """What costs nothing on the subject's base, where there is one and a metric that compares with it."""
     data = case.data
     base = case.subject.decoder if isinstance(data.train, SampledDataset) else case.subject.embedder
@@ -156,7 +163,7 @@ def _costless(metrics: list[ContextMetric], case: Case) -> Costless | None:
         return None
     if min(data.train.counts.values()) < MIN_SAMPLES:
         return None
-    return Costless(base, data, case.samples, case.batch_size, case.seed)
+    return Costless(base, data, case.samples, case.batch_size, case.seed, encodings=encodings)
 
 
 def _columns(metric: ContextMetric, columns: Mapping[str, Tensor], context: str, case: Case) -> Scores:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from typing import TYPE_CHECKING
+
+import torch
 
 from context_module.training.settings import TrainingSettings
 
@@ -38,7 +42,32 @@ def make_accelerator(args: TrainingSettings, *, find_unused_parameters: bool = F
         project_config=ProjectConfiguration(project_dir=args.output_dir, logging_dir=f"{args.output_dir}/logs"),
     )
     set_seed(args.seed)
+    for note in _slow_settings(accelerator):
+        accelerator.print(f"note: {note}")
     return accelerator
+
+
+def _slow_settings(accelerator: Accelerator) -> list[str]:
+    """What makes a training on this CPU slower than it needs to be."""
+    if accelerator.device.type != "cpu":
+        return []
+    notes = []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    launched = "ACCELERATE_DYNAMO_MODE" in os.environ
+    if launched and accelerator.num_processes == 1 and torch.get_num_threads() == 1 < cores:
+        notes.append(
+            f"one thread on {cores} cores, as accelerate launch has it: give it --num_cpu_threads_per_process {cores}"
+        )
+    if accelerator.mixed_precision == "bf16" and not _multiplies_bf16():
+        notes.append("this CPU has no instructions for bf16, which is far slower here than --mixed_precision no")
+    return notes
+
+
+def _multiplies_bf16() -> bool:
+    """Whether the processor has instructions for bfloat16; where it cannot be told, it is taken to have them."""
+    told = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
+    known = [tell() for tell in told if tell is not None] if platform.machine() in ("x86_64", "AMD64") else []
+    return any(known) or not known
 
 
 def _check_tracker(name: str) -> None:

@@ -539,6 +539,15 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(signum, tmp_path):
     assert trainer.bare.passes == 5
 
 
+def test_a_signal_before_the_first_step_leaves_a_checkpoint_too(tmp_path):
+    """The validation of a model that is of use before it trains has written the first line of the log by then."""
+    trainer = make_trainer(tmp_path)
+    trainer.bare.ready = True
+    trainer.preview = lambda: os.kill(os.getpid(), signal.SIGTERM) or "a table"
+    with pytest.raises(TrainingInterrupted, match="interrupted at step 1; .*checkpoint-1 is kept"):
+        trainer.train()
+
+
 def test_a_second_signal_interrupts_at_once():
     with Interruption() as interruption:
         os.kill(os.getpid(), signal.SIGINT)
