@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["abduct", "generate"]
 
+_AT_ONCE = 128  # decoded: more take more memory, and are slower where they leave a CPU's caches
 _HOTTEST = 1e6  # beyond it numbers overflow
 
 
@@ -111,12 +112,15 @@ def _samples(
     else:
         latent = latent + self.module.scale * abduction.latent
     latent = self.packs(latent, of_packs, pack_noise)
-    decoding = self.held.decode(latent, residuals=abduction.residuals, temperature=temperature, generator=generator)
     drawn = self.base.draws if sample is None else sample
-    samples = self.base.present(decoding.sample(generator) if drawn else decoding.mean)
+    parts = []
+    for rows in torch.arange(n).split(_AT_ONCE):
+        residuals = tuple(residual[rows] for residual in abduction.residuals)
+        decoding = self.held.decode(latent[rows], residuals=residuals, temperature=temperature, generator=generator)
+        parts.append(self.base.present(decoding.sample(generator) if drawn else decoding.mean))
     if of_packs.any():
         draw_normal(latent.new_empty(1), generator)  # other noise for the packs in the next call
-    return samples
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else [text for part in parts for text in part]
 
 
 def _check_output(kind: str, output_type: str) -> None:

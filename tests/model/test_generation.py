@@ -28,6 +28,19 @@ def test_a_seed_is_a_generator(model):
         assert torch.equal(model.generate(3, seed=7), model.generate(3, generator=seeded(7)))
 
 
+def test_many_are_decoded_some_at_a_time(model, monkeypatch):
+    sizes, decode = [], model.base.decode
+    monkeypatch.setattr(
+        model.base, "decode", lambda latent, *a, **o: sizes.append(len(latent)) or decode(latent, *a, **o)
+    )
+    noise = model.module.sample_noise(300, generator=seeded())
+    whole = model.generate(noise=noise, do="a", seed=1)
+    assert sizes == [128, 128, 44]
+    torch.testing.assert_close(
+        whole[200:210], model.generate(noise=noise[200:210], do="a", seed=1), rtol=1e-3, atol=1e-6
+    )
+
+
 def test_pictures_and_arrays(model):
     tensor = model.generate(2, seed=1)
     array = model.generate(2, seed=1, output_type="np")
