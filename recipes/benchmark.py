@@ -2,6 +2,7 @@
 
     python recipes/benchmark.py
     python recipes/benchmark.py --of overhead --repeats 20
+    python recipes/benchmark.py --of scale --record outputs/speed.json
 
 - ``contexts``: mixed-context batches against the textbook way, which keeps dense weights for all concepts, masks them
   anew for each context, and passes each context's share of the batch through on its own. Both compute the same
@@ -11,10 +12,13 @@
   AutoencoderKL of diffusers with random weights, which encodes images, decodes them, and passes the gradient of their
   likelihood on to the decoder input. The small part is timed by itself: the difference of two steps with the base in
   them is mostly noise.
+- ``scale``: edits of more and more concepts, each with a hundred images of its own: the closed form with its search
+  for a graph, a training step, generating under one intervention and under three, and the most memory.
 - ``baselines``: a training step of each of the field's other systems against one of beta-VAE, on the same networks and
   batch; and beta-VAE of the package pythae, where it is installed (``pip install pythae``), with these networks.
 
-Only ratios are printed: absolute times say more about the machine than about the code.
+Only ratios are printed: absolute times say more about the machine than about the code. ``--record`` keeps those of
+this machine, and ``--check`` fails on one that has become a fifth worse than what was kept.
 """
 
 from __future__ import annotations
@@ -22,29 +26,35 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from context_module import ContextModule, ContextModuleConfig, wrap_decoder
 from context_module.adapters import Decoding
 from context_module.baselines import available_baselines, get_baseline
 from context_module.cli import argument, parse_arguments, run_recipe
 from context_module.data import ArrayContextDataset, ContextData
+from context_module.io import read_json, write_json
 from context_module.nn import Inversion, PosteriorHeads
+from context_module.study import Scaled, TextbookModule, measure_scale
 
 # the widths that recipes/finetune.py trains, about
 MODULE: dict[str, Any] = {"noise_width": 16, "concept_width": 16, "free_blocks": 2, "inversion_width": 256}
 SMALL_BATCH = 64
+WORSE = 1.2  # times what was recorded
 
-Table = Literal["contexts", "inversion", "overhead", "baselines"]
+Table = Literal["contexts", "inversion", "overhead", "scale", "baselines"]
+Costs = dict[str, float]  # by row, as multiples of what it is held against
 
 
 @dataclass(kw_only=True)
@@ -59,61 +69,11 @@ class BenchmarkArguments:
     latent_channels: int = argument(4, help="inversion: channels of the latents")
     base_channels: list[int] = argument([64, 128, 256], help="overhead: of the base")
     resolution: int = argument(64, help="overhead: height and width of the images")
+    scales: list[int] = argument([4, 16, 64, 256, 1024], help="scale: numbers of concepts")
     methods: list[str] = argument([], help="baselines: which methods; default: all of images")
     repeats: int = argument(10, help="pairs of timings per row")
-
-
-class TextbookModule(nn.Module):
-    """A context module with dense weights, built from ours: one context per pass."""
-
-    def __init__(self, module: ContextModule) -> None:
-        super().__init__()
-        config = self.config = module.config
-        embedding, intervention = module.embedding, module.intervention
-        self.noise_weights = nn.ParameterList(
-            _dense(layer) for layer in (embedding.observational, embedding.interventional)
-        )
-        self.noise_bias = nn.Parameter(embedding.observational.bias.detach().flatten())
-        self.weights = nn.ParameterList(_dense(layer) for layer in embedding.layers)
-        self.biases = nn.ParameterList(layer.bias.detach().flatten() for layer in embedding.layers)
-        self.effects = nn.ParameterList(
-            effects.detach().clone() for effects in intervention.parameters() if effects.ndim == 2
-        )
-        self.effect_bias = nn.Parameter(intervention.bias.detach().clone())
-        self.inversion = nn.Linear(*reversed(module.inversion.linear.weight.shape))
-        self.inversion.load_state_dict(module.inversion.linear.state_dict())
-        eye = torch.eye(len(config.concepts))
-        self.noise_blocks = torch.kron(eye, torch.ones(config.noise_width, config.noise_width))
-        self.blocks = [
-            torch.kron(eye, torch.ones(a, b)) for a, b in zip(config.widths, config.widths[1:], strict=False)
-        ]
-        self.off_diagonal = 1 - torch.kron(eye, torch.ones(config.concept_width, config.concept_width))
-
-    def forward(self, noise: Tensor, context: Tensor) -> Tensor:
-        """Noise (n, K w_z) under one context (K,)."""
-        config = self.config
-        weight = self._select(self.noise_weights, context, config.noise_width) * self.noise_blocks
-        hidden = F.gelu(noise @ weight + self.noise_bias)
-        for weight, blocks, bias in zip(self.weights, self.blocks, self.biases, strict=True):
-            hidden = F.gelu(hidden @ (weight * blocks) + bias)
-        uncut = self.off_diagonal * (1 - context.repeat_interleave(config.concept_width))
-        effects = self._select(self.effects, context, config.concept_width) * uncut
-        concepts = hidden
-        for _ in config.concepts if config.form == "structural" else [None]:
-            concepts = hidden + self.effect_bias + concepts @ effects
-        return self.inversion(concepts)
-
-    @staticmethod
-    def _select(weights: nn.ParameterList, context: Tensor, width: int) -> Tensor:
-        """Rows (sources) of intervened concepts from the interventional weight, the others from the observational."""
-        if len(weights) == 1:
-            return weights[0]
-        mask = context.repeat_interleave(width)[:, None].expand_as(weights[0])
-        return mask * weights[1] + (1 - mask) * weights[0]
-
-
-def _dense(layer: nn.Module) -> nn.Parameter:
-    return nn.Parameter(torch.block_diag(*layer.weight.detach()))
+    record: str | None = argument(None, help="a JSON file to keep the ratios in")
+    check: str | None = argument(None, help="such a file: fail where a ratio is a fifth worse than in it")
 
 
 def mixed_step(module: ContextModule, noise: Tensor, mask: Tensor) -> None:
@@ -316,57 +276,91 @@ def stepper(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(BenchmarkArguments, description=__doc__.splitlines()[0], argv=argv)
+    known = read_json(args.check) if args.check else {}
+    costs: Costs = {}
     for name in args.of:
-        TABLES[name](args)
+        costs |= {f"{name}: {row}": cost for row, cost in TABLES[name](args).items()}
+    if args.record:
+        Path(args.record).parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.record, costs)
+    ratios = {row: cost / known[row] for row, cost in costs.items() if row in known}
+    worse = [f"{row}: {ratio - 1:.0%}" for row, ratio in ratios.items() if ratio > WORSE]
+    if worse:
+        raise SystemExit("slower than " + args.check + " has it:\n" + "\n".join(worse))
 
 
-def contexts_table(args: BenchmarkArguments) -> None:
+def contexts_table(args: BenchmarkArguments) -> Costs:
     print(
         f"forward + backward, batch {args.batch_size}, noise 32, concept 8, depth 2; contexts with at most "
         f"{args.interventions} interventions; {torch.get_num_threads()} threads"
     )
     print(f"{'concepts':>8}  {'form':<11} times faster than one pass per context with dense masked weights")
+    costs = {}
     for num_concepts in args.num_concepts:
         for form in ("reduced", "structural"):
             faster = compare(num_concepts, args.interventions, form, args.batch_size, args.repeats)
             print(f"{num_concepts:>8}  {form:<11} {faster:.1f}x", flush=True)
+            costs[f"{num_concepts} {form}"] = 1 / faster
+    return costs
 
 
-def inversion_table(args: BenchmarkArguments) -> None:
+def inversion_table(args: BenchmarkArguments) -> Costs:
     print(f"forward + backward of module and posterior heads, batch {SMALL_BATCH}, 6 concepts, 2 free blocks")
     print(f"{'latents':>12}  {'dense':>12}  {'factorised':>12}  parameters; times faster, factorised")
+    costs = {}
     for size in args.sizes:
         shape = (args.latent_channels, size, size)
         dense, factorised, faster = compare_inversions(shape, SMALL_BATCH, args.repeats)
         print(f"{'x'.join(map(str, shape)):>12}  {dense:>12,d}  {factorised:>12,d}  {faster:.1f}x", flush=True)
+        costs[str(size)] = 1 / faster
+    return costs
 
 
-def overhead_table(args: BenchmarkArguments) -> None:
+def overhead_table(args: BenchmarkArguments) -> Costs:
     print("forward + backward of a context module and its heads, beside those of the frozen base alone; batch 4")
     parameters, share = measure_overhead(tuple(args.base_channels), args.resolution, 4, args.repeats)
     size = f"{args.resolution}x{args.resolution}"
     print(f"{parameters:,d} parameters, {size} images: +{share:.1%}", flush=True)
+    return {size: share}
 
 
-def baselines_table(args: BenchmarkArguments) -> None:
+def scale_table(args: BenchmarkArguments) -> Costs:
+    print(f"edits of latents of 64 values, as multiples of those of {args.scales[0]} concepts")
+    columns = [field.name for field in fields(Scaled)]
+    print(f"{'concepts':>8}" + "".join(f"{column:>10}" for column in columns))
+    first, costs = None, {}
+    for number in args.scales:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+            found = asdict(alone.submit(measure_scale, number).result())
+        first = first or found
+        multiples = {column: found[column] / first[column] for column in columns}
+        print(f"{number:>8}" + "".join(f"{multiple:>10.1f}" for multiple in multiples.values()), flush=True)
+        costs |= {f"{number} {column}": multiple for column, multiple in multiples.items()}
+    return costs
+
+
+def baselines_table(args: BenchmarkArguments) -> Costs:
     print(f"training step, batch {SMALL_BATCH} of 1x64x64, conv64 networks, as a multiple of beta_vae's")
     images = torch.zeros(SMALL_BATCH, 1, 64, 64, dtype=torch.uint8)
     images[:, :, 20:40, 20:40] = 255
     factors = torch.cartesian_prod(torch.arange(8.0), torch.arange(8.0))
     contexts = torch.arange(SMALL_BATCH) % 2
     data = ArrayContextDataset(images, contexts, ["obs", "a"], ["a"], factors, ["a", "b"])
-    reference = baseline_step("beta_vae", data)
+    reference, costs = baseline_step("beta_vae", data), {}
     for method in args.methods or [name for name in available_baselines() if get_baseline(name).kind == "images"]:
-        print(f"{method:>14}  {ratio(baseline_step(method, data), reference, args.repeats):.2f}x", flush=True)
+        costs[method] = ratio(baseline_step(method, data), reference, args.repeats)
+        print(f"{method:>14}  {costs[method]:.2f}x", flush=True)
     if find_spec("pythae"):
         whole = ArrayContextDataset(images, torch.zeros_like(contexts), ["obs"], ["a"])
         print(f"{'pythae':>14}  {ratio(pythae_step(whole), reference, args.repeats):.2f}x (its beta-VAE)", flush=True)
+    return costs
 
 
-TABLES = {
+TABLES: dict[str, Callable[[BenchmarkArguments], Costs]] = {
     "contexts": contexts_table,
     "inversion": inversion_table,
     "overhead": overhead_table,
+    "scale": scale_table,
     "baselines": baselines_table,
 }
 

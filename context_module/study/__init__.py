@@ -8,8 +8,10 @@ from context_module.study.paper import PAPER_TABLES
 from context_module.study.perturbations import PERTURBATION_TABLES
 from context_module.study.plan import Plan, PublishedTable
 from context_module.study.runs import Command, Run
+from context_module.study.scale import Scaled, measure_scale
 from context_module.study.scores import BESIDE, BETTER_BESIDE, scores_of_compositions
 from context_module.study.table import StudyArguments, evaluation, folder_name, run_study, training
+from context_module.study.textbook import TextbookModule
 
 __all__ = [
     "BESIDE",
@@ -27,9 +29,12 @@ __all__ = [
     "Plan",
     "PublishedTable",
     "Run",
+    "Scaled",
     "StudyArguments",
+    "TextbookModule",
     "evaluation",
     "folder_name",
+    "measure_scale",
     "run_study",
     "scores_of_compositions",
     "training",
