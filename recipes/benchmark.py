@@ -284,9 +284,9 @@ def main(argv: list[str] | None = None) -> None:
         Path(args.record).parent.mkdir(parents=True, exist_ok=True)
         write_json(args.record, costs)
     ratios = {row: cost / known[row] for row, cost in costs.items() if row in known}
-    worse = [f"{row}: {ratio - 1:.0%}" for row, ratio in ratios.items() if ratio > WORSE]
+    worse = [f"{row} ({ratio - 1:.0%})" for row, ratio in ratios.items() if ratio > WORSE]
     if worse:
-        raise SystemExit("slower than " + args.check + " has it:\n" + "\n".join(worse))
+        raise SystemExit(f"error: slower than {args.check} has it: {', '.join(worse)}")
 
 
 def contexts_table(args: BenchmarkArguments) -> Costs:

@@ -62,5 +62,5 @@ def test_scale_is_recorded_and_checked(here, check, tmp_path):
     check.succeeded(here("benchmark.py", *argv, "--check", file))
     file.write_text(json.dumps({"scale: 2 fit": 0.5, "another row": 0.1}))
     failure = check.failed(here("benchmark.py", *argv, "--check", file))
-    assert f"slower than {file} has it:\nscale: 2 fit: 100%" in failure
+    assert f"slower than {file} has it: scale: 2 fit (100%)" in failure
     assert "nowhere.json does not exist" in check.failed(here("benchmark.py", *argv, "--check", "nowhere.json"))
