@@ -150,7 +150,7 @@ def train_network(
                 return network.eval().requires_grad_(False)
             except CheckpointError as error:
                 warnings.warn(f"{error}: training a {type(network).__name__} anew", stacklevel=3)
-        optimizer = torch.optim.AdamW(network.parameters())
+        optimizer = torch.optim.AdamW(network.parameters(), fused=True)
         schedule = OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps)
         for batch in progress_bar(
             loader, desc=f"training {type(network).__name__}", unit="step", disable=not progress
