@@ -110,7 +110,7 @@ class BaselineSubject(Subject):
 
     def _read(self, rows: Tensor) -> Tensor:
         assert self.images is not None
-        return torch.stack([item["x"] for item in self.images.__getitems__(rows.tolist())]).to(self.device)
+        return self.images.batch(rows)["x"].to(self.device)
 
     def _moves(self, context: str) -> Tensor:
         """How far every part of the code is from where it is in the observational context, in nats.

@@ -12,6 +12,8 @@
   AutoencoderKL of diffusers with random weights, which encodes images, decodes them, and passes the gradient of their
   likelihood on to the decoder input. The small part is timed by itself: the difference of two steps with the base in
   them is mostly noise.
+- ``equations``: the structural form's equations solved against iterated, as concepts become many.
+- ``decoding``: the NVAE that ships with channels last against without, and by 128 images at a time against by 1,024.
 - ``scale``: edits of more and more concepts, each with a hundred images of its own: the closed form with its search
   for a graph, a training step, generating under one intervention and under three, and the most memory.
 - ``baselines``: a training step of each of the field's other systems against one of beta-VAE, on the same networks and
@@ -28,7 +30,6 @@ import itertools
 import math
 import multiprocessing
 import statistics
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -41,19 +42,29 @@ from torch import Tensor, nn
 
 from context_module import ContextModule, ContextModuleConfig, wrap_decoder
 from context_module.adapters import Decoding
+from context_module.adapters.nvae import NVAE
 from context_module.baselines import available_baselines, get_baseline
 from context_module.cli import argument, parse_arguments, run_recipe
 from context_module.data import ArrayContextDataset, ContextData
 from context_module.io import read_json, write_json
 from context_module.nn import Inversion, PosteriorHeads
-from context_module.study import Scaled, TextbookModule, measure_scale
+from context_module.study import (
+    Scaled,
+    TextbookModule,
+    compare_decoding,
+    compare_equations,
+    measure_scale,
+    ratio,
+    seconds,
+)
 
 # the widths that recipes/finetune.py trains, about
 MODULE: dict[str, Any] = {"noise_width": 16, "concept_width": 16, "free_blocks": 2, "inversion_width": 256}
 SMALL_BATCH = 64
+SHIPPED = Path(__file__).parent / "pretrained" / "nvae-quad32"
 WORSE = 1.2  # times what was recorded
 
-Table = Literal["contexts", "inversion", "overhead", "scale", "baselines"]
+Table = Literal["contexts", "inversion", "overhead", "equations", "decoding", "scale", "baselines"]
 Costs = dict[str, float]  # by row, as multiples of what it is held against
 
 
@@ -69,6 +80,8 @@ class BenchmarkArguments:
     latent_channels: int = argument(4, help="inversion: channels of the latents")
     base_channels: list[int] = argument([64, 128, 256], help="overhead: of the base")
     resolution: int = argument(64, help="overhead: height and width of the images")
+    blocks: list[int] = argument([34, 66, 130], help="equations: numbers of concepts and free blocks")
+    nvae: str = argument(str(SHIPPED), help="decoding: a folder of NVAE.save_pretrained")
     scales: list[int] = argument([4, 16, 64, 256, 1024], help="scale: numbers of concepts")
     methods: list[str] = argument([], help="baselines: which methods; default: all of images")
     repeats: int = argument(10, help="pairs of timings per row")
@@ -88,20 +101,6 @@ def textbook_step(module: TextbookModule, noise: Tensor, mask: Tensor, contexts:
     for context in contexts:
         share = noise[(mask == context).all(dim=1)]
         (module(share, context.float()).square().mean() * (len(share) / len(noise))).backward()
-
-
-def seconds(step: Callable[[], None], clock: Callable[[], float] = time.perf_counter) -> float:
-    start = clock()
-    step()
-    return clock() - start
-
-
-def ratio(one: Callable[[], None], other: Callable[[], None], repeats: int) -> float:
-    """Processor time of one step over that of another: of the shortest of each, which a busy machine spoils least."""
-    for step in (one, other):
-        step()  # warms up
-    times = [(seconds(one, time.process_time), seconds(other, time.process_time)) for _ in range(repeats)]
-    return min(first for first, _ in times) / min(second for _, second in times)
 
 
 def contexts_up_to(num_concepts: int, interventions: int) -> Tensor:
@@ -324,6 +323,25 @@ def overhead_table(args: BenchmarkArguments) -> Costs:
     return {size: share}
 
 
+def equations_table(args: BenchmarkArguments) -> Costs:
+    print("forward + backward, batch 448, one intervention a row, blocks of 8 values")
+    print(f"{'blocks':>8}  times faster solved than iterated")
+    costs = {}
+    for blocks in args.blocks:
+        faster = compare_equations(blocks, 8, args.repeats)
+        print(f"{blocks:>8}  {faster:.1f}x", flush=True)
+        costs[str(blocks)] = 1 / faster
+    return costs
+
+
+def decoding_table(args: BenchmarkArguments) -> Costs:
+    layout, chunks = compare_decoding(NVAE.from_pretrained(args.nvae), args.repeats)
+    print(
+        f"decoding with an NVAE: {layout:.1f}x faster with channels last, {chunks:.1f}x by 128 at a time", flush=True
+    )
+    return {"layout": 1 / layout, "chunks": 1 / chunks}
+
+
 def scale_table(args: BenchmarkArguments) -> Costs:
     print(f"edits of latents of 64 values, as multiples of those of {args.scales[0]} concepts")
     columns = [field.name for field in fields(Scaled)]
@@ -360,6 +378,8 @@ TABLES: dict[str, Callable[[BenchmarkArguments], Costs]] = {
     "contexts": contexts_table,
     "inversion": inversion_table,
     "overhead": overhead_table,
+    "equations": equations_table,
+    "decoding": decoding_table,
     "scale": scale_table,
     "baselines": baselines_table,
 }

@@ -2,6 +2,7 @@
 
 from context_module.nn.config import Composition, ContextModuleConfig, Edge, Form, Inversion, ancestors_of, auto_widths
 from context_module.nn.edits import EditModule
+from context_module.nn.equations import iterated, solved
 from context_module.nn.graph import CausalGraph, learned_graph
 from context_module.nn.layers import ConceptInversionLayer, EmbeddingLayer, InterventionLayer
 from context_module.nn.modes import evaluating
@@ -30,5 +31,7 @@ __all__ = [
     "ancestors_of",
     "auto_widths",
     "evaluating",
+    "iterated",
     "learned_graph",
+    "solved",
 ]

@@ -12,6 +12,8 @@ from context_module.study.scale import Scaled, measure_scale
 from context_module.study.scores import BESIDE, BETTER_BESIDE, scores_of_compositions
 from context_module.study.table import StudyArguments, evaluation, folder_name, run_study, training
 from context_module.study.textbook import TextbookModule
+from context_module.study.timing import ratio, seconds
+from context_module.study.ways import compare_decoding, compare_equations
 
 __all__ = [
     "BESIDE",
@@ -32,10 +34,14 @@ __all__ = [
     "Scaled",
     "StudyArguments",
     "TextbookModule",
+    "compare_decoding",
+    "compare_equations",
     "evaluation",
     "folder_name",
     "measure_scale",
+    "ratio",
     "run_study",
     "scores_of_compositions",
+    "seconds",
     "training",
 ]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import resource
-import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from context_module.adapters.modules import ModulesAdapter
 from context_module.data import ArrayContextDataset, mixed_context_loader
 from context_module.model import wrap_decoder
+from context_module.study.timing import seconds
 from context_module.training import encode_dataset, fit_maps
 from context_module.training.objectives import EditObjective
 
@@ -52,7 +51,7 @@ def measure_scale(num_concepts: int) -> Scaled:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of so many concepts some hardly show
-        fit = _seconds(lambda: fit_maps(model, encodings))
+        fit = seconds(lambda: fit_maps(model, encodings))
     objective = EditObjective(model, encodings, start=False).train()
     batches = iter(mixed_context_loader(encodings, 448, 0, num_steps=6, per_context=objective.per_context))
     optimizer = torch.optim.Adam([one for one in objective.parameters() if one.requires_grad], 1e-4, fused=True)
@@ -63,13 +62,13 @@ def measure_scale(num_concepts: int) -> Scaled:
         optimizer.step()
 
     step()
-    shortest = min(_seconds(step) for _ in range(5))
+    shortest = min(seconds(step) for _ in range(5))
     model.eval()
     generate, compose = (
-        min(_seconds(partial(model.generate, 100, do=context, seed=0)) for _ in range(5))
+        min(seconds(partial(model.generate, 100, do=context, seed=0)) for _ in range(5))
         for context in (names[0], "+".join(names[:3]))
     )
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    memory = max(1, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     return Scaled(fit, shortest, generate, compose, memory)
 
 
@@ -82,9 +81,3 @@ class _Same(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.factor * x).reshape(len(x), *self.shape)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start

@@ -3,6 +3,8 @@
 import json
 import re
 
+from context_module.adapters.nvae import NVAE, NVAEConfig
+
 
 def test_benchmark(run, check, tmp_path):
     argv = ["--of", "contexts", "--num_concepts", "2", "--repeats", "2"]
@@ -45,6 +47,22 @@ def test_help(here):
     code, out, _ = here("benchmark.py", "--help")
     assert code == 0
     assert "--repeats" in out
+
+
+def test_equations(here, check):
+    out = check.succeeded(here("benchmark.py", "--of", "equations", "--blocks", "3", "5", "--repeats", "1"))
+    rows = re.findall(r"^ +(\d)  ([\d.]+)x$", out, flags=re.MULTILINE)
+    assert [blocks for blocks, _ in rows] == ["3", "5"]
+    assert all(float(faster) > 0 for _, faster in rows)
+
+
+def test_decoding(here, check, tmp_path):
+    shape = {"num_scales": 2, "groups_per_scale": 1, "num_blocks": 1, "encoder_channels": 4, "decoder_channels": 4}
+    NVAE(NVAEConfig(image_size=8, latent_channels=2, ops="res_bnswish", **shape)).save_pretrained(tmp_path / "net")
+    out = check.succeeded(here("benchmark.py", "--of", "decoding", "--nvae", tmp_path / "net", "--repeats", "1"))
+    assert re.search(
+        r"^decoding with an NVAE: [\d.]+x faster with channels last, [\d.]+x by 128 at a time$", out, re.MULTILINE
+    )
 
 
 def test_scale_is_recorded_and_checked(here, check, tmp_path):

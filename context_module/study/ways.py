@@ -1,0 +1,50 @@
+"""Ways to compute the same thing, beside each other: the one that was taken, and the plain one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from context_module.adapters.nvae import NVAE
+from context_module.nn import iterated, solved
+from context_module.study.timing import ratio
+
+__all__ = ["compare_decoding", "compare_equations"]
+
+_ROWS = 448
+_IMAGES = 1024
+
+
+def compare_equations(blocks: int, width: int, repeats: int) -> float:
+    """How many times faster structural equations of so many blocks are solved than iterated, gradients included.
+
+    Each row is intervened on in one block; the graph is acyclic, so that both come to the same values.
+    """
+    generator = torch.Generator().manual_seed(0)
+    size = blocks * width
+    allowed = torch.ones(blocks, blocks).triu(1).kron(torch.ones(width, width))
+    effects = (0.3 * torch.randn(size, size, generator=generator) / size**0.5 * allowed).requires_grad_()
+    own, strengths = torch.randn(_ROWS, size, generator=generator), torch.eye(blocks)[torch.arange(_ROWS) % blocks]
+
+    def work(way: Callable[..., Tensor]) -> None:
+        torch.autograd.grad(way(own, torch.zeros(size), strengths, effects).square().sum(), effects)
+
+    return ratio(partial(work, iterated), partial(work, solved), repeats)
+
+
+@torch.no_grad()
+def compare_decoding(net: NVAE, repeats: int) -> tuple[float, float]:
+    """How many times faster an NVAE decodes a thousand latents with channels last, and 128 of them at a time."""
+    latents = torch.randn(_IMAGES, *net.latent_shape, generator=torch.Generator().manual_seed(0))
+
+    def decode(at_once: int) -> None:
+        for part in latents.split(at_once):
+            net.decode(part)
+
+    chunks = ratio(partial(decode, _IMAGES), partial(decode, 128), repeats)
+    plain = NVAE(net.config).eval().to(memory_format=torch.contiguous_format)
+    layout = ratio(lambda: plain.decode(latents[:128]), lambda: net.decode(latents[:128]), repeats)
+    return layout, chunks
