@@ -24,6 +24,7 @@ from context_module.metrics.estimate import (
     mean_estimate,
     share_estimate,
 )
+from context_module.metrics.features import frechet_distance, kernel_distance
 from context_module.metrics.graph import GraphScores
 from context_module.metrics.kernel import energy_distance, mmd
 from context_module.metrics.latents import latent_scores, target_scores
@@ -88,9 +89,11 @@ __all__ = [
     "energy_distance",
     "expression",
     "figure_of",
+    "frechet_distance",
     "get_metric",
     "inapplicable",
     "intended_share",
+    "kernel_distance",
     "latent_scores",
     "leak",
     "mean_estimate",

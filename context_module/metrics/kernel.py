@@ -10,7 +10,7 @@ from context_module.metrics.estimate import Estimate, bootstrap_indices
 from context_module.metrics.metric import ContextMetric, Figure
 from context_module.metrics.pairs import distances, flat_pair
 
-__all__ = ["ENERGY_DISTANCE", "MMD", "energy_distance", "mmd"]
+__all__ = ["ENERGY_DISTANCE", "MMD", "discrepancy", "energy_distance", "mmd"]
 
 
 def mmd(a: Tensor, b: Tensor, *, bandwidth: float | None = None, seed: int = 0, resamples: int = 100) -> Estimate:
@@ -43,7 +43,7 @@ def mmd(a: Tensor, b: Tensor, *, bandwidth: float | None = None, seed: int = 0, 
         if bandwidth == 0:
             raise DataError("most items are equal, so their median distance is zero: pass bandwidth=...")
     kernel = apart.div_(bandwidth).square_().mul_(-0.5).exp_()
-    return _discrepancy(kernel, len(a), resamples, seed)
+    return discrepancy(kernel, len(a), resamples, seed)
 
 
 def energy_distance(a: Tensor, b: Tensor, *, seed: int = 0, resamples: int = 100) -> Estimate:
@@ -57,21 +57,24 @@ def energy_distance(a: Tensor, b: Tensor, *, seed: int = 0, resamples: int = 100
     """
     a, b = flat_pair(a, b)
     pooled = torch.cat([a, b])
-    return _discrepancy(distances(pooled, pooled).neg_(), len(a), resamples, seed)
+    return discrepancy(distances(pooled, pooled).neg_(), len(a), resamples, seed)
 
 
-def _discrepancy(kernel: Tensor, n: int, resamples: int, seed: int) -> Estimate:
-    """E k(x, x') + E k(y, y') - 2 E k(x, y), from the kernel matrix of the n items x followed by those of y."""
+def discrepancy(kernel: Tensor, n: int, resamples: int, seed: int) -> Estimate:
+    """E k(x, x') + E k(y, y') - 2 E k(x, y), from the kernel matrix of the n items x followed by those of y.
+
+    The matrix is written to.
+    """
     # An item is no pair with itself, nor with its copies in a resample: pairs weigh w_i w_j, off the diagonal.
     kernel.fill_diagonal_(0)
     within_a, within_b, between = kernel[:n, :n], kernel[n:, n:], kernel[:n, n:]
 
-    def discrepancy(rows_a: Tensor, rows_b: Tensor) -> Tensor:
+    def of_rows(rows_a: Tensor, rows_b: Tensor) -> Tensor:
         a = rows_a.bincount(minlength=n).to(kernel)
         b = rows_b.bincount(minlength=len(kernel) - n).to(kernel)
         return _within(within_a, a) + _within(within_b, b) - 2 * _form(a, between, b) / (a.sum() * b.sum())
 
-    return bootstrap_indices(discrepancy, (n, len(kernel) - n), resamples=resamples, seed=seed)
+    return bootstrap_indices(of_rows, (n, len(kernel) - n), resamples=resamples, seed=seed)
 
 
 def _within(kernel: Tensor, weights: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ _METRICS: Registry[Metric] = Registry(
         "sliced_wasserstein": "context_module.metrics.sliced_wasserstein:METRIC",
         "mmd": "context_module.metrics.kernel:MMD",
         "energy_distance": "context_module.metrics.kernel:ENERGY_DISTANCE",
+        "kernel_distance": "context_module.metrics.features:KERNEL",
+        "frechet_distance": "context_module.metrics.features:FRECHET",
         "precision_recall": "context_module.metrics.precision_recall:METRIC",
         "concept_accuracy": "context_module.metrics.concept_accuracy:METRIC",
         "unfamiliar": "context_module.metrics.unfamiliar:METRIC",
