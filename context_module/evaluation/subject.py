@@ -52,7 +52,7 @@ class BaseSubject(Subject):
         return base_output(self.base, images, encoding, generator).loss
 
     def unable(self, method: str) -> str | None:
-        interventional = method in ("graph", "counterfactuals")
+        interventional = method in ("graph", "counterfactuals", "reverted")
         return "the model knows no interventions" if interventional else super().unable(method)
 
 
@@ -103,13 +103,16 @@ class ModuleSubject(Subject):
         noise = self.model.abduct(images, OBSERVATIONAL)
         return {context: self.model.generate(noise=noise, do=context, generator=generator) for context in contexts}
 
+    def reverted(self, images: Tensor, context: str, generator: torch.Generator) -> Tensor:
+        return self.model.generate(noise=self.model.abduct(images, context), generator=generator)
+
     def graph(self, seed: int = 0) -> CausalGraph:
         return self.model.graph(seed=seed)
 
     def unable(self, method: str) -> str | None:
-        if method in ("graph", "counterfactuals") and self.pooled:
+        if method in ("graph", "counterfactuals", "reverted") and self.pooled:
             return "the model knows no interventions"
-        if method in ("codes", "nats", "counterfactuals") and wants_encoder(self.model.base):
+        if method in ("codes", "nats", "counterfactuals", "reverted") and wants_encoder(self.model.base):
             return "its base has no encoder, and none was trained for it (fit_encoder)"
         if method == "graph" and len(self.model.config.concepts) < 2:
             return "it takes two concepts to have an edge"

@@ -1,5 +1,6 @@
 """How good is a model, and how sure is that? One file per family of metrics; every figure comes with its interval."""
 
+from context_module.metrics.axioms import latent_divergence
 from context_module.metrics.case import Case
 from context_module.metrics.categories import category_accuracy
 from context_module.metrics.concept_accuracy import (
@@ -94,6 +95,7 @@ __all__ = [
     "inapplicable",
     "intended_share",
     "kernel_distance",
+    "latent_divergence",
     "latent_scores",
     "leak",
     "mean_estimate",

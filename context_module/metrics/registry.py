@@ -42,6 +42,7 @@ _METRICS: Registry[Metric] = Registry(
         "graph": "context_module.metrics.graph:METRIC",
         "reconstruction": "context_module.metrics.reconstruction:METRIC",
         "counterfactual": "context_module.metrics.counterfactual:METRIC",
+        "axioms": "context_module.metrics.axioms:METRIC",
         "leak": "context_module.metrics.leak:METRIC",
         "disentanglement": "context_module.metrics.disentanglement:METRIC",
         "categories": "context_module.metrics.categories:METRIC",

@@ -29,6 +29,8 @@ class Subject(ABC):
       `device`, under the interventions of a bool mask (B, K) over `concepts`.
     - ``counterfactuals(images, contexts, generator)``: by context, what observational images (B, C, H, W) on the
       `device` become in it, each (B, C, H, W); ``obs`` is their reconstruction.
+    - ``reverted(images, context, generator)``: what images (B, C, H, W) on the `device`, seen in a context, would have
+      been without its interventions, (B, C, H, W).
     - ``graph(seed)``: a `CausalGraph`, what it has learned of how concepts act on each other.
 
     Attributes:

@@ -249,7 +249,7 @@ def test_all_that_applies(quad, short_trainings):
     assert "NaN" not in text
     assert set(report) == {
         *("samples", "seed", "contexts", "summary", "reconstruction", "counterfactual", "disentanglement"),
-        *("categories", "downstream", "graph", "leak", "skipped", "discrimination", "latents", "transfer"),
+        *("categories", "downstream", "graph", "axioms", "leak", "skipped", "discrimination", "latents", "transfer"),
     }
     assert report["contexts"]["quad1+size"]["held_out"]
     assert not report["contexts"]["obs"]["held_out"]
