@@ -65,6 +65,9 @@ def main(folder: Path, seeds: int = 3) -> None:
             for seed in range(seeds):
                 model = trained(folder, prior, weight, seed)
                 factors = test.factors[:, [test.factor_names.index(name) for name in model.scale.names]]
+                factors = factors.clamp(
+                    model.scale.low, model.scale.high
+                )  # a label beyond those trained on has no loss
                 codes = torch.cat([model.centre(part) for part in images.split(250)])
                 error = model.label_error(codes, factors, 1.0).item() / weight
                 found.append((error, *shares(codes, factors)))
