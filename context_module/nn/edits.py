@@ -8,22 +8,21 @@ curved.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from context_module.errors import ShapeError
 from context_module.interventions import check_strengths
 from context_module.nn.config import ContextModuleConfig, Edge, ancestors_of
+from context_module.nn.edit_maps import EditMaps
 from context_module.nn.graph import CausalGraph
 from context_module.normal import draw_normal
 
-__all__ = ["MEMORY", "EditModule", "Edits"]
+__all__ = ["MEMORY", "EditModule"]
 
 MEMORY = 2048  # observational images kept, as coordinates
 _SMOOTH = 0.2  # standard deviation of the noise around them, in their own; measured: as good as images encoded anew
@@ -32,61 +31,6 @@ _TOLD = 3.0  # standard deviations of noise that survive being a part of a rank
 _STEPS = 20
 _HALF = 0.5  # of what is taken out of an ancestor that is undecided,
 _TWICE = 2.0  # where its edge has so many times the support of the reverse one
-
-
-class Edits(nn.Module):
-    """For each of K concepts a map of coordinates, c -> c + (c L_k + b_k + MLP_k(c)): what is added is its change.
-
-    Args:
-        concepts: K.
-        size: of the coordinates.
-        width: of the two hidden layers.
-    """
-
-    def __init__(self, concepts: int, size: int, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Parameter(torch.zeros(concepts, size, size))
-        self.shift = nn.Parameter(torch.zeros(concepts, size))
-        widths = (size, width, width)
-        self.weights = nn.ParameterList(
-            nn.Parameter(torch.randn(concepts, a, b) / math.sqrt(a)) for a, b in itertools.pairwise(widths)
-        )
-        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(concepts, b)) for b in widths[1:])
-        self.last = nn.Parameter(torch.zeros(concepts, width, size))  # zero: the closed form as it is
-
-    def forward(self, coordinates: Tensor, concepts: Tensor | int) -> Tensor:
-        """The change (B, size) that an intervention makes to coordinates (B, size).
-
-        Args:
-            coordinates: float.
-            concepts: the number of one concept, or of each row's own, int64 (B,): whatever they mix, it is one batched
-                product a layer, over tiles of as many rows of one concept as the average one has.
-        """
-        if isinstance(concepts, int):
-            return self._changes(coordinates[None], torch.tensor([concepts], device=coordinates.device))[0]
-        counts = concepts.bincount(minlength=len(self.linear))
-        height = -(-len(concepts) // max(int(counts.count_nonzero()), 1))
-        tiles = (counts + height - 1) // height
-        order = concepts.argsort(stable=True)
-        among = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[concepts[order]]
-        places = torch.empty_like(order)
-        places[order] = (tiles.cumsum(0) - tiles)[concepts[order]] * height + among
-        of_tile = torch.arange(len(tiles), device=order.device).repeat_interleave(tiles)
-        tiled = coordinates.new_zeros(len(of_tile) * height, coordinates.shape[1]).index_copy(0, places, coordinates)
-        return self._changes(tiled.unflatten(0, (len(of_tile), height)), of_tile).flatten(0, 1)[places]
-
-    def _changes(self, tiles: Tensor, concepts: Tensor) -> Tensor:
-        """The changes of tiles (T, B, size), each of one concept."""
-        every = len(concepts) == len(self.linear) and bool((concepts.diff() == 1).all())
-
-        def of_tiles(weight: Tensor) -> Tensor:
-            return weight if every else weight[concepts]
-
-        hidden = tiles
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            hidden = F.gelu(torch.baddbmm(of_tiles(bias)[:, None], hidden, of_tiles(weight)))
-        changed = torch.baddbmm(of_tiles(self.shift)[:, None], tiles, of_tiles(self.linear))
-        return torch.baddbmm(changed, hidden, of_tiles(self.last))
 
 
 class EditModule(nn.Module):
@@ -135,7 +79,7 @@ class EditModule(nn.Module):
         self.config = config
         size, rank, concepts = math.prod(config.latent_shape), config.noise_size, len(config.concepts)
         values = min(config.concept_width, rank)
-        self.edits = Edits(concepts, rank, config.inversion_width)
+        self.edits = EditMaps(concepts, rank, config.inversion_width)
         for name, start in {
             "center": torch.zeros(size),
             "analysis": torch.eye(size, rank),

@@ -6,24 +6,16 @@ import pytest
 import torch
 
 from context_module.data import load_data
-from context_module.evaluation import Subject
 from context_module.metrics import Case, inapplicable, latent_divergence, train_concept_classifier
 from context_module.metrics.axioms import METRIC
+from helpers.subjects import Answering
 
 
-class Simulated(Subject):
+class Simulated(Answering):
     """The simulator's own counterfactuals of the images that it knows; or what `spoil` makes of them."""
 
-    def __init__(self, data, spoil=None):
-        self.data, self.spoil = data, spoil
-        self.concepts, self.image_shape = data.concepts, data.train.image_shape
-
-    def sample(self, n, context, generator):
-        raise NotImplementedError
-
     def counterfactuals(self, images, contexts, generator):
-        test, simulator = self.data.test, self.data.simulator
-        factors = test.factors[test.labels == 0][: len(images)]
+        test, simulator, factors = self.data.test, self.data.simulator, self.factors_of(images)
         found = {}
         for context in contexts:
             if context == "obs":

@@ -5,29 +5,21 @@ import torch
 
 from context_module.data import load_data
 from context_module.errors import DataError
-from context_module.evaluation import Subject
 from context_module.metrics import Case, leak, train_concept_classifier
 from context_module.metrics.counterfactual import train_factor_regressor
 from context_module.metrics.leak import METRIC
+from helpers.subjects import Answering
 
 
-class Perfect(Subject):
-    """Answers with the simulator's own counterfactuals; `spoiling` others with the crow elsewhere."""
-
-    def __init__(self, data, spoiling=()):
-        self.data, self.spoiling = data, spoiling
-        self.concepts, self.image_shape = data.concepts, data.train.image_shape
-
-    def sample(self, n, context, generator):
-        raise NotImplementedError
+class Perfect(Answering):
+    """Answers with the simulator's own counterfactuals; those in `spoil` with the crow elsewhere."""
 
     def counterfactuals(self, images, contexts, generator):
-        test, simulator = self.data.test, self.data.simulator
-        factors = test.factors[test.labels == 0][: len(images)]
+        factors, simulator = self.factors_of(images), self.data.simulator
         found = {}
         for context in contexts:
             values = {} if context == "obs" else {context: torch.full((len(images),), 0.8)}
-            if context in self.spoiling:
+            if context in (self.spoil or ()):
                 values["crow"] = torch.full((len(images),), 0.9)
             found[context] = simulator.render(simulator.counterfactual(factors, values)).float() / 255
         return found
@@ -50,7 +42,7 @@ def scored(data, regressor, **options):
 
 
 def test_the_simulator_leaks_little_and_a_spoiled_one_much(data, regressor):
-    clean, spoiled = scored(data, regressor), scored(data, regressor, spoiling=("hare",))
+    clean, spoiled = scored(data, regressor), scored(data, regressor, spoil=("hare",))
     assert set(clean["fox"]) == {"hare", "crow", "size", "hour"}  # the hound follows the fox
     assert set(clean["hound"]) == {"hare", "fox", "crow", "size", "hour"}
     assert clean["hare"]["crow"].value < 0.2
@@ -63,10 +55,10 @@ def test_where_factors_are_not_known_a_classifier_tells(data):
     classifier = train_concept_classifier(data.train, steps=300, progress=False)
     unknown = dataclasses.replace(data, graph=None)
     found = {}
-    for spoiling in ((), ("hare",)):
-        case = Case(Perfect(data, spoiling=spoiling), unknown, samples=60, progress=False)
+    for spoil in ((), ("hare",)):
+        case = Case(Perfect(data, spoil=spoil), unknown, samples=60, progress=False)
         case._trained[train_concept_classifier] = classifier
-        found[spoiling] = METRIC.score(case)
+        found[spoil] = METRIC.score(case)
     assert set(found[()]["hare"]) == set(data.concepts) - {"hare"}  # what follows is not known either
     assert found["hare",]["hare"]["crow"].value > found[()]["hare"]["crow"].value + 0.2
     assert found["hare",]["fox"]["crow"].value == found[()]["fox"]["crow"].value
