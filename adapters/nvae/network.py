@@ -140,7 +140,8 @@ class NVAE(nn.Module):
             channels //= 2
             self.post_process.extend(cell(channels, 1, "normal_post") for _ in range(config.postprocess_cells - 1))
         self.image_conditional = nn.Sequential(nn.ELU(), WeightNormConv2d(channels, likelihood_channels(config), 3))
-        self.to(memory_format=torch.channels_last)  # in which convolutions are fastest, on CPUs and on CUDA
+        # in which convolutions are fastest, on CPUs and on CUDA
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> NVAEOutput:
         """Encode and decode images.

@@ -49,7 +49,7 @@ def solved(exogenous: Tensor, bias: Tensor, strengths: Tensor, effects: Tensor) 
         if most:
             size = most * exogenous.shape[1] // strengths.shape[1]
             parts = (tensor.split(max(1, _CELLS // size**2)) for tensor in (own, values, strengths.float()))
-            lost = [_lost(*part, total, most) for part in zip(*parts, strict=True)]
+            lost = [_lost(own_, values_, cut, total, most) for own_, values_, cut in zip(*parts, strict=True)]
             values = (own - torch.cat(lost)) @ total
     return values.to(exogenous.dtype)
 

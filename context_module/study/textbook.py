@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,16 +21,18 @@ class TextbookModule(nn.Module):
         config = self.config = module.config
         embedding, intervention = module.embedding, module.intervention
         self.noise_weights = nn.ParameterList(
-            _dense(layer) for layer in (embedding.observational, embedding.interventional)
+            _dense(layer.weight) for layer in (embedding.observational, embedding.interventional)
         )
         self.noise_bias = nn.Parameter(embedding.observational.bias.detach().flatten())
-        self.weights = nn.ParameterList(_dense(layer) for layer in embedding.layers)
-        self.biases = nn.ParameterList(layer.bias.detach().flatten() for layer in embedding.layers)
+        layers: list[Any] = list(embedding.layers)
+        self.weights = nn.ParameterList(_dense(layer.weight) for layer in layers)
+        self.biases = nn.ParameterList(layer.bias.detach().flatten() for layer in layers)
         self.effects = nn.ParameterList(
             effects.detach().clone() for effects in intervention.parameters() if effects.ndim == 2
         )
         self.effect_bias = nn.Parameter(intervention.bias.detach().clone())
-        self.inversion = nn.Linear(*reversed(module.inversion.linear.weight.shape))
+        out_features, in_features = module.inversion.linear.weight.shape
+        self.inversion = nn.Linear(in_features, out_features)
         self.inversion.load_state_dict(module.inversion.linear.state_dict())
         eye = torch.eye(len(config.concepts))
         self.noise_blocks = torch.kron(eye, torch.ones(config.noise_width, config.noise_width))
@@ -60,5 +64,5 @@ class TextbookModule(nn.Module):
         return mask * weights[1] + (1 - mask) * weights[0]
 
 
-def _dense(layer: nn.Module) -> nn.Parameter:
-    return nn.Parameter(torch.block_diag(*layer.weight.detach()))
+def _dense(blocks: Tensor) -> nn.Parameter:
+    return nn.Parameter(torch.block_diag(*blocks.detach()))

@@ -45,6 +45,7 @@ def compare_decoding(net: NVAE, repeats: int) -> tuple[float, float]:
             net.decode(part)
 
     chunks = ratio(partial(decode, _IMAGES), partial(decode, 128), repeats)
-    plain = NVAE(net.config).eval().to(memory_format=torch.contiguous_format)
+    plain = NVAE(net.config).eval()
+    plain.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     layout = ratio(lambda: plain.decode(latents[:128]), lambda: net.decode(latents[:128]), repeats)
     return layout, chunks

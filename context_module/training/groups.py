@@ -43,7 +43,9 @@ class Groups:
             for group, parameters in zip(self.groups, self.parameters, strict=True)
         ]
         kind = objective.optimizer
-        fused = {"fused": True} if kind in (torch.optim.Adam, torch.optim.AdamW) else {}  # one pass over the weights
+        fused: dict[str, Any] = (
+            {"fused": True} if kind in (torch.optim.Adam, torch.optim.AdamW) else {}
+        )  # one pass over the weights
         self.optimizer: Any = kind(options, lr=learning_rate, **fused)  # type: ignore[call-arg]
 
     def set_learning_rate(self, optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
