@@ -22,6 +22,8 @@ __all__ = ["CausalGraph", "learned_graph"]
 
 _NEGLIGIBLE = 0.01  # of standard deviations
 _PROJECTIONS = 100
+_FEW = 32  # concepts of which every possible edge is looked at
+_LIKELY = 16  # of more, so many for each concept
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +168,9 @@ def learned_graph(module: ContextModule, samples: int = 1000, seed: int = 0) -> 
     on the scale of concept values. What an edge carries whether or not there is an intervention does not count: it
     says how blocks share observational noise, not what causes what.
 
+    Of more than 32 concepts, only the likeliest edges are measured, 16 times as many as concepts, by how far they reach
+    through the linear part of the inversion layer; the others count as none.
+
     Args:
         module: in eval mode; its weights stay as they are.
         samples: draws of noise; each possible edge takes two passes of so many through the inversion layer.
@@ -184,23 +189,47 @@ def learned_graph(module: ContextModule, samples: int = 1000, seed: int = 0) -> 
     # the reduced form's effects are total ones, of exogenous values
     values = module.exogenous if module.config.form == "reduced" else module.concepts
     unforced = values(other, mask)
-    distances = torch.zeros(len(names), len(names))
-    for j in range(len(names)):
+
+    def changes(j: int) -> tuple[Tensor, Tensor]:
+        """Of all blocks under do(j), (B, K+F, w_c), with what j sends drawn as under it and as without."""
         intervened = mask.clone()
         intervened[:, j] = True
-        concepts = module.concepts(noise, intervened)
         sent = _sent(module, values(noise, intervened), j, intervened=True)
         # the same noise behind both: an edge that an intervention does not change has a strength of exactly zero
-        changes = (
+        return (
             _sent(module, values(other, intervened), j, intervened=True) - sent,
             _sent(module, unforced, j, intervened=False) - sent,
         )
-        for i in range(len(names)):
-            if i != j:
-                forced, usual = (_sorted_along(directions, module, concepts, i, change[:, i]) for change in changes)
-                distances[i, j] = (forced - usual).square().mean()
+
+    likely = ~torch.eye(len(names), dtype=torch.bool)
+    if len(names) > _FEW:
+        reach = torch.stack([_reach(module, *changes(j)) for j in range(len(names))], dim=1) * likely
+        likely = (reach >= reach.flatten().topk(_LIKELY * len(names)).values[-1]) & (reach > 0)
+    distances = torch.zeros(len(names), len(names))
+    for j in range(len(names)):
+        effects = likely[:, j].nonzero().flatten().tolist()
+        if not effects:
+            continue
+        intervened = mask.clone()
+        intervened[:, j] = True
+        concepts, both = module.concepts(noise, intervened), changes(j)
+        for i in effects:
+            forced, usual = (_sorted_along(directions, module, concepts, i, change[:, i]) for change in both)
+            distances[i, j] = (forced - usual).square().mean()
     total = observed.var(0, correction=0).sum().cpu().clamp_min(torch.finfo(torch.float32).tiny)
     return CausalGraph(names, (distances / total).sqrt())
+
+
+def _reach(module: ContextModule, forced: Tensor, usual: Tensor) -> Tensor:
+    """How far two changes of all blocks, (B, K+F, w_c) each, are apart in decoder inputs: (K,), of each concept alone.
+
+    As the linear map sees it, draw by draw: a distance between samples is at most that.
+    """
+    width, count = module.config.concept_width, len(module.config.concepts)
+    apart = (forced - usual)[:, :count].float()
+    weight = module.inversion.linear.weight.float().unflatten(1, (-1, width))[:, :count]
+    gram = torch.einsum("dkw,dkv->kwv", weight, weight)
+    return torch.einsum("bkw,kwv,bkv->k", apart, gram, apart).cpu() / len(apart)
 
 
 def _sent(module: ContextModule, values: Tensor, cause: int, *, intervened: bool) -> Tensor:

@@ -453,3 +453,23 @@ def test_a_fixed_graph_leaves_no_other_configuration_behind():
     assert held == [model.config]
     assert model.config is model.module.config
     assert model.config.graph == (("a", "b"),)
+
+
+def test_of_many_concepts_the_likeliest_edges_are_measured(monkeypatch):
+    names = tuple(f"c{k}" for k in range(40))
+    torch.manual_seed(0)
+    module = ContextModule(
+        ContextModuleConfig(concepts=names, latent_shape=(40,), num_features=4, noise_width=4, concept_width=2)
+    ).eval()
+    module.embedding.interventional.bias.data.normal_()
+    edges = [("c3", "c20"), ("c20", "c7"), ("c30", "c31")]
+    move_values(set_edges(module, *edges), shift=2.0)
+    passes, invert = [], module.inversion.forward
+    monkeypatch.setattr(module.inversion, "forward", lambda concepts: passes.append(1) or invert(concepts))
+    found = learned_graph(module, samples=200)
+    assert sorted(found.edges()) == sorted(edges)
+    assert len(passes) <= 2 * 16 * 40 + 1
+    every = torch.zeros(40, 40)
+    monkeypatch.setattr("context_module.nn.graph._FEW", 40)
+    every = learned_graph(module, samples=200).strengths
+    torch.testing.assert_close(found.strengths, every)
