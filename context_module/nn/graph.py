@@ -168,7 +168,7 @@ def learned_graph(module: ContextModule, samples: int = 1000, seed: int = 0) -> 
     on the scale of concept values. What an edge carries whether or not there is an intervention does not count: it
     says how blocks share observational noise, not what causes what.
 
-    Of more than 32 concepts, only the likeliest edges are measured, 16 times as many as concepts, by how far they reach
+    Of more than 32 concepts only the likeliest edges are measured, 16 times as many as concepts, by how far they reach
     through the linear part of the inversion layer; the others count as none.
 
     Args:

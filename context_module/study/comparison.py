@@ -39,11 +39,12 @@ class Score:
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
         return cls(statistics.fmean(values), error, len(values), tuple(values))
 
-    @property
-    def spread(self) -> str:
-        """Mean, then the standard deviation and the highest value over seeds."""
-        deviation = self.error * math.sqrt(self.seeds)
-        return f"{self.mean:.3f} ({deviation:.3f}, best {max(self.values):.3f})" if self.seeds > 1 else str(self)
+    def spread(self, better: Literal["lower", "higher"] | None) -> str:
+        """Mean, then the standard deviation over seeds and the best of them, if one end is the better one."""
+        if self.seeds == 1:
+            return str(self)
+        best = "" if better is None else f", best {(max if better == 'higher' else min)(self.values):.3f}"
+        return f"{self.mean:.3f} ({self.error * math.sqrt(self.seeds):.3f}{best})"
 
     def __str__(self) -> str:
         return f"{self.mean:.3f}" if math.isnan(self.error) else f"{self.mean:.3f} ± {self.error:.3f}"
@@ -59,7 +60,7 @@ class Comparison:
         scores: method -> column key -> `Score`, or None where there is none.
         published: method -> column key -> published mean; without any, nothing is said of them.
         better: column key -> which end is the better one, None where there is no better; by default the lower.
-        spread: the deviation and the highest value over seeds are shown, in place of the standard error.
+        spread: the deviation and the best value over seeds are shown, in place of the standard error.
     """
 
     title: str
@@ -102,7 +103,9 @@ class Comparison:
             cells = [method]
             for key in self.columns:
                 score, paper = self.scores[method].get(key), self.published.get(method, {}).get(key)
-                text = "" if score is None else score.spread if self.spread else str(score)
+                text = (
+                    "" if score is None else score.spread(self.better.get(key, "lower")) if self.spread else str(score)
+                )
                 cells.append(f"**{text}**" if method in best[key] else text)
                 if key in papers:
                     cells.append("" if paper is None else f"{paper:.3f}")

@@ -21,9 +21,12 @@ def test_figures_of_a_report():
 
 
 def test_rows_show_deviation_and_best():
-    table = Comparison("t", {"a": "A"}, {"x": {"a": Score.of([0.5, 0.7])}, "y": {"a": Score.of([0.5])}}, spread=True)
-    assert "0.600 (0.141, best 0.700)" in table.markdown()
-    assert "| y | **0.500** |" in table.markdown()
+    rows = {"x": {"a": Score.of([0.5, 0.7])}, "y": {"a": Score.of([0.5])}}
+    assert "| y | **0.500** |" in Comparison("t", {"a": "A"}, rows, spread=True).markdown()
+    for better, shown in (("lower", ", best 0.500"), ("higher", ", best 0.700"), (None, "")):
+        assert (
+            f"0.600 (0.141{shown})" in Comparison("t", {"a": "A"}, rows, better={"a": better}, spread=True).markdown()
+        )
     assert set(LECTURE_TABLE.rows) == set(LECTURE_TABLE.published)
 
 
