@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from context_module.data import image_folders, load_data, mixed_context_loader
+from context_module.data import image_folders, load_data, mixed_context_loader, pictures
 from context_module.errors import ConceptError, DataError
 from helpers.pictures import flat, save_picture
 
@@ -142,6 +142,24 @@ def test_downscaling_is_antialiased(root):
     save_picture(root / "obs" / "0.png", stripes)
     x = image_folders(root, resolution=8).train[0]["x"]
     assert (x[:, :, 1:-1] - 0.5).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("turn", [None, 6])  # by a quarter, as its EXIF says
+def test_large_jpegs_are_decoded_at_a_part_of_their_size(root, turn, monkeypatch):
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    picture, exif = Image.fromarray(coarse).resize((360, 240), Image.Resampling.BICUBIC), Image.Exif()
+    if turn:
+        exif[0x0112] = turn
+    (root / "obs" / "0.png").unlink()
+    picture.save(root / "obs" / "0.jpg", quality=95, exif=exif)
+    data = image_folders(root, resolution=32).train
+    sizes, pixels = [], pictures.picture_pixels
+    monkeypatch.setattr(pictures, "picture_pixels", lambda *a: sizes.append(a[0].size) or pixels(*a))
+    quick = data[0]["x"]
+    assert sizes == [(90, 60)]
+    upright = np.asarray(picture.rotate(-90, expand=True) if turn else picture)
+    whole = pictures.ImageReader((3, 32, 32), True).fit(pictures.as_image(upright, "it"), "it")
+    torch.testing.assert_close(quick, whole, rtol=0, atol=0.03)
 
 
 def test_odd_sizes_come_out_exact(root):
