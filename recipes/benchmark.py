@@ -14,6 +14,7 @@
   them is mostly noise.
 - ``equations``: the structural form's equations solved against iterated, as concepts become many.
 - ``decoding``: the NVAE that ships with channels last against without, and by 128 images at a time against by 1,024.
+- ``reading``: JPEG files read at a part of their size against whole ones scaled down.
 - ``scale``: edits of more and more concepts, each with a hundred images of its own: the closed form with its search
   for a graph, a training step, generating under one intervention and under three, and the most memory.
 - ``baselines``: a training step of each of the field's other systems against one of beta-VAE, on the same networks and
@@ -25,11 +26,8 @@ this machine, and ``--check`` fails on one that has become a fifth worse than wh
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
 import multiprocessing
-import statistics
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -50,12 +48,12 @@ from context_module.io import read_json, write_json
 from context_module.nn import Inversion, PosteriorHeads
 from context_module.study import (
     Scaled,
-    TextbookModule,
     compare_decoding,
     compare_equations,
+    compare_reading,
+    compare_with_textbook,
     measure_scale,
     ratio,
-    seconds,
 )
 
 # the widths that recipes/finetune.py trains, about
@@ -64,7 +62,7 @@ SMALL_BATCH = 64
 SHIPPED = Path(__file__).parent / "pretrained" / "nvae-quad32"
 WORSE = 1.2  # times what was recorded
 
-Table = Literal["contexts", "inversion", "overhead", "equations", "decoding", "scale", "baselines"]
+Table = Literal["contexts", "inversion", "overhead", "equations", "decoding", "reading", "scale", "baselines"]
 Costs = dict[str, float]  # by row, as multiples of what it is held against
 
 
@@ -76,7 +74,7 @@ class BenchmarkArguments:
     num_concepts: list[int] = argument([6, 16, 64], help="contexts: numbers of concepts")
     interventions: int = argument(1, help="contexts: most interventions at once in a sample")
     batch_size: int = argument(512, help="contexts: samples in the mixed batch")
-    sizes: list[int] = argument([16, 32, 64, 128], help="inversion: height and width")
+    sizes: list[int] = argument([16, 32, 64, 128], help="inversion, reading: height and width")
     latent_channels: int = argument(4, help="inversion: channels of the latents")
     base_channels: list[int] = argument([64, 128, 256], help="overhead: of the base")
     resolution: int = argument(64, help="overhead: height and width of the images")
@@ -87,58 +85,6 @@ class BenchmarkArguments:
     repeats: int = argument(10, help="pairs of timings per row")
     record: str | None = argument(None, help="a JSON file to keep the ratios in")
     check: str | None = argument(None, help="such a file: fail where a ratio is a fifth worse than in it")
-
-
-def mixed_step(module: ContextModule, noise: Tensor, mask: Tensor) -> None:
-    """Forward and backward of the whole batch at once."""
-    module.zero_grad()
-    module(noise, mask).square().mean().backward()
-
-
-def textbook_step(module: TextbookModule, noise: Tensor, mask: Tensor, contexts: Tensor) -> None:
-    """Forward and backward of each context's share of the batch, gradients accumulated."""
-    module.zero_grad()
-    for context in contexts:
-        share = noise[(mask == context).all(dim=1)]
-        (module(share, context.float()).square().mean() * (len(share) / len(noise))).backward()
-
-
-def contexts_up_to(num_concepts: int, interventions: int) -> Tensor:
-    """Masks (C, K) of all contexts with at most that many interventions: with 1, the training contexts."""
-    sizes = range(interventions + 1)
-    chosen = [subset for size in sizes for subset in itertools.combinations(range(num_concepts), size)]
-    return torch.tensor([[concept in subset for concept in range(num_concepts)] for subset in chosen])
-
-
-def compare(num_concepts: int, interventions: int, form: str, batch_size: int, repeats: int) -> float:
-    """How many times faster the mixed batch is than one pass per context."""
-    torch.manual_seed(0)
-    config = ContextModuleConfig(
-        concepts=tuple(f"c{k}" for k in range(num_concepts)),
-        latent_shape=(128,),
-        num_features=1,
-        noise_width=32,
-        concept_width=8,
-        depth=2,
-        form=form,  # type: ignore[arg-type]
-    )
-    ours = ContextModule(config)
-    textbook = TextbookModule(ours)
-    noise = torch.randn(batch_size, config.noise_size)
-    contexts = contexts_up_to(num_concepts, interventions)  # in equal shares, in random order
-    mask = contexts[torch.randperm(batch_size) % len(contexts)]
-    mixed = functools.partial(mixed_step, ours, noise, mask)
-    one_by_one = functools.partial(textbook_step, textbook, noise, mask, contexts)
-    for step in (mixed, one_by_one):
-        step()  # warms up, and leaves the gradients of both to compare
-    for mine, theirs in (
-        (ours.inversion.linear.weight, textbook.inversion.weight),
-        (ours.intervention.bias, textbook.effect_bias),
-    ):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-6)
-    # alternating, so that a busy moment of the machine hits both
-    times = [(statistics.median(seconds(mixed) for _ in range(5)), seconds(one_by_one)) for _ in range(repeats)]
-    return statistics.median(theirs / mine for mine, theirs in times)
 
 
 class Embedded(nn.Module):
@@ -297,7 +243,7 @@ def contexts_table(args: BenchmarkArguments) -> Costs:
     costs = {}
     for num_concepts in args.num_concepts:
         for form in ("reduced", "structural"):
-            faster = compare(num_concepts, args.interventions, form, args.batch_size, args.repeats)
+            faster = compare_with_textbook(num_concepts, args.interventions, form, args.batch_size, args.repeats)
             print(f"{num_concepts:>8}  {form:<11} {faster:.1f}x", flush=True)
             costs[f"{num_concepts} {form}"] = 1 / faster
     return costs
@@ -342,6 +288,16 @@ def decoding_table(args: BenchmarkArguments) -> Costs:
     return {"layout": 1 / layout, "chunks": 1 / chunks}
 
 
+def reading_table(args: BenchmarkArguments) -> Costs:
+    print("JPEG files of 640x480, at a part of their size")
+    costs = {}
+    for size in args.sizes:
+        faster = compare_reading(size, args.repeats)
+        print(f"{size:>8}  {faster:.1f}x faster than whole ones scaled down", flush=True)
+        costs[str(size)] = 1 / faster
+    return costs
+
+
 def scale_table(args: BenchmarkArguments) -> Costs:
     print(f"edits of latents of 64 values, as multiples of those of {args.scales[0]} concepts")
     columns = [field.name for field in fields(Scaled)]
@@ -380,6 +336,7 @@ TABLES: dict[str, Callable[[BenchmarkArguments], Costs]] = {
     "overhead": overhead_table,
     "equations": equations_table,
     "decoding": decoding_table,
+    "reading": reading_table,
     "scale": scale_table,
     "baselines": baselines_table,
 }

@@ -11,9 +11,9 @@ from context_module.study.runs import Command, Run
 from context_module.study.scale import Scaled, measure_scale
 from context_module.study.scores import BESIDE, BETTER_BESIDE, scores_of_compositions
 from context_module.study.table import StudyArguments, evaluation, folder_name, run_study, training
-from context_module.study.textbook import TextbookModule
+from context_module.study.textbook import TextbookModule, compare_with_textbook
 from context_module.study.timing import ratio, seconds
-from context_module.study.ways import compare_decoding, compare_equations
+from context_module.study.ways import compare_decoding, compare_equations, compare_reading
 
 __all__ = [
     "BESIDE",
@@ -36,6 +36,8 @@ __all__ = [
     "TextbookModule",
     "compare_decoding",
     "compare_equations",
+    "compare_reading",
+    "compare_with_textbook",
     "evaluation",
     "folder_name",
     "measure_scale",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from context_module.adapters.nvae import NVAE
+from context_module.data import ImageReader
 from context_module.nn import iterated, solved
 from context_module.study.timing import ratio
 
-__all__ = ["compare_decoding", "compare_equations"]
+__all__ = ["compare_decoding", "compare_equations", "compare_reading"]
 
 _ROWS = 448
 _IMAGES = 1024
@@ -49,3 +52,21 @@ def compare_decoding(net: NVAE, repeats: int) -> tuple[float, float]:
     plain.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     layout = ratio(lambda: plain.decode(latents[:128]), lambda: net.decode(latents[:128]), repeats)
     return layout, chunks
+
+
+def compare_reading(resolution: int, repeats: int) -> float:
+    """How many times faster JPEG files of 640 x 480 pixels are read for a resolution than whole and scaled down."""
+    from PIL import Image
+
+    coarse = torch.randint(256, (12, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    reader = ImageReader((3, resolution, resolution), resize=True)
+    whole = ImageReader((3, 480, 640), resize=False)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "picture.jpg"
+        Image.fromarray(coarse.numpy()).resize((640, 480), Image.Resampling.BICUBIC).save(file, quality=90)
+
+        def both(read: Callable[[Path], Tensor]) -> None:
+            for _ in range(10):
+                read(file)
+
+        return ratio(partial(both, lambda path: reader.fit(whole(path), path)), partial(both, reader), repeats)

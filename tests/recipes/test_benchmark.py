@@ -65,6 +65,13 @@ def test_decoding(here, check, tmp_path):
     )
 
 
+def test_reading(here, check):
+    out = check.succeeded(here("benchmark.py", "--of", "reading", "--sizes", "16", "600", "--repeats", "1"))
+    rows = re.findall(r"^ +(\d+)  ([\d.]+)x faster than whole ones scaled down$", out, flags=re.MULTILINE)
+    assert [size for size, _ in rows] == ["16", "600"]
+    assert float(rows[0][1]) > 0
+
+
 def test_scale_is_recorded_and_checked(here, check, tmp_path):
     argv = ["--of", "scale", "--scales", "2", "3"]
     out = check.succeeded(here("benchmark.py", *argv, "--record", "kept/speed.json"))
