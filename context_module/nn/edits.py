@@ -29,6 +29,7 @@ _SMOOTH = 0.2  # standard deviation of the noise around them, in their own; meas
 _LEAST = 1e-6  # probability, beyond which float32 has no normal quantiles
 _TOLD = 3.0  # standard deviations of noise that survive being a part of a rank
 _STEPS = 20
+_DAMPED = 1e-2  # of squared slopes
 _HALF = 0.5  # of what is taken out of an ancestor that is undecided,
 _TWICE = 2.0  # where its edge has so many times the support of the reverse one
 
@@ -176,13 +177,37 @@ class EditModule(nn.Module):
         return torch.linalg.solve(self.factor.float(), (coordinates - self.mean).float(), left=False).to(self.dtype)
 
     def unchanged(self, coordinates: Tensor, mask: Tensor) -> Tensor:
-        """The observational coordinates (B, r) that interventions made into these; as near as twenty steps come."""
-        found = coordinates
-        if not mask.any():
-            return found
-        for _ in range(_STEPS):
-            found = found + 0.5 * (coordinates - self.changed(found, mask))
+        """The observational coordinates (B, r) that interventions made into these, as near as they can be found."""
+        found = coordinates.clone()
+        for context in mask.unique(dim=0):
+            if context.any():
+                rows = (mask == context).all(1)
+                found[rows] = self._before(coordinates[rows], context)
         return found.clamp(-self.range, self.range)
+
+    def _before(self, coordinates: Tensor, context: Tensor) -> Tensor:
+        """The same of one context, by Newton steps with the slopes at the mean, each as long as it brings nearer.
+
+        Slopes are damped: what an intervention leaves nothing of is as it is on average.
+        """
+        mean, rank = self.mean[None], len(self.mean)
+        here = self.changed(
+            torch.cat([mean, mean + torch.eye(rank, device=mean.device)]), context.expand(rank + 1, -1)
+        )
+        slopes = here[1:] - here[:1]
+        damped = slopes @ slopes.mT + _DAMPED * torch.eye(rank, device=mean.device)
+        back = torch.linalg.solve(damped, slopes).mT  # from differences of what was made to those before
+        mask = context.expand(len(coordinates), -1)
+        found = mean + (coordinates - here[:1]) @ back
+        share = coordinates.new_ones(len(coordinates), 1)
+        missing = coordinates - self.changed(found, mask)
+        for _ in range(_STEPS):
+            nearer = found + share * (missing @ back)
+            still = coordinates - self.changed(nearer, mask)
+            better = still.norm(dim=1, keepdim=True) < missing.norm(dim=1, keepdim=True)
+            found, missing = torch.where(better, nearer, found), torch.where(better, still, missing)
+            share = torch.where(better, (2 * share).clamp(max=1), share / 2)
+        return found
 
     def changed(self, coordinates: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:
         """Observational coordinates (B, r) under interventions."""

@@ -131,6 +131,30 @@ def test_changes_are_undone():
     torch.testing.assert_close(made.unchanged(made.changed(before, rows), rows), before, atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.parametrize("times", [-2.0, -0.9, 10.0])
+def test_steep_and_turning_changes_are_undone(times):
+    """Such as interventions that spread a concept out, or mirror it; of each row its own."""
+    made = module()
+    with torch.no_grad():
+        made.edits.last.mul_(0.1)
+        made.edits.linear.copy_(times * torch.eye(6) + 0.1 * made.edits.linear)
+    before = 0.3 * torch.randn(6, 6, generator=seeded(4))
+    rows = mask([1, 0, 0], [0, 1, 0], [0, 0, 1]).repeat(2, 1)
+    torch.testing.assert_close(made.unchanged(made.changed(before, rows), rows), before, atol=2e-2, rtol=2e-2)
+    assert torch.equal(made.unchanged(before, torch.zeros(6, 3, dtype=torch.bool)), before)
+
+
+def test_what_is_lost_comes_back_as_the_average():
+    made = module()
+    with torch.no_grad():
+        made.mean.fill_(0.7)
+        made.edits.last.zero_()
+        made.edits.linear[0] = -torch.eye(6)  # all images become one
+    rows = mask([1, 0, 0]).expand(4, 3)
+    found = made.unchanged(made.changed(torch.randn(4, 6, generator=seeded(4)), rows), rows)
+    torch.testing.assert_close(found, torch.full((4, 6), 0.7), atol=1e-2, rtol=0)
+
+
 def test_nothing_goes_far_beyond_what_was_seen():
     made = module()
     made.range.fill_(2.0)
