@@ -14,7 +14,7 @@ from torch import Tensor
 
 from context_module.contexts import OBSERVATIONAL
 from context_module.metrics.case import Case
-from context_module.metrics.concept_accuracy import classifier_of
+from context_module.metrics.concept_accuracy import ConceptClassifier, classifier_of
 from context_module.metrics.estimate import Estimate, mean_estimate, share_estimate
 from context_module.metrics.metric import Figure, WholeMetric
 from context_module.metrics.pairs import distances
@@ -41,9 +41,14 @@ def latent_divergence(before: Tensor, after: Tensor, same: Tensor, target: Tenso
     return torch.stack([share.float().mean(1).exp() for share in shares]).sum(0).log()
 
 
-@torch.no_grad()
 def _score(case: Case) -> dict[str, Any]:
-    test, subject, classifier = case.data.test, case.subject, classifier_of(case)
+    classifier = classifier_of(case)  # which may train
+    with torch.no_grad():
+        return _scores(case, classifier)
+
+
+def _scores(case: Case, classifier: ConceptClassifier) -> dict[str, Any]:
+    test, subject = case.data.test, case.subject
     assert test is not None
     names = [name for name in subject.concepts or () if name in test.context_names]
     total = test.counts[OBSERVATIONAL]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from context_module.data import load_data
-from context_module.metrics import Case, inapplicable, latent_divergence, train_concept_classifier
+from context_module.metrics import Case, axioms, inapplicable, latent_divergence, train_concept_classifier
 from context_module.metrics.axioms import METRIC
 from helpers.subjects import Answering
 
@@ -39,9 +39,12 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def score(data):
-    classifier = train_concept_classifier(data.train, steps=400, progress=False)
+def classifier(data):
+    return train_concept_classifier(data.train, steps=400, progress=False)
 
+
+@pytest.fixture(scope="module")
+def score(data, classifier):
     def of(subject):
         case = Case(subject, data, samples=40, progress=False)
         case._trained[train_concept_classifier] = classifier
@@ -58,6 +61,13 @@ def test_all_hold_of_the_simulator(data, score):
     for shares in found["effectiveness"].values():
         assert shares["model"].value > shares["real"].value - 0.25
     assert all(math.log(2) <= each.value <= math.log(2 * math.e) for each in found["minimality"].values())
+
+
+def test_a_classifier_that_is_not_there_can_train(data, classifier, monkeypatch):
+    trains = []
+    monkeypatch.setattr(axioms, "classifier_of", lambda case: trains.append(torch.is_grad_enabled()) or classifier)
+    METRIC.score(Case(Simulated(data), data, samples=20, progress=False))
+    assert trains == [True]
 
 
 def test_one_that_blurs_composes_worse_each_time(data, score):
