@@ -28,8 +28,11 @@ MEMORY = 2048  # observational images kept, as coordinates
 _SMOOTH = 0.2  # standard deviation of the noise around them, in their own; measured: as good as images encoded anew
 _LEAST = 1e-6  # probability, beyond which float32 has no normal quantiles
 _TOLD = 3.0  # standard deviations of noise that survive being a part of a rank
-_STEPS = 20
-_DAMPED = 1e-2  # of squared slopes
+_STEPS = 8
+_DAMPING = 1e-2  # of squared slopes, at first
+_ENOUGH = 2e-4  # of a row's length: encodings are no more exact
+_NEAR = 0.05  # slopes are taken over so much of a standard deviation
+_AT_ONCE = 64  # rows whose slopes are in memory
 _HALF = 0.5  # of what is taken out of an ancestor that is undecided,
 _TWICE = 2.0  # where its edge has so many times the support of the reverse one
 
@@ -176,37 +179,40 @@ class EditModule(nn.Module):
     def _white(self, coordinates: Tensor) -> Tensor:
         return torch.linalg.solve(self.factor.float(), (coordinates - self.mean).float(), left=False).to(self.dtype)
 
+    @torch.no_grad()
     def unchanged(self, coordinates: Tensor, mask: Tensor) -> Tensor:
         """The observational coordinates (B, r) that interventions made into these, as near as they can be found."""
         found = coordinates.clone()
         for context in mask.unique(dim=0):
             if context.any():
                 rows = (mask == context).all(1)
-                found[rows] = self._before(coordinates[rows], context)
+                found[rows] = torch.cat([self._before(part, context) for part in found[rows].split(_AT_ONCE)])
         return found.clamp(-self.range, self.range)
 
     def _before(self, coordinates: Tensor, context: Tensor) -> Tensor:
-        """The same of one context, by Newton steps with the slopes at the mean, each as long as it brings nearer.
+        """The same of rows of one context: Levenberg-Marquardt steps from that image of the memory that comes nearest.
 
-        Slopes are damped: what an intervention leaves nothing of is as it is on average.
+        Damping keeps what an intervention leaves nothing of as it is in that image.
         """
-        mean, rank = self.mean[None], len(self.mean)
-        here = self.changed(
-            torch.cat([mean, mean + torch.eye(rank, device=mean.device)]), context.expand(rank + 1, -1)
-        )
-        slopes = here[1:] - here[:1]
-        damped = slopes @ slopes.mT + _DAMPED * torch.eye(rank, device=mean.device)
-        back = torch.linalg.solve(damped, slopes).mT  # from differences of what was made to those before
-        mask = context.expand(len(coordinates), -1)
-        found = mean + (coordinates - here[:1]) @ back
-        share = coordinates.new_ones(len(coordinates), 1)
-        missing = coordinates - self.changed(found, mask)
+        each = torch.eye(coordinates.shape[1], device=coordinates.device, dtype=coordinates.dtype)
+
+        def made(before: Tensor) -> Tensor:
+            flat = before.reshape(-1, before.shape[-1])
+            return self.changed(flat, context.expand(len(flat), -1)).view_as(before)
+
+        found = self.memory[torch.cdist(coordinates.float(), made(self.memory).float()).argmin(1)]
+        missing, enough = coordinates - made(found), _ENOUGH * coordinates.norm(dim=1, keepdim=True)
+        damping = coordinates.new_full((len(found), 1, 1), _DAMPING)
         for _ in range(_STEPS):
-            nearer = found + share * (missing @ back)
-            still = coordinates - self.changed(nearer, mask)
-            better = still.norm(dim=1, keepdim=True) < missing.norm(dim=1, keepdim=True)
+            slopes = (made(found[:, None] + _NEAR * each) - made(found)[:, None]) / _NEAR  # (B, r, r), causes in rows
+            normal = slopes @ slopes.mT + damping * each
+            step = torch.linalg.solve(normal.float(), (slopes @ missing[..., None]).float())[..., 0]
+            nearer = found + step.to(found)
+            still = coordinates - made(nearer)
+            error = missing.norm(dim=1, keepdim=True)
+            better = (still.norm(dim=1, keepdim=True) < error) & (error > enough)
             found, missing = torch.where(better, nearer, found), torch.where(better, still, missing)
-            share = torch.where(better, (2 * share).clamp(max=1), share / 2)
+            damping = torch.where(better[..., None], damping / 4, damping * 8)
         return found
 
     def changed(self, coordinates: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:
