@@ -35,7 +35,8 @@ class MixedContextBatchSampler(Sampler[list[int]]):
         rank, world_size: this process and how many there are; each gets a contiguous slice of the batch.
         passes: parts of a step's batch that come one after another, for gradient accumulation.
         per_context: images of a context that a batch is to hold, for what is learned from them together. Where not
-            half as many of every context fit, a batch holds so many of ``batch_size // per_context`` contexts.
+            half as many of every context fit, a batch holds so many of ``batch_size // per_context`` contexts, if
+            that is two at least.
 
     Raises:
         DataError: if a context has no images, `batch_size` does not divide by `world_size` and `passes`, or the steps
@@ -79,8 +80,8 @@ class MixedContextBatchSampler(Sampler[list[int]]):
         self.start_step, self.num_steps = start_step, num_steps
         self.rank, self.world_size, self.passes = rank, world_size, passes
         every = len(self.members)
-        fits = per_context == 1 or 2 * batch_size >= per_context * every
-        self.contexts_at_once = every if fits else max(1, batch_size // per_context)
+        at_once = batch_size // per_context
+        self.contexts_at_once = at_once if per_context > 1 and 2 <= at_once < every / 2 else every
 
     def __len__(self) -> int:
         return (self.num_steps - self.start_step) * self.passes

@@ -138,8 +138,9 @@ def test_starts_without_effect(base):
     x, before = images(model), generated(model)
     loss = model(x, "a", generator=seeded(4)).loss
     model.add_lora()
-    assert torch.equal(generated(model), before)
-    assert torch.equal(model(x, "a", generator=seeded(4)).loss, loss)
+    # but for rounding, which may be of another layout in memory
+    torch.testing.assert_close(generated(model), before, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model(x, "a", generator=seeded(4)).loss, loss, rtol=1e-5, atol=1e-4)
 
 
 def test_starts_without_effect_on_layers_of_every_kind(kinds):

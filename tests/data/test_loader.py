@@ -88,6 +88,9 @@ def test_of_many_contexts_a_batch_holds_some_which_take_turns():
 def test_all_contexts_where_half_as_many_images_fit():
     enough = MixedContextBatchSampler(LABELS, 12, 0, num_steps=5, per_context=8)
     assert list(enough) == batches(12, 5)
+    many = torch.arange(20)  # and where a batch is too small to hold two contexts
+    small = MixedContextBatchSampler(many, 6, 0, num_steps=5, per_context=8)
+    assert list(small) == list(MixedContextBatchSampler(many, 6, 0, num_steps=5))
 
 
 def test_loader_yields_batches_and_leaves_the_global_random_state_alone():

@@ -104,7 +104,8 @@ class EditObjective(EmbeddingObjective):
     def combine(self, parts: dict[str, Tensor], progress: float = 1.0) -> dict[str, Tensor]:
         rows = parts["mask"].any(1)
         if not rows.any():  # observational images are what edits start from
-            return {"loss": rows.new_zeros(len(rows), dtype=torch.float32)}
+            nothing = sum(0.0 * parameter.sum() for parameter in self.parameters() if parameter.requires_grad)
+            return {"loss": nothing + rows.new_zeros(len(rows), dtype=torch.float32)}
         mask, target = parts["mask"][rows], parts["target"][rows]
         before = self.pool[torch.randint(len(self.pool), (len(target),), device=self.pool.device)]
         changed = self._module.changed(before, mask)
