@@ -63,6 +63,7 @@ class DCGANAdapter(DecoderOnlyAdapter):
         for tensors in _state_dicts(content):
             if (generator := _generator(tensors)) is not None:
                 load_strictly(generator, tensors, file)
+                generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # the fastest for it
                 base = cls(generator)
                 base.source = str(path)
                 return base.eval()

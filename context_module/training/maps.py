@@ -36,7 +36,13 @@ _ROWS = 3000  # of a context, in memory at a time
 
 
 @torch.no_grad()
-def fit_maps(model: ContextualDecoder, images: ContextDataset | EncodedDataset, *, seed: int = 0) -> Directions:
+def fit_maps(
+    model: ContextualDecoder,
+    images: ContextDataset | EncodedDataset,
+    *,
+    sketch: tuple[Tensor, float] | None = None,
+    seed: int = 0,
+) -> Directions:
     """Fit the module of a model with ``form="edits"`` to images, in closed form.
 
     Coordinates are the principal axes of the encodings, each context with equal weight, in the metric of the pictures.
@@ -46,7 +52,8 @@ def fit_maps(model: ContextualDecoder, images: ContextDataset | EncodedDataset, 
     Args:
         model: wrapped with ``form="edits"``; its module is fitted, whatever it was before.
         images: the training images, with ``obs`` among their contexts, or their encodings.
-        seed: of the latents that the decoder is probed with.
+        sketch: what `decoder_sketch` says of the base, where it is known already.
+        seed: of the latents that the decoder is probed with, else.
 
     Returns:
         the directions of the latent space that it has measured distances along.
@@ -62,9 +69,9 @@ def fit_maps(model: ContextualDecoder, images: ContextDataset | EncodedDataset, 
     encodings = images if isinstance(images, EncodedDataset) else encode_dataset(model.base, images)
     _check_contexts(encodings, module.config.concepts)
     center, variance, noise = encodings.moments()
-    sketch, explained = decoder_sketch(model.base, encodings, seed=seed)
+    matrix, explained = sketch or decoder_sketch(model.base, encodings, seed=seed)
     own = 1 / variance.sum().sqrt().expand(len(variance))
-    directions = Directions(sketch if explained > _EXPLAINS else own)
+    directions = Directions(matrix if explained > _EXPLAINS else own)
     metric = _Metric(directions, variance)
     _fit_coordinates(module, encodings, metric, center)
     module.log_scale.copy_((_NOISE * noise.sqrt()).clamp_min(1e-4).log().view_as(module.log_scale))

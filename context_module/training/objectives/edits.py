@@ -81,7 +81,7 @@ class EditObjective(EmbeddingObjective):
 
         super().__init__(model, encodings, posterior_share=0.0)
         if start:
-            fit_maps(model, encodings)
+            fit_maps(model, encodings, sketch=self.sketch)
         places = encodings.places(OBSERVATIONAL, _POOL)
         rows = [
             self._module.coordinates(encodings.batch(p)["mean"].to(self.center.device)) for p in places.split(4096)

@@ -30,6 +30,7 @@ class EmbeddingObjective(BatchObjective):
         ValueError: for a model without latent noise.
 
     Attributes:
+        sketch: what `decoder_sketch` says of the base.
         explains: a sketch is used if it explains more than this share of the variance of pictures; measured: with .83
             it is the better choice, with .18 the worse.
     """
@@ -39,6 +40,7 @@ class EmbeddingObjective(BatchObjective):
 
     center: Tensor
     spread: Tensor
+    sketch: tuple[Tensor, float]
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class EmbeddingObjective(BatchObjective):
         self.register_buffer("center", center.to(device), persistent=False)
         self.register_buffer("spread", spread.to(device), persistent=False)
         self.dimensions = (signal / spread.square()).sum().item()  # of the embedding that carry signal
-        sketch, explained = decoder_sketch(model.base, encodings, others=others)
+        sketch, explained = self.sketch = decoder_sketch(model.base, encodings, others=others)
         weights = signal.sqrt() / spread
         own = weights / spread / weights.norm()
         self.directions = Directions(sketch if explained > self.explains else own).to(device)
