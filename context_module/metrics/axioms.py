@@ -7,7 +7,8 @@ for counterfactual estimation', in the features of a classifier of the data's ow
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -48,22 +49,23 @@ def _score(case: Case) -> dict[str, Any]:
 
 
 def _scores(case: Case, classifier: ConceptClassifier) -> dict[str, Any]:
-    test, subject = case.data.test, case.subject
+    test, subject = case.data.test, cast("Any", case.subject)
     assert test is not None
     names = [name for name in subject.concepts or () if name in test.context_names]
     total = test.counts[OBSERVATIONAL]
-    images, others = test.select(OBSERVATIONAL).split([half := min(case.samples, _MOST, total // 2), total - half])
+    half = min(case.samples, _MOST, total // 2)
+    images, others = test.select(OBSERVATIONAL).split([half, total - half])
     generator = torch.Generator().manual_seed(case.seed)
 
+    def batched(make: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
+        parts = [make(part.to(subject.device)).float().cpu() for part in pictures.split(case.batch_size)]
+        return torch.cat(parts).clamp(0, 1)
+
     def became(pictures: Tensor, context: str) -> Tensor:
-        parts = pictures.split(case.batch_size)
-        found = [subject.counterfactuals(part.to(subject.device), [context], generator)[context] for part in parts]  # type: ignore[attr-defined]
-        return torch.cat([part.float().cpu() for part in found]).clamp(0, 1)
+        return batched(lambda part: subject.counterfactuals(part, [context], generator)[context], pictures)
 
     def reverted(pictures: Tensor, context: str) -> Tensor:
-        parts = pictures.split(case.batch_size)
-        found = [subject.reverted(part.to(subject.device), context, generator) for part in parts]  # type: ignore[attr-defined]
-        return torch.cat([part.float().cpu() for part in found]).clamp(0, 1)
+        return batched(lambda part: subject.reverted(part, context, generator), pictures)
 
     cycled, composition = images, {}
     for cycle in range(1, _CYCLES + 1):
