@@ -182,11 +182,12 @@ class EditModule(nn.Module):
     @torch.no_grad()
     def unchanged(self, coordinates: Tensor, mask: Tensor) -> Tensor:
         """The observational coordinates (B, r) that interventions made into these, as near as they can be found."""
-        found = coordinates.clone()
-        for context in mask.unique(dim=0):
-            if context.any():
-                rows = (mask == context).all(1)
-                found[rows] = torch.cat([self._before(part, context) for part in found[rows].split(_AT_ONCE)])
+        found = coordinates.to(self.dtype, copy=True)
+        with torch.autocast(found.device.type, enabled=False):  # of slopes half precision leaves nothing
+            for context in mask.unique(dim=0):
+                if context.any():
+                    rows = (mask == context).all(1)
+                    found[rows] = torch.cat([self._before(part, context) for part in found[rows].split(_AT_ONCE)])
         return found.clamp(-self.range, self.range)
 
     def _before(self, coordinates: Tensor, context: Tensor) -> Tensor:

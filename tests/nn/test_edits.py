@@ -144,6 +144,14 @@ def test_steep_and_turning_changes_are_undone(times):
     assert torch.equal(made.unchanged(before, torch.zeros(6, 3, dtype=torch.bool)), before)
 
 
+def test_changes_are_undone_as_well_in_half_precision():
+    made, rows = module(), mask([1, 0, 1]).expand(5, 3)
+    coordinates = made.changed(0.5 * torch.randn(5, 6, generator=seeded(4)), rows).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = made.unchanged(coordinates, rows)
+    torch.testing.assert_close(found, made.unchanged(coordinates.float(), rows))
+
+
 def test_what_is_lost_comes_back_as_in_an_observational_image():
     made = module()
     with torch.no_grad():
