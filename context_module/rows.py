@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Rows", "at_rows", "rows_in_hand", "spread_over_rows"]
+__all__ = ["Rows", "at_rows", "number_in_group", "rows_in_hand", "spread_over_rows"]
 
 
 @dataclass(frozen=True)
@@ -57,3 +57,15 @@ def spread_over_rows(offset: Tensor, n: int) -> Tensor:
     rows = _IN_HAND.get()
     start, total = (0, max(n, 1)) if rows is None or n != rows.count else (rows.start, rows.total)
     return (offset + torch.arange(start, start + n, device=offset.device) / total) % 1
+
+
+def number_in_group(groups: Tensor) -> Tensor:
+    """How many earlier rows are of the same group, int64 (B,), of the groups' numbers (B,): 0 or more.
+
+    >>> number_in_group(torch.tensor([2, 0, 2, 2, 0])).tolist()
+    [0, 0, 1, 2, 1]
+    """
+    order, counts = groups.argsort(stable=True), groups.bincount()
+    found = torch.empty_like(order)
+    found[order] = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[groups[order]]
+    return found

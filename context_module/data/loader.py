@@ -80,6 +80,7 @@ class MixedContextBatchSampler(Sampler[list[int]]):
         self.start_step, self.num_steps = start_step, num_steps
         self.rank, self.world_size, self.passes = rank, world_size, passes
         every = len(self.members)
+        self._contexts = np.arange(every)
         at_once = batch_size // per_context
         self.contexts_at_once = at_once if per_context > 1 and 2 <= at_once < every / 2 else every
 
@@ -103,7 +104,7 @@ class MixedContextBatchSampler(Sampler[list[int]]):
             return context, position
         among, turn = divmod(place, at_once)
         cycle, within = divmod(step * at_once + turn, every)
-        context = int(self._permuted(every, cycle, np.arange(every), shuffled)[within])
+        context = int(self._permuted(every, cycle, self._contexts, shuffled)[within])
         return context, cycle * -(-self.batch_size // at_once) + among
 
     def _image(self, context: int, position: int, shuffled: dict[int, tuple[int, np.ndarray]]) -> int:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from context_module.rows import number_in_group
+
 __all__ = ["EditMaps"]
 
 
@@ -45,11 +47,8 @@ class EditMaps(nn.Module):
         counts = concepts.bincount(minlength=len(self.linear))
         height = -(-len(concepts) // max(int(counts.count_nonzero()), 1))
         tiles = (counts + height - 1) // height
-        order = concepts.argsort(stable=True)
-        among = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[concepts[order]]
-        places = torch.empty_like(order)
-        places[order] = (tiles.cumsum(0) - tiles)[concepts[order]] * height + among
-        of_tile = torch.arange(len(tiles), device=order.device).repeat_interleave(tiles)
+        places = (tiles.cumsum(0) - tiles)[concepts] * height + number_in_group(concepts)
+        of_tile = torch.arange(len(tiles), device=tiles.device).repeat_interleave(tiles)
         tiled = coordinates.new_zeros(len(of_tile) * height, coordinates.shape[1]).index_copy(0, places, coordinates)
         return self._changes(tiled.unflatten(0, (len(of_tile), height)), of_tile).flatten(0, 1)[places]
 

@@ -26,10 +26,10 @@ __all__ = ["MEMORY", "EditModule"]
 
 MEMORY = 2048  # observational images kept, as coordinates
 _SMOOTH = 0.2  # standard deviation of the noise around them, in their own; measured: as good as images encoded anew
-_LEAST = 1e-6  # probability, beyond which float32 has no normal quantiles; and damping
+_LEAST = 1e-6  # probability, beyond which float32 has no normal quantiles
 _TOLD = 3.0  # standard deviations of noise that survive being a part of a rank
 _STEPS = 8
-_DAMPING = 1e-2  # of squared slopes, at first
+_DAMPING, _LEAST_DAMPING = 1e-2, 1e-6  # of squared slopes, at first and at least
 _ENOUGH = 2e-4  # of a row's length: encodings are no more exact
 _NEAR = 0.05  # slopes are taken over so much of a standard deviation
 _AT_ONCE = 64  # rows whose slopes are in memory
@@ -213,7 +213,7 @@ class EditModule(nn.Module):
             error = missing.norm(dim=1, keepdim=True)
             better = (still.norm(dim=1, keepdim=True) < error) & (error > enough)
             found, missing = torch.where(better, nearer, found), torch.where(better, still, missing)
-            damping = torch.where(better[..., None], (damping / 4).clamp_min(_LEAST), damping * 8)
+            damping = torch.where(better[..., None], (damping / 4).clamp_min(_LEAST_DAMPING), damping * 8)
         return found
 
     def changed(self, coordinates: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:

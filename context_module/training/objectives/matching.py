@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from context_module.rows import number_in_group
 from context_module.training.objectives.directions import Directions
 from context_module.training.objectives.terms import LatentStep, Term
 
@@ -58,10 +59,8 @@ def matching_distance(
     contexts = F.pad(mask, (0, 1)).unique(dim=0, return_inverse=True)[1]  # without concepts there is one, too
     # one sort of all contexts, each with rows that are the same in both samples to fill it up
     counts = contexts.bincount()
-    height, order = int(counts.max()), contexts.argsort(stable=True)
-    among = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[contexts[order]]
-    places = torch.empty_like(order)
-    places[order] = contexts[order] * height + among
+    height = int(counts.max())
+    places = contexts * height + number_in_group(contexts)
     filled = both.new_full((len(counts) * height, 2 * projections), torch.finfo(both.dtype).max)
     by_context = filled.index_copy(0, places, both).unflatten(0, (len(counts), height)).transpose(1, 2).contiguous()
     quantiles_real, quantiles_generated = by_context.sort(dim=2).values.split(projections, dim=1)
