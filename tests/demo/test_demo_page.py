@@ -23,6 +23,8 @@ from context_module.interventions import Value
 
 pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="gradio is not installed (extra demo)")
 CHROMIUM = Path("/usr/bin/chromium")
+# what is too large is refused, and a stream that a page waits on is cut off as the page is left
+HARMLESS = ("status of 413", "BodyStreamBuffer was aborted")
 
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "demo.py"
@@ -304,7 +306,7 @@ def visit(browser, site):
     yield opened
     for context in contexts:
         context.close()
-    assert not [text for text in complaints if "status of 413" not in text]
+    assert not [text for text in complaints if not any(harmless in text for harmless in HARMLESS)]
 
 
 def test_sliders_move_the_picture(visit, modules):
