@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from context_module.training import multiplies_bf16
+
 __all__ = ["BUDGETS", "PAPERS_MODULE", "PIXEL", "STRUCTURAL", "Budget"]
 
 Budget = dict[str, dict[str, Any]]
 
+# half precision where the processor has instructions for it; elsewhere it takes six times as long
+PRECISION: dict[str, Any] = {"mixed_precision": "bf16" if multiplies_bf16() else "no"}
 # of quad dependent, whose graph is dense, a module that learns it makes more than edits do
 STRUCTURAL = {"form": "structural", "learning_rate": 3e-3}
 # What the budgets say: of data, of every training, of each kind of training, and of the evaluation. A module that
@@ -41,25 +45,25 @@ SMOKE: Budget = {
     "heads": {"samples": 300},
 }
 LATENT = {"max_train_steps": 5500, "train_batch_size": 448, **STRUCTURAL}
-PIXEL = {"objective": "pixel", "mixed_precision": "bf16", "max_grad_norm": 1000}
-LABELLED = {"max_train_steps": 1000, "learning_rate": 1e-3, "mixed_precision": "bf16"}
+PIXEL = {"objective": "pixel", "max_grad_norm": 1000, **PRECISION}
+LABELLED = {"max_train_steps": 1000, "learning_rate": 1e-3, **PRECISION}
 CPU: Budget = {
     "data": {"samples_per_context": 6000},
     "training": {"train_batch_size": 128, "lr_warmup_steps": 100, "validation_steps": 500},
-    "base": {"max_train_steps": 1500, "learning_rate": 2e-3, "mixed_precision": "bf16"},
-    "pooled": {"max_train_steps": 3000, "learning_rate": 2e-3, "mixed_precision": "bf16"},
+    "base": {"max_train_steps": 1500, "learning_rate": 2e-3, **PRECISION},
+    "pooled": {"max_train_steps": 3000, "learning_rate": 2e-3, **PRECISION},
     "frozen": LATENT,
     "finetune": {"max_train_steps": 800, "learning_rate": 5e-4, **PIXEL},
     "joint": {"max_train_steps": 2000, "learning_rate": 2e-3, "latent_noise": True, **PIXEL},
     "matched": LATENT,
-    "system": {"max_train_steps": 3000, "learning_rate": 1e-3, "mixed_precision": "bf16"},
+    "system": {"max_train_steps": 3000, "learning_rate": 1e-3, **PRECISION},
     "evaluation": {"samples": 2000},
     "lecture": {
         "samples_per_context": 40_000,
         "max_train_steps": 3000,
         "learning_rate": 1e-3,
         "lr_warmup_steps": 100,
-        "mixed_precision": "bf16",
+        **PRECISION,
     },
     "codes": {"samples": 5000},
     "pendulum": {"samples_per_context": 6000, "train_batch_size": 32, "lr_warmup_steps": 100},

@@ -1,6 +1,6 @@
 """One loop for everything that trains, and what it trains on."""
 
-from context_module.training.accelerator import make_accelerator
+from context_module.training.accelerator import make_accelerator, multiplies_bf16
 from context_module.training.encoder import fit_encoder, wants_encoder
 from context_module.training.encodings import EncodedDataset, encode_dataset
 from context_module.training.gains import fit_gains
@@ -28,6 +28,7 @@ __all__ = [
     "fit_values",
     "gaussian_map",
     "make_accelerator",
+    "multiplies_bf16",
     "prior_gap",
     "read_metrics",
     "trainable_state_dict",

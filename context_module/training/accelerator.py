@@ -13,7 +13,7 @@ from context_module.training.settings import TrainingSettings
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["make_accelerator"]
+__all__ = ["make_accelerator", "multiplies_bf16"]
 
 
 def make_accelerator(args: TrainingSettings, *, find_unused_parameters: bool = False) -> Accelerator:
@@ -58,12 +58,12 @@ def _slow_settings(accelerator: Accelerator) -> list[str]:
         notes.append(
             f"one thread on {cores} cores, as accelerate launch has it: give it --num_cpu_threads_per_process {cores}"
         )
-    if accelerator.mixed_precision == "bf16" and not _multiplies_bf16():
+    if accelerator.mixed_precision == "bf16" and not multiplies_bf16():
         notes.append("this CPU has no instructions for bf16, which is far slower here than --mixed_precision no")
     return notes
 
 
-def _multiplies_bf16() -> bool:
+def multiplies_bf16() -> bool:
     """Whether the processor has instructions for bfloat16; where it cannot be told, it is taken to have them."""
     told = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
     known = [tell() for tell in told if tell is not None] if platform.machine() in ("x86_64", "AMD64") else []

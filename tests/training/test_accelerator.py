@@ -35,13 +35,13 @@ def test_nothing_where_nothing_is_slow(capsys, tmp_path):
     ],
 )
 def test_bf16_without_its_instructions(precision, expected, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(accelerator, "_multiplies_bf16", lambda: False)
+    monkeypatch.setattr(accelerator, "multiplies_bf16", lambda: False)
     assert said(capsys, tmp_path, mixed_precision=precision) == expected
 
 
 def test_instructions_that_cannot_be_told_are_taken_to_be_there(monkeypatch):
     monkeypatch.setattr(accelerator.platform, "machine", lambda: "aarch64")
-    assert accelerator._multiplies_bf16()
+    assert accelerator.multiplies_bf16()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of CPUs")
