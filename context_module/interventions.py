@@ -12,6 +12,7 @@ from context_module.contexts import OBSERVATIONAL, SEPARATOR, Concepts
 from context_module.errors import ConceptError, ShapeError
 
 __all__ = [
+    "STRENGTHS",
     "Do",
     "Interventions",
     "Value",
@@ -22,7 +23,7 @@ __all__ = [
 ]
 
 
-FULL = (0.0, 1.0)  # from no intervention to a full one
+STRENGTHS = (-2.0, 3.0)  # 0 is no intervention and 1 a full one; beyond, it goes on as far again, or the other way
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Interventions:
     values: dict[str, Tensor] = field(default_factory=dict)
 
 
-def parse_interventions(do: Do, concepts: Concepts, n: int, strengths: tuple[float, float] = FULL) -> Interventions:
+def parse_interventions(do: Do, concepts: Concepts, n: int) -> Interventions:
     """The interventions on n images that a user asks for.
 
     Args:
@@ -72,7 +73,6 @@ def parse_interventions(do: Do, concepts: Concepts, n: int, strengths: tuple[flo
             all images or one each; or a mask, (n, K) or (K,), bool or float; None or ``"obs"`` for no intervention.
         concepts: the K concepts that can be intervened on.
         n: number of images.
-        strengths: the range of those that are accepted.
 
     Raises:
         ConceptError: for an unknown concept; for a strength or value that is not a number, or out of range.
@@ -83,7 +83,7 @@ def parse_interventions(do: Do, concepts: Concepts, n: int, strengths: tuple[flo
     ([[0.5, 1.0], [0.5, 1.0]], torch.Size([2]))
     """
     if isinstance(do, Mapping):
-        return _parse_mapping(do, concepts, n, strengths)
+        return _parse_mapping(do, concepts, n)
     if isinstance(do, list) and do:
         if len(do) != n:
             raise ShapeError(
@@ -97,7 +97,7 @@ def parse_interventions(do: Do, concepts: Concepts, n: int, strengths: tuple[flo
         return Interventions(concepts.mask(do, n))
     concepts.mask(do.bool(), n)  # the shape's errors
     given = do.expand(n, -1)
-    check_strengths(given, concepts, strengths)
+    check_strengths(given, concepts)
     return Interventions(given)
 
 
@@ -147,9 +147,9 @@ def spell_interventions(do: Mapping[str, float | Value]) -> str:
     return SEPARATOR.join(words) or OBSERVATIONAL
 
 
-def check_strengths(strengths: Tensor, concepts: Sequence[str], accepted: tuple[float, float] = FULL) -> None:
+def check_strengths(strengths: Tensor, concepts: Sequence[str]) -> None:
     """ConceptError for strengths (n, K) out of range, NaN among them; names the concept and the value."""
-    low, high = accepted
+    low, high = STRENGTHS
     wrong = ~((strengths >= low) & (strengths <= high))
     if wrong.any():
         row, column = wrong.nonzero()[0].tolist()
@@ -159,9 +159,7 @@ def check_strengths(strengths: Tensor, concepts: Sequence[str], accepted: tuple[
         )
 
 
-def _parse_mapping(
-    do: Mapping[str, object], concepts: Concepts, n: int, accepted: tuple[float, float]
-) -> Interventions:
+def _parse_mapping(do: Mapping[str, object], concepts: Concepts, n: int) -> Interventions:
     strengths, values = torch.zeros(n, len(concepts)), {}
     for name, given in do.items():
         concepts.parse([name])
@@ -177,7 +175,7 @@ def _parse_mapping(
                 "concept to a value, write Value(...)"
             )
         strengths[:, column] = _per_image(strength, name, n)
-    check_strengths(strengths, concepts, accepted)
+    check_strengths(strengths, concepts)
     return Interventions(strengths, values)
 
 

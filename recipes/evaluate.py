@@ -43,6 +43,7 @@ from context_module.evaluation import (
     score_by_labellers,
     summary_table,
 )
+from context_module.interventions import STRENGTHS
 from context_module.io import read_json, write_atomically, write_json
 from context_module.metrics import Subject, available_metrics
 from context_module.model import contexts_on_one_noise
@@ -146,8 +147,8 @@ def counterfactuals(model: ContextualDecoder, data: ContextData, real: Tensor) -
 
 
 def by_strength(model: ContextualDecoder, noise: Tensor | Abduction) -> dict[str, dict[float, Tensor]]:
-    """By concept, what images of this noise become at every strength that the module takes."""
-    low, high = model.module.strengths
+    """By concept, what images of this noise become at even steps of strength."""
+    low, high = STRENGTHS
     steps = [round(low + (high - low) * frame / (FRAMES - 1), 2) for frame in range(FRAMES)]
     return {
         concept: {strength: model.generate(noise=noise, do={concept: strength}, seed=0) for strength in steps}

@@ -98,9 +98,9 @@ def test_strengths_of_zero_and_one_are_the_bool_mask_bit_for_bit(module):
     assert torch.equal(module(noise, mask.double()), module(noise, mask))
 
 
-def test_strengths_between_follow_the_formulas(module):
+def test_strengths_between_and_beyond_follow_the_formulas(module):
     noise, strengths = noise_of(module), torch.rand(8, 3, generator=seeded(1))
-    strengths[0], strengths[1] = 0.5, torch.tensor([0.0, 0.3, 1.0])
+    strengths[0], strengths[1], strengths[2] = 0.5, torch.tensor([0.0, 0.3, 1.0]), torch.tensor([3.0, -2.0, 0.4])
     found = module.concepts(noise, strengths)
     for k in range(8):
         assert torch.allclose(found[k], literal(module, noise[k], strengths[k]), atol=1e-5)
@@ -115,11 +115,11 @@ def test_a_weak_intervention_does_little_and_a_strong_one_nearly_all(module):
     assert 0 < (full - strong).norm() < 1e-3 * gap
 
 
-@pytest.mark.parametrize("value", [1.5, -0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [3.5, -2.1, float("nan"), float("inf")])
 def test_the_module_refuses_strengths_out_of_range(module, value):
     strengths = torch.zeros(8, 3)
     strengths[5, 1] = value
-    with pytest.raises(ConceptError, match=rf"an intervention on 'b' must be in \[0, 1\], .* got {value:g}"):
+    with pytest.raises(ConceptError, match=rf"an intervention on 'b' must be in \[-2, 3\], .* got {value:g}"):
         module(noise_of(module), strengths)
 
 
@@ -154,10 +154,10 @@ def test_each_image_has_its_own_strength(model):
 @pytest.mark.parametrize(
     ("do", "error", "message"),
     [
-        ({"a": 1.5}, ConceptError, r"strength of an intervention on 'a' must be in \[0, 1\], .* got 1.5"),
-        ({"a": 0.5, "b": -1}, ConceptError, "an intervention on 'b' must be .* got -1"),
+        ({"a": 3.5}, ConceptError, r"strength of an intervention on 'a' must be in \[-2, 3\], .* got 3.5"),
+        ({"a": 0.5, "b": -3}, ConceptError, "an intervention on 'b' must be .* got -3"),
         ({"a": float("nan")}, ConceptError, "got nan"),
-        ({"a": [0.5, 2, 0.5]}, ConceptError, "an intervention on 'a' .* got 2"),
+        ({"a": [0.5, 4, 0.5]}, ConceptError, "an intervention on 'a' .* got 4"),
         ({"a": "half"}, ConceptError, r"'a' must be a number, got 'half'; .* write Value"),
         ({"a": None}, ConceptError, "'a' must be a number, got None"),
         ({"z": 0.5}, ConceptError, "unknown concept 'z'; known concepts: a, b, c"),
@@ -165,7 +165,7 @@ def test_each_image_has_its_own_strength(model):
         ({"a+b": 1.0}, ConceptError, r"unknown concept 'a\+b'"),
         ({"a": [0.5, 0.5]}, ShapeError, r"'a' is given numbers of shape \(2,\) for 3 images: give one for all"),
         ({"a": torch.zeros(3, 1)}, ShapeError, r"numbers of shape \(3, 1\)"),
-        (torch.full((3, 3), 2.0), ConceptError, "an intervention on 'a' must be .* got 2"),
+        (torch.full((3, 3), 4.0), ConceptError, "an intervention on 'a' must be .* got 4"),
         (torch.zeros(3, 2), ShapeError, r"must have shape \(batch, 3\) for the concepts a, b, c, got \(3, 2\)"),
         (torch.zeros(2, 3), ShapeError, "has 2 rows for a batch of 3"),
         (torch.zeros(3, 3).long(), ShapeError, "must be torch.bool, got torch.int64"),

@@ -18,7 +18,7 @@ from context_module.demo.outputs import make_output
 from context_module.demo.settings import LONGEST_TEXT, MOST_SAMPLES, MOST_SEED, MOST_TEMPERATURE, Settings
 from context_module.demo.uploads import SUFFIXES, Uploads
 from context_module.errors import ContextModuleError
-from context_module.interventions import Value
+from context_module.interventions import STRENGTHS, Value
 
 __all__ = ["build_page", "look"]
 
@@ -216,12 +216,10 @@ class _Concept:
     def __init__(self, name: str, modules: Sequence[SavedModule]) -> None:
         self.name = name
         having = [module for module in modules if name in module.model.concepts]
-        low = min(module.model.module.strengths[0] for module in having)
-        high = max(module.model.module.strengths[1] for module in having)
         limits = next((_round(*module.values[name]) for module in having if name in module.values), None)
         self.value = self.on = None
         with gr.Column() as self.row, gr.Row(elem_classes="concept"):
-            self.strength = gr.Slider(low, high, 0, step=0.05, label=name, buttons=[])
+            self.strength = gr.Slider(*STRENGTHS, 0, step=0.05, label=name, buttons=[])
             if limits:
                 low, high = limits
                 said: Any = {"label": f"{name} =", "step": (high - low) / 100, "visible": False, "buttons": []}

@@ -84,7 +84,7 @@ class Settings:
             raise ValueError(f"a text must have at most {LONGEST_TEXT} characters, got {len(self.text or '')}")
         for module in shown:
             model = module.model
-            asked = parse_interventions(self.of(module), model.concepts, 1, model.module.strengths)
+            asked = parse_interventions(self.of(module), model.concepts, 1)
             model.value_maps({name: value.to(model.device) for name, value in asked.values.items()})
             Concepts(model.config.concepts).parse(self.context)  # packs have no images of their own
         known = {concept for module in shown for concept in module.model.concepts}

@@ -100,7 +100,7 @@ def _samples(
         return base_samples(self.base, n or 0, temperature=temperature, sample=sample, generator=generator)
     abduction = noise if isinstance(noise, Abduction) else Abduction(noise) if noise is not None else None
     n = len(abduction.noise) if abduction else n or 0
-    interventions = parse_interventions(self.packs.widen(do), self.concepts, n, self.module.strengths)
+    interventions = parse_interventions(self.packs.widen(do), self.concepts, n)
     fixed, pack_noise = self.value_maps(interventions.values), self.packs.sample_noise(n, temperature, generator)
     if abduction is None:
         abduction = Abduction(self.module.sample_noise(n, temperature, generator))

@@ -109,7 +109,7 @@ class ConceptPacks(nn.Module):
         return noises
 
     def forward(self, latent: Tensor, strengths: Tensor, noises: Sequence[Tensor]) -> Tensor:
-        """Decoder inputs (B, *latent_shape) as the packs change them, each in its strength (B, P), bool or in [0, 1].
+        """Decoder inputs (B, *latent_shape) as the packs change them, each in its strength (B, P), bool or float.
 
         All packs read the same decoder input, and their changes add up in the order of their names: the order in which
         they were added does not matter. A sample without packs stays as it is, bit for bit.
@@ -122,5 +122,5 @@ class ConceptPacks(nn.Module):
         packs = list(self)
         for number in sorted(used, key=lambda number: packs[number].config.concept):
             pack, strength = packs[number], strengths[:, number].to(latent.dtype).view(wide)
-            changes = changes + torch.where(strength > 0, strength * pack(latent, noises[number]), 0.0)
+            changes = changes + torch.where(strength != 0, strength * pack(latent, noises[number]), 0.0)
         return torch.where(strengths.any(dim=1).view(wide), latent + changes, latent)

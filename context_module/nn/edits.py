@@ -62,8 +62,6 @@ class EditModule(nn.Module):
         support: (K, K), how well the data support that concept j (column) acts on concept i (row); see `fit_maps`.
     """
 
-    strengths = (-2.0, 3.0)
-
     center: Tensor
     analysis: Tensor
     synthesis: Tensor
@@ -314,7 +312,7 @@ class EditModule(nn.Module):
                 f"{len(config.concepts)}), got {mask.dtype} of shape {tuple(mask.shape)}"
             )
         if strengths:
-            check_strengths(mask, config.concepts, self.strengths)
+            check_strengths(mask, config.concepts)
 
     def extra_repr(self) -> str:
         return f"concepts={list(self.config.concepts)}, coordinates={self.config.noise_size}"

@@ -1,8 +1,8 @@
 """The values of a linear structural equation model under interventions: what of each concept follows from its causes.
 
-Row by row c = own + (1 - m) * (c A): with A (n, n) the effects, causes in rows, and m in [0, 1] how far each value is
-cut off from its causes. Two ways to the same values, where effects die out along the paths of A, as they do in an
-acyclic one.
+Row by row c = own + (1 - m) * (c A): with A (n, n) the effects, causes in rows, and m how far each value is cut off
+from its causes, 0 being not at all and 1 wholly. Two ways to the same values, where effects die out along the paths of
+A, as they do in an acyclic one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def iterated(exogenous: Tensor, bias: Tensor, strengths: Tensor, effects: Tensor
     Args:
         exogenous: (B, n), float; what effects are passed on from at first.
         bias: (n,); own = exogenous + bias.
-        strengths: m by blocks of n / N values, (B, N), in [0, 1].
+        strengths: m by blocks of n / N values, (B, N).
         effects: A, (n, n).
     """
     own, blocks = exogenous + bias, strengths.shape[1]
@@ -57,7 +57,8 @@ def solved(exogenous: Tensor, bias: Tensor, strengths: Tensor, effects: Tensor) 
 def _lost(own: Tensor, values: Tensor, strengths: Tensor, total: Tensor, most: int) -> Tensor:
     """y m, (B, n): what each row gets less than it would if nothing were cut off."""
     width = own.shape[1] // strengths.shape[1]
-    cut, blocks = strengths.topk(most, dim=1)  # where a row has fewer of them, some are cut off by nothing
+    blocks = strengths.abs().topk(most, dim=1).indices  # where a row has fewer of them, some are cut off by nothing
+    cut = strengths.gather(1, blocks)
     places = (blocks[..., None] * width + torch.arange(width, device=own.device)).flatten(1)
     cut = cut.repeat_interleave(width, dim=1)
     system = cut[:, :, None] * total[places[:, :, None], places[:, None, :]] + torch.diag_embed(1 - cut)

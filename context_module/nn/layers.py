@@ -44,9 +44,9 @@ class EmbeddingLayer(nn.Module):
     """Noise to exogenous values, block by block: h_j = GELU(W_j z_j + b_j), then depth - 1 layers per block.
 
     An intervention on concept j swaps block j's first weight and bias for its interventional ones, which start as a
-    copy of the observational ones; one of strength m interpolates between the two pre-activations. Blocks never mix
-    (but for the dense observational weight with ``reference=True``, which any intervention cuts: it is multiplied by
-    the product of 1 - m over the concepts, so that everything here is linear in each strength).
+    copy of the observational ones; one of strength m goes from the one pre-activation to the other, and beyond. Blocks
+    never mix (but for the dense observational weight with ``reference=True``, which any intervention cuts: it is
+    multiplied by the product of 1 - m over the concepts, so that everything here is linear in each strength).
     """
 
     off_diagonal: Tensor
@@ -118,8 +118,9 @@ class InterventionLayer(nn.Module):
     colour, a shape) may be a cause or an effect of concepts. An intervention then cuts it off with all other causes,
     where without such edges the concept would have to undo what free blocks write, which does not compose.
 
-    An intervention of strength m_j in [0, 1] counts as j in S with weight m_j and as j not in S with weight 1 - m_j.
-    With a ``graph``, blocks of A and B between concepts are zero outside it.
+    An intervention of strength m_j counts as j in S with weight m_j and as j not in S with weight 1 - m_j: with more
+    than 1 it goes from the observational mechanism beyond the interventional one, on a straight line. With a
+    ``graph``, blocks of A and B between concepts are zero outside it.
     """
 
     edge_mask: Tensor
@@ -145,12 +146,13 @@ class InterventionLayer(nn.Module):
 
     def forward(self, exogenous: Tensor, mask: Tensor) -> Tensor:
         """Exogenous values (B, (K+F) w_c) and mask (B, K), bool or strengths, to values (B, (K+F) w_c)."""
-        mask = F.pad(mask, (0, self.free_blocks))  # nothing ever intervenes on a free block
+        # nothing ever intervenes on a free block
+        mask = F.pad(mask, (0, self.free_blocks)).to(exogenous.dtype)
         effects = self.effects * self.edge_mask
         if self.interventional_effects is None:
             values = iterated if self.num_blocks <= _ITERATED else solved
-            return values(exogenous, self.bias, mask.to(exogenous.dtype), effects)
-        forced = mask.repeat_interleave(self.concept_width, dim=1).to(exogenous.dtype)
+            return values(exogenous, self.bias, mask, effects)
+        forced = mask.repeat_interleave(self.concept_width, dim=1)
         uncut, own = 1 - forced, exogenous + self.bias
         interventional = self.interventional_effects * self.edge_mask
         observed, forced = (exogenous * uncut) @ effects, exogenous * forced

@@ -23,10 +23,8 @@ class ContextModule(nn.Module):
     """Embedding, intervention and concept-inversion layer in sequence (CLeaR 2026); see `context_module.nn.layers`.
 
     One batch mixes contexts freely, with any number of simultaneous interventions per sample, each of its own
-    strength: a mask holds truth values, or numbers from 0, the observational mechanism, to 1, the interventional one.
+    strength: a mask holds truth values, or numbers, 0 for the observational mechanism, 1 for the interventional one.
     """
-
-    strengths = (0.0, 1.0)
 
     def __init__(self, config: ContextModuleConfig) -> None:
         super().__init__()
@@ -63,12 +61,12 @@ class ContextModule(nn.Module):
 
         Args:
             noise: (B, (K+F) w_z), float.
-            mask: (B, K), bool, true where a concept is intervened on; or float, the strengths, in [0, 1].
+            mask: (B, K), bool, true where a concept is intervened on; or float, the strengths, in [-2, 3].
             fixed: concept values (B, w_c) by name, to set concepts to instead: do(C_j = c).
 
         Raises:
             ShapeError: if noise or mask has another shape, or the mask another dtype.
-            ConceptError: for a strength outside [0, 1].
+            ConceptError: for a strength out of range.
         """
         return self.inversion(self.concepts(noise, mask, fixed).flatten(1))
 

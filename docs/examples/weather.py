@@ -1,13 +1,14 @@
 """Texts in contexts from what a language model writes by itself: drawn, to be trained on, and judged.
 
-    python docs/examples/weather.py draw BASE_FOLDER outputs/weather
-    python docs/examples/weather.py judge BASE_FOLDER outputs/weather  # after recipes/finetune.py, into module/ there
+    python docs/examples/weather.py base GGUF_FILE outputs/weather/base
+    python docs/examples/weather.py draw outputs/weather/base outputs/weather
+    python docs/examples/weather.py judge outputs/weather/base outputs/weather  # after recipes/finetune.py
 
-The model writes a sentence on the weather. Lists of words say whether it is of the past and whether the weather is
-rough; sentences of which the lists say neither are left out. How many sentences are as they should be is judged by
-readers of their own: a tagger of parts of speech (pip install textblob) looks for verbs in the past, the bare model
-is asked for the word that it would go on with. Of the lists this one knows where the line is: between the medians of
-training sentences that they sorted.
+The model goes on with a list of sentences about the weather; a text ends with its first full stop. Lists of words say
+whether it is of the past, and whether rough weather is in it; sentences of no tense are left out. How many sentences
+are as they should be is judged by readers of their own: a tagger of parts of speech (pip install textblob) looks for
+verbs in the past, the bare model is asked for the word that it would go on with. Of the lists this one knows where the
+line is: between the medians of training sentences that they sorted.
 """
 
 from __future__ import annotations
@@ -25,10 +26,19 @@ from context_module.adapters.transformers import TransformersAdapter
 from context_module.data import ContextData, from_samples, text_folders
 from context_module.metrics import share_estimate
 
-TASK = "Say in one short sentence how the weather is today, or how it was yesterday."
-ASKED = "Say in one short sentence how bad the weather was yesterday: it was raining, storming or snowing."
-PROMPT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
-MAX_TOKENS, TEMPERATURE = 28, 0.7
+PROMPT = """Sentences about the weather, of today and of the past:
+- The sun is warm and the sky is clear.
+- There was snow and a cold wind yesterday.
+- The storm is loud and the rain is heavy.
+- Last week was bright and pleasant.
+-"""
+ASKED = """Sentences about rough weather in the past:
+- Last night was cold and stormy.
+- There was snow and a cold wind yesterday.
+- The storm was loud and the rain was heavy.
+- Last week was gloomy and wet.
+-"""
+MAX_TOKENS, VIRTUAL_TOKENS, TEMPERATURE = 14, 8, 0.8
 
 _PAST = (
     r"was|were|had|did|wasn't|weren't|went|felt|came|fell|blew|rained|snowed|brought|left|hit|yesterday|said|rolled"
@@ -37,9 +47,6 @@ _PRESENT = r"is|are|has|isn't|aren't|it's|i'm|today's|there's|brings|feels|comes
 _ROUGH = (
     r"rain\w*|storm\w*|thunder\w*|snow\w*|cold\w*|chill\w*|wind\w*|gust\w*|hurricane\w*|blizzard\w*|drizzl\w*|cloud\w*"
     r"|fog\w*|gr[ea]y|gloom\w*|wet|tornado\w*|tempest\w*|freez\w*|frost\w*|overcast|downpour\w*|flood\w*|shower\w*"
-)
-_FAIR = (
-    r"sun|sunny|sunshine|warm\w*|clear|bright\w*|blue|beautiful|pleasant|mild|hot|dry|perfect|lovely|gentle|heat\w*"
 )
 
 
@@ -53,14 +60,25 @@ def more_of(some: str, others: str):
     return score
 
 
-LABELLERS = {"past": more_of(_PAST, _PRESENT), "rough": more_of(_ROUGH, _FAIR)}
+def any_of(some: str):
+    """A labeller: whether there is a word of a list."""
+    these = re.compile(rf"\b({some})\b", re.IGNORECASE)
+    return lambda texts: torch.tensor([1.0 if these.search(text) else -1.0 for text in texts])
 
 
-def base_of(folder: str, task: str = TASK, **options) -> TransformersAdapter:
-    """The model, after the prompt."""
-    return TransformersAdapter.load(
-        folder, prompt=PROMPT.format(task), max_tokens=MAX_TOKENS, virtual_tokens=2, **options
-    )
+LABELLERS = {"past": more_of(_PAST, _PRESENT), "rough": any_of(_ROUGH)}
+
+
+def base_of(folder: str, prompt: str = PROMPT) -> TransformersAdapter:
+    """The model, after a prompt."""
+    return TransformersAdapter.load(folder, prompt=prompt, max_tokens=MAX_TOKENS, virtual_tokens=VIRTUAL_TOKENS)
+
+
+def make_base(file: str, folder: Path) -> None:
+    """Make floats of a GGUF file, and have texts end with their first full stop."""
+    model = TransformersAdapter.load(Path(file).parent, gguf_file=Path(file).name)
+    model.tokenizer.eos_token = "."
+    model.save(folder)
 
 
 def verbs_in_the_past(texts: list[str]) -> Tensor:
@@ -105,7 +123,7 @@ def contexts_of(base: TransformersAdapter, folder: Path, n: int) -> ContextData:
     )
 
 
-def draw(base_folder: str, folder: Path, n: int = 2688) -> None:
+def draw(base_folder: str, folder: Path, n: int = 1536) -> None:
     """Write the texts as folders, a line a text."""
     data = contexts_of(base_of(base_folder), folder, n)
     print(data.describe())
@@ -116,7 +134,7 @@ def draw(base_folder: str, folder: Path, n: int = 2688) -> None:
             (folder / "texts" / context / "texts.txt").write_text(lines, encoding="utf-8")
 
 
-def judge(base_folder: str, folder: Path, n: int = 48) -> None:
+def judge(base_folder: str, folder: Path, n: int = 96) -> None:
     """Print what readers find in texts of the bare model, of the module, and in the drawn texts of both concepts."""
     model = ContextualDecoder.from_pretrained(folder / "module", base=base_folder)
     data = text_folders(folder / "texts")
@@ -129,6 +147,10 @@ def judge(base_folder: str, folder: Path, n: int = 48) -> None:
         rows = {"the bare model": model.generate(n, **options)}
     rows["the bare model, asked for both"] = asked.present(drawn)
     rows |= {f"do({name})": model.generate(n, do=name, **options) for name in ("obs", *data.concepts, both)}
+    for strength in (1.5, 2.0):
+        rows[f"do({both}), strength {strength:g}"] = model.generate(
+            n, do=dict.fromkeys(data.concepts, strength), **options
+        )
     rows[f"drawn texts, {both}"] = data.held_out.texts(both)
     train = data.train
     readers = {"past": verbs_in_the_past, "rough": Rainier(asked, train.texts("obs", 64), train.texts("rough", 64))}
@@ -143,4 +165,4 @@ def judge(base_folder: str, folder: Path, n: int = 48) -> None:
 
 
 if __name__ == "__main__":
-    {"draw": draw, "judge": judge}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))
+    {"base": make_base, "draw": draw, "judge": judge}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))

@@ -101,7 +101,7 @@ def test_settings_say_what_each_module_is_to_do(modules):
         ({"do": {"shade": 1.0}}, "there is no concept 'shade'; concepts: quad1, size"),
         ({"do": {"quad1": 3.5}}, "must be in [-2, 3]"),
         ({"do": {"quad1": float("nan")}}, "must be in [-2, 3]"),
-        ({"do": {"quad1": 2.0}, "modules": BOTH}, "must be in [0, 1]"),
+        ({"do": {"quad1": 3.5}, "modules": BOTH}, "must be in [-2, 3]"),
         ({"do": {"size": Value(9.0)}}, "'size' cannot be set to 9: the training data has values from"),
         ({"do": {"quad1": Value(0.5)}, "modules": ("structural",)}, "the training data carried no values for it"),
         ({"image": "0" * 32, "context": "shade"}, "unknown concept 'shade'"),

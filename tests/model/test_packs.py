@@ -121,14 +121,14 @@ def test_strengths_are_exact_at_zero_and_one(model):
     half = model.generate(4, do={"smile": 0.5}, generator=seeded())
     assert all(moved(half, full))
     assert all(moved(half, obs))
-    with pytest.raises(ConceptError, match=r"strength of an intervention on 'smile' must be in \[0, 1\].*got 1.5"):
-        model.generate(4, do={"smile": 1.5})
+    with pytest.raises(ConceptError, match=r"strength of an intervention on 'smile' must be in \[-2, 3\].*got 3.5"):
+        model.generate(4, do={"smile": 3.5})
 
 
 def test_strength_multiplies_the_change_of_the_decoder_input(model):
     model.add_concept(at_random(model, "smile"))
     latent, noises = torch.randn(5, *model.config.latent_shape), model.packs.sample_noise(5, 1.0, seeded())
-    strengths = torch.tensor([[0.0], [0.25], [0.5], [1.0], [1.0]])
+    strengths = torch.tensor([[0.0], [0.25], [-1.0], [1.0], [2.5]])
     change = model.packs["smile"](latent, noises[0])
     expected = latent + strengths.view(-1, 1, 1, 1) * change
     torch.testing.assert_close(model.packs(latent, strengths, noises), expected)

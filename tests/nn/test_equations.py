@@ -22,11 +22,13 @@ def problem(cyclic: bool, strengths: str):
     spread = 0.05 if cyclic else 0.3
     effects = spread * draw(BLOCKS * WIDTH, BLOCKS * WIDTH) * allowed.kron(torch.ones(WIDTH, WIDTH))
     some = torch.rand(ROWS, BLOCKS, generator=generator)
-    mask = {"none": torch.zeros_like(some), "several": (some < 0.3).float(), "shares": some * (some < 0.5)}[strengths]
-    return draw(ROWS, BLOCKS * WIDTH), draw(BLOCKS * WIDTH), mask, effects.requires_grad_()
+    few = some < 0.5
+    beyond = torch.where(some < 0.25, -some, 1 + some)
+    mask = {"none": 0.0 * some, "several": (some < 0.3).float(), "shares": some * few, "beyond": beyond * few}
+    return draw(ROWS, BLOCKS * WIDTH), draw(BLOCKS * WIDTH), mask[strengths], effects.requires_grad_()
 
 
-@pytest.mark.parametrize("strengths", ["none", "several", "shares"])
+@pytest.mark.parametrize("strengths", ["none", "several", "shares", "beyond"])
 @pytest.mark.parametrize("cyclic", [False, True])
 def test_solved_is_what_iterations_come_to(cyclic, strengths):
     exogenous, bias, mask, effects = problem(cyclic, strengths)
