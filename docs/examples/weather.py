@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from context_module import ContextualDecoder
+from context_module.adapters.prefix import Prefix, attending, run, silent_cache
+from context_module.adapters.tokens import own_tokens
 from context_module.adapters.transformers import TransformersAdapter
 from context_module.data import ContextData, from_samples, text_folders
 from context_module.metrics import share_estimate
@@ -134,6 +136,25 @@ def draw(base_folder: str, folder: Path, n: int = 1536) -> None:
             (folder / "texts" / context / "texts.txt").write_text(lines, encoding="utf-8")
 
 
+@torch.no_grad()
+def mean_values(base: TransformersAdapter, texts: list[str]) -> Tensor:
+    """What attention holds of texts, averaged over their tokens and them: values (layers, heads, head width)."""
+    ids, before = base.check_inputs(texts), base.before[:-1]
+    cache = Prefix(silent_cache(base.net, before), base.sample_latent(len(ids))).cache()
+    run(base.net, ids, cache)
+    values = torch.stack([layer.values[:, :, len(before) :] for layer in attending(cache)], dim=1)
+    own = own_tokens(ids, base.end)[:, None, None, :, None]
+    return ((values * own).sum(3) / own.sum(3)).mean(0)
+
+
+def shifted(base: TransformersAdapter, data: ContextData, times: float) -> Tensor:
+    """The decoder input that costs nothing: values of virtual tokens moved by how far both contexts lie from obs."""
+    means = {name: mean_values(base, data.train.texts(name, 150)) for name in data.train.context_names}
+    latent = torch.zeros(base.latent.shape)
+    latent[:, 1] = times * sum(means[name] - means["obs"] for name in data.concepts)[:, :, None]
+    return latent
+
+
 def judge(base_folder: str, folder: Path, n: int = 96) -> None:
     """Print what readers find in texts of the bare model, of the module, and in the drawn texts of both concepts."""
     model = ContextualDecoder.from_pretrained(folder / "module", base=base_folder)
@@ -146,6 +167,11 @@ def judge(base_folder: str, folder: Path, n: int = 96) -> None:
     with model.disable_adapter():
         rows = {"the bare model": model.generate(n, **options)}
     rows["the bare model, asked for both"] = asked.present(drawn)
+    plain = base_of(base_folder)
+    for times in (1, 2, 3):
+        latents = shifted(plain, data, times).expand(n, *plain.latent.shape)
+        moved = plain.decode(latents, temperature=TEMPERATURE).sample(torch.Generator().manual_seed(0))
+        rows[f"mean values, {times} times their difference"] = plain.present(moved)
     rows |= {f"do({name})": model.generate(n, do=name, **options) for name in ("obs", *data.concepts, both)}
     for strength in (1.5, 2.0):
         rows[f"do({both}), strength {strength:g}"] = model.generate(
@@ -165,4 +191,7 @@ def judge(base_folder: str, folder: Path, n: int = 96) -> None:
 
 
 if __name__ == "__main__":
-    {"base": make_base, "draw": draw, "judge": judge}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))
+    if sys.argv[1] == "prompt":
+        print(PROMPT)
+    else:
+        {"base": make_base, "draw": draw, "judge": judge}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))
