@@ -44,7 +44,7 @@ tests: .venv/ready
 
 # what docs/promises.md tells: damaged files of every kind, and runs killed at their writes
 faults: .venv/ready
-	cd tests && OMP_NUM_THREADS=1 TQDM_DISABLE=1 ../$(BIN)/python -W ignore -m helpers.faults 1000 12
+	cd tests && OMP_NUM_THREADS=1 TQDM_DISABLE=1 ../$(BIN)/python -W ignore -m helpers.faults 1000 12 20000
 
 # the same on Python 3.10 and the lowest versions that pyproject.toml promises
 oldest:
