@@ -1,7 +1,7 @@
 """What was tried against this library: `make faults`, or ``python -m helpers.faults FILES KILLS STEPS [KIND]``.
 
-FILES damaged versions of every kind of file are read, every kind of run is killed KILLS times and resumed, and one goes
-on for STEPS.
+FILES damaged versions of every kind of file are read, every kind of run is killed KILLS times and resumed, and one
+goes on for STEPS.
 """
 
 import sys

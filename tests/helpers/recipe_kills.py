@@ -25,7 +25,7 @@ RUNS = {
     "finetune --train_mode finetune": ("finetune", [*SCORED, "--train_mode", "finetune"], "base/model.safetensors"),
     "finetune --train_mode end_to_end": (
         "finetune",
-        [*SCORED, "--train_mode", "end_to_end", "--base", "lightweight", "--sample_size", "64"],
+        [*SCORED, "--train_mode", "end_to_end", "--base", "lightweight"],
         "base/model.safetensors",
     ),
     "pretrain --base nvae": ("pretrain", ["--resolution", "32"], "model.safetensors"),
