@@ -90,7 +90,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, from any device; `metadata` goes into its header.
+    """Write a safetensors file, from any device, the same bytes for the same contents; `metadata` goes into its header.
 
     Tensors that share memory, such as tied weights, are written one by one, as if they did not.
     """
@@ -106,10 +106,23 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     def write(temporary: Path) -> None:
         try:
             safetensors.torch.save_file(owned, temporary, metadata=header)
+            _sort_metadata(temporary)
         except safetensors.SafetensorError as error:
             raise OutputError(f"cannot write {path} ({error}): make room, or the folder writable") from error
 
     write_atomically(path, write)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Put a safetensors file's metadata in order: the library writes it in another one each time."""
+    with file.open("r+b") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:  # as long as it was, or shorter by what it was filled up with
+            opened.seek(8)
+            opened.write(text.ljust(size))
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:

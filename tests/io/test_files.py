@@ -65,6 +65,17 @@ def test_metadata(tmp_path):
         read_metadata(tmp_path / "t.safetensors")
 
 
+def test_the_same_contents_are_the_same_bytes(tmp_path):
+    """The library writes metadata in an order of its own: of eight entries hardly twice in the same one."""
+    metadata = {f"key {number}": '\u00e9\n"\\' * number for number in range(8)}
+    files = [tmp_path / f"{number}.safetensors" for number in range(4)]
+    for file in files:
+        save_tensors(file, {"t": torch.arange(3.0)}, metadata)
+    assert len({file.read_bytes() for file in files}) == 1
+    assert read_metadata(files[0]) == {"format": "pt", **metadata}
+    assert torch.equal(load_tensors(files[0])["t"], torch.arange(3.0))
+
+
 @pytest.mark.parametrize("read", [read_json, load_tensors, lambda path: load_pickled(path, "a folder written")])
 def test_missing_files(tmp_path, read):
     with pytest.raises(CheckpointError, match="nothing does not exist: expected a folder written"):
