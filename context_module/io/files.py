@@ -90,7 +90,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, from any device, the same bytes for the same contents; `metadata` goes into its header.
+    """Write a safetensors file, from any device: the same bytes of the same contents. `metadata` is in its header.
 
     Tensors that share memory, such as tied weights, are written one by one, as if they did not.
     """
