@@ -73,7 +73,8 @@ class World:
 
     def base(self) -> ModulesAdapter:
         """The decoder of mixed latents, and its inverse."""
-        return ModulesAdapter(_Reader(self), _Drawer(self), (SIZE,), PIXELS)
+        drawer = _Drawer(self)
+        return ModulesAdapter(_Reader(drawer), drawer, (SIZE,), PIXELS)
 
     def images(self, latents: Tensor) -> Tensor:
         """Pictures of latents, uint8 (n, 1, 8, 8)."""
@@ -100,15 +101,15 @@ class _Drawer(nn.Module):
 
 
 class _Reader(nn.Module):
-    """Its inverse."""
+    """The inverse of a drawer."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, drawer: _Drawer) -> None:
         super().__init__()
-        self.curving, self.drawing = nn.Parameter(world.curving), nn.Parameter(2 * world.drawing)
+        self.drawer = drawer
 
     def forward(self, x: Tensor) -> Tensor:
-        bent = x.clamp(1e-3, 1 - 1e-3).logit().flatten(1) @ self.drawing.mT / 4
-        return nn.functional.leaky_relu(bent, 2.0) @ self.curving.mT
+        bent = x.clamp(1e-3, 1 - 1e-3).logit().flatten(1) @ self.drawer.drawing.mT / 4
+        return nn.functional.leaky_relu(bent, 2.0) @ self.drawer.curving.mT
 
 
 def trained(world: World, options: dict, data: ArrayContextDataset, folder: Path, seed: int) -> ContextualDecoder:
