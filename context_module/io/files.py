@@ -106,7 +106,8 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     def write(temporary: Path) -> None:
         try:
             safetensors.torch.save_file(owned, temporary, metadata=header)
-            _sort_metadata(temporary)
+            if metadata:
+                _sort_metadata(temporary)
         except safetensors.SafetensorError as error:
             raise OutputError(f"cannot write {path} ({error}): make room, or the folder writable") from error
 

@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -131,8 +130,6 @@ def trained(world: World, options: dict, data: ArrayContextDataset, folder: Path
     train, val = (encode_dataset(model.base, part, progress=False) for part in data.split(0.1, seed=seed))
     objective = LatentObjective(model, train, terms=(), beta=1.0, edge_threshold=0)  # likelihood alone
     Trainer(make_accelerator(settings), settings, RunDirectory(folder, overwrite=True), objective, train, val).train()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
     return model.eval()
 
 

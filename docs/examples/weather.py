@@ -147,11 +147,11 @@ def mean_values(base: TransformersAdapter, texts: list[str]) -> Tensor:
     return ((values * own).sum(3) / own.sum(3)).mean(0)
 
 
-def shifted(base: TransformersAdapter, data: ContextData, times: float) -> Tensor:
+def shift_of(base: TransformersAdapter, data: ContextData) -> Tensor:
     """The decoder input that costs nothing: values of virtual tokens moved by how far both contexts lie from obs."""
     means = {name: mean_values(base, data.train.texts(name, 150)) for name in data.train.context_names}
     latent = torch.zeros(base.latent.shape)
-    latent[:, 1] = times * sum(means[name] - means["obs"] for name in data.concepts)[:, :, None]
+    latent[:, 1] = sum(means[name] - means["obs"] for name in data.concepts)[:, :, None]
     return latent
 
 
@@ -167,11 +167,10 @@ def judge(base_folder: str, folder: Path, n: int = 96) -> None:
     with model.disable_adapter():
         rows = {"the bare model": model.generate(n, **options)}
     rows["the bare model, asked for both"] = asked.present(drawn)
-    plain = base_of(base_folder)
+    shift = shift_of(model.base, data).expand(n, *model.base.latent.shape)
     for times in (1, 2, 3):
-        latents = shifted(plain, data, times).expand(n, *plain.latent.shape)
-        moved = plain.decode(latents, temperature=TEMPERATURE).sample(torch.Generator().manual_seed(0))
-        rows[f"mean values, {times} times their difference"] = plain.present(moved)
+        moved = model.base.decode(times * shift, temperature=TEMPERATURE).sample(torch.Generator().manual_seed(0))
+        rows[f"mean values, {times} times their difference"] = model.base.present(moved)
     rows |= {f"do({name})": model.generate(n, do=name, **options) for name in ("obs", *data.concepts, both)}
     for strength in (1.5, 2.0):
         rows[f"do({both}), strength {strength:g}"] = model.generate(
