@@ -125,6 +125,7 @@ class FinetuneArguments(BaseArguments, TermArguments, TrainingArguments):
     latent_noise: bool | None = argument(
         None, help="decoder inputs are Gaussian around the module's; default: with the latent objective"
     )
+    half_encodings: bool = argument(False, help="latent objective: keep encodings in float16, half the room")
     beta: float | None = argument(
         None, help="weight of the noise's KL; default: by the signal in the latents, or 1 for pixel"
     )
@@ -281,11 +282,14 @@ def objective_for(
             raise ValueError(
                 "edits train on embeddings: use --objective latent, or a --train_mode in which the base trains"
             )
+        if args.half_encodings:
+            raise ValueError("--half_encodings is of the latent objective: the pixel objective keeps no encodings")
         return PixelObjective(model, frozen_share=frozen_share, **beta), *images
     # with a cache any one process encodes, with its bar, and the others wait
     shown = accelerator.is_main_process or args.cache_dir is not None
     train_data, val_data = (
-        encode_dataset(model.base, part, cache_dir=args.cache_dir, progress=shown) for part in images
+        encode_dataset(model.base, part, cache_dir=args.cache_dir, half=args.half_encodings, progress=shown)
+        for part in images
     )
     if model.config.form == "edits":
         return EditObjective(model, train_data, edit_terms_of(args), start=not args.module), train_data, val_data

@@ -37,6 +37,7 @@ class TrainConceptArguments(BaseArguments, TrainingArguments):
     hidden_width: int = argument(256, help="hidden width of the MLP that says what changes")
     matching: float = argument(300.0, help="weight of matching generated to encoded embeddings")
     change: float = argument(0.1, help="weight of the squared change of decoder inputs: the rest is to stay")
+    half_encodings: bool = argument(False, help="keep encodings in float16, half the room")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     images = args.load(**model.base.data_settings()).train.only([args.concept])
     shown = accelerator.is_main_process or args.cache_dir is not None
     train_data, val_data = (
-        encode_dataset(model.base, part, cache_dir=args.cache_dir, progress=shown)
+        encode_dataset(model.base, part, cache_dir=args.cache_dir, half=args.half_encodings, progress=shown)
         for part in images.split(args.val_fraction, seed=args.seed)
     )
     trainer = Trainer(

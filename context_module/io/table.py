@@ -75,7 +75,7 @@ class MappedArray:
 
 
 class MappedTable(MappedArray):
-    """Rows of an NPY file, float32 (N, D).
+    """Rows of an NPY file, float32 or float16 (N, D).
 
     Raises:
         CheckpointError: for a file that is missing, truncated, or holds anything else.
@@ -84,8 +84,14 @@ class MappedTable(MappedArray):
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         array = self._array
-        if array.dtype != np.float32 or array.ndim != 2:
-            raise CheckpointError(f"{self.path.name} holds {array.dtype} {array.shape}, expected float32 rows (N, D)")
+        if array.dtype not in (np.float32, np.float16) or array.ndim != 2:
+            raise CheckpointError(
+                f"{self.path.name} holds {array.dtype} {array.shape}, expected float32 or float16 rows (N, D)"
+            )
+
+    @property
+    def row_bytes(self) -> int:
+        return self._array.dtype.itemsize * self.shape[1]
 
 
 def cached_table(
@@ -106,9 +112,10 @@ def cached_table(
         folder: of this table alone; made if needed.
         description: all that the rows depend on, in JSON's types.
         count: N, rows of the table.
-        first: (D,), row 0 as it would be now; to see that a table still holds what it should.
-        compute: gives the rows from a number on, in blocks (n, D), float32, on the CPU. Every two seconds they are
-            flushed to the disk and counted as kept: no more is lost by a kill.
+        first: (D,), row 0 as it would be now, float32 or float16, as all rows are; to see that a table still holds
+            what it should.
+        compute: gives the rows from a number on, in blocks (n, D), of the type of `first`, on the CPU. Every two
+            seconds they are flushed to the disk and counted as kept: no more is lost by a kill.
         progress: say so when another process has to be waited for.
 
     Raises:
@@ -132,7 +139,7 @@ def cached_table(
                 )
                 kept = 0
         if kept < count:
-            _write(folder, index, kept, compute)
+            _write(folder, index, kept, first, compute)
         return MappedTable(folder / _TABLE)
 
 
@@ -151,33 +158,39 @@ def _rows_kept(folder: Path, index: Mapping[str, Any], first: Tensor) -> int:
         raise CheckpointError(f"{_INDEX} records {kept!r} rows of {index['shape'][0]}")
     if kept:
         table = MappedTable(folder / _TABLE)
+        row = table[torch.tensor([0])][0]
         if list(table.shape) != index["shape"]:
             raise CheckpointError(f"{_TABLE} has shape {list(table.shape)}, expected {index['shape']}")
-        if (table[torch.tensor([0])][0] - first).norm() > _TOLERANCE * first.norm():
+        if row.dtype != first.dtype:
+            raise CheckpointError(f"{_TABLE} holds {row.dtype}, expected {first.dtype}")
+        if (row.float() - first.float()).norm() > _TOLERANCE * first.float().norm():
             raise CheckpointError("the first image is encoded in another way now")
-        if not sums_hold(folder / _TABLE, found.get("crc32"), table.offset, 4 * kept * table.shape[1]):
+        if not sums_hold(folder / _TABLE, found.get("crc32"), table.offset, kept * table.row_bytes):
             raise CheckpointError(f"{_TABLE} does not hold what was written")
     return kept
 
 
-def _write(folder: Path, index: Mapping[str, Any], kept: int, compute: Callable[[int], Iterable[Tensor]]) -> None:
+def _write(
+    folder: Path, index: Mapping[str, Any], kept: int, first: Tensor, compute: Callable[[int], Iterable[Tensor]]
+) -> None:
     """Write the rows from number `kept` on; they are recorded as kept once they are on the disk."""
-    path, (count, width) = folder / _TABLE, index["shape"]
+    path, (count, width), row_bytes = folder / _TABLE, index["shape"], first.nbytes
     with _explained(folder):
         if not kept:
             path.unlink(missing_ok=True)  # not overwritten: another process may have mapped it
             write_json(folder / _INDEX, {**index, "rows": 0, "crc32": []})
-            np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(count, width))  # takes no room yet
-        needed, free = 4 * width * (count - kept), shutil.disk_usage(folder).free
+            dtype = first.numpy().dtype
+            np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(count, width))  # takes no room yet
+        needed, free = row_bytes * (count - kept), shutil.disk_usage(folder).free
         if needed > free:
             raise OSError(errno.ENOSPC, f"{needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
         offset = MappedTable(path).offset
-        sums = Sums(read_json(folder / _INDEX)["crc32"], 4 * width * kept)
+        sums = Sums(read_json(folder / _INDEX)["crc32"], row_bytes * kept)
     recorded = time.monotonic()
     for block in compute(kept):
         # not through the map: a full disk would end the process there instead of raising an error
         with _explained(folder), path.open("r+b") as file:
-            file.seek(offset + 4 * width * kept)
+            file.seek(offset + row_bytes * kept)
             data = block.numpy().tobytes()
             file.write(data)
             sums.add(data)

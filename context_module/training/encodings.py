@@ -83,7 +83,7 @@ class EncodedDataset(LabelledDataset):
 
     Args:
         dataset: where contexts and labels come from.
-        table: a row per image, as `layout` says.
+        table: a row per image, as `layout` says, float32 or float16.
         layout: how a row is read.
     """
 
@@ -98,7 +98,7 @@ class EncodedDataset(LabelledDataset):
         return any(name != OBSERVATIONAL for name in self.context_names)
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        return {**self.layout.unpack(self.table[indices]), "mask": self._masks[self.labels[indices]]}
+        return {**self.layout.unpack(self.table[indices].float()), "mask": self._masks[self.labels[indices]]}
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Average mean, variance of the means and average variance over all items, each (latent size,), float32.
@@ -133,6 +133,7 @@ def encode_dataset(
     dataset: ContextDataset,
     *,
     cache_dir: str | Path | None = None,
+    half: bool = False,
     batch_size: int = 256,
     progress: bool = True,
 ) -> EncodedDataset:
@@ -149,12 +150,14 @@ def encode_dataset(
             pooled view finds those of its source. A build that was killed goes on where it stopped; of several
             processes one builds and the others wait. A folder that is no longer wanted may be deleted. Default: in
             memory.
+        half: keep them in float16, which takes half the room, and rounds a number by 1 / 2,048 of it at the most.
+            They are float32 again when read.
         batch_size: images encoded at a time.
         progress: show a bar while encoding.
 
     Raises:
         ShapeError: for images the base does not take.
-        DataError: for a `cache_dir` that cannot be written, or without room.
+        DataError: for a `cache_dir` that cannot be written, or without room; for encodings beyond float16's range.
     """
     first = dataset[0]["x"][None]
     base.check_inputs(first)
@@ -165,13 +168,17 @@ def encode_dataset(
     layout = EncodingLayout.of(encoding)
 
     def rows_from(start: int) -> Iterator[Tensor]:
-        return _rows(base, dataset, layout, start, batch_size, progress)
+        return (_halved(rows) if half else rows for rows in _rows(base, dataset, layout, start, batch_size, progress))
 
     if cache_dir is None:
         return EncodedDataset(dataset, torch.cat(list(rows_from(0))), layout)
     described = {"base": _fingerprint(base), "images": dataset.fingerprint()}
+    if half:
+        described["dtype"] = "float16"
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
     first_row = layout.pack(encoding)[0]
+    if half:
+        first_row = _halved(first_row)
     folder = Path(cache_dir) / f"encodings-{key}"
     table = cached_table(folder, described, len(dataset), first_row, rows_from, progress=progress)
     return EncodedDataset(dataset, table, layout)
@@ -198,6 +205,14 @@ def _rows(
             base.check_inputs(batch["x"])
             yield layout.pack(base.encode(batch["x"].to(base.device)))
             bar.update(len(batch["x"]))
+
+
+def _halved(rows: Tensor) -> Tensor:
+    halved = rows.half()
+    beyond = halved.isinf() & rows.isfinite()
+    if beyond.any():
+        raise DataError(f"encodings reach {rows[beyond].abs().max():.3g}, float16 ends at 65504: keep them in float32")
+    return halved
 
 
 def _fingerprint(base: DecoderAdapter) -> str:

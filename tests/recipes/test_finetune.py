@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -470,11 +471,13 @@ def test_edits_take_no_steps(here, check, photos, tmp_path):
 
 
 def test_pooled_trains_the_observational_setting_alone(here, check, tmp_path):
-    """No gradient reaches the interventional weights; the images lie in memory-mapped files meanwhile."""
-    options = ["--pooled", "--output_dir", "out", "--cache_dir", "cache", *QUICK[:-2], "--score_samples", "0"]
+    """No gradient reaches the interventional weights; images and encodings lie in memory-mapped files meanwhile."""
+    options = ["--pooled", "--output_dir", "out", "--cache_dir", "cache", "--half_encodings"]
+    options += [*QUICK[:-2], "--score_samples", "0"]
     check.succeeded(here("finetune.py", *options))
     assert list((tmp_path / "cache").glob("quad-*.npy"))
-    assert len(list((tmp_path / "cache").glob("encodings-*/encodings.npy"))) == 2
+    files = list((tmp_path / "cache").glob("encodings-*/encodings.npy"))
+    assert [np.load(file, mmap_mode="r").dtype for file in files] == [np.float16] * 2
     embedding = ContextualDecoder.from_pretrained(tmp_path / "out").module.embedding
     assert (embedding.interventional.bias == 0).all()
     assert (embedding.observational.bias != 0).all()
@@ -490,6 +493,10 @@ def test_pooled_trains_the_observational_setting_alone(here, check, tmp_path):
         (
             ["--train_mode", "lora", "--objective", "latent"],
             "--train_mode lora trains the base through its decoder: use --objective pixel",
+        ),
+        (
+            ["--objective", "pixel", "--form", "structural", "--half_encodings"],
+            "--half_encodings is of the latent objective: the pixel objective keeps no encodings",
         ),
         (["--train_mode", "end_to_end", "--objective", "pixel"], "a 'nvae' base cannot be made from scratch here"),
         (

@@ -1,5 +1,6 @@
 """recipes/train_concept.py, beside finetune.py and compose.py, as a user runs them."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -60,7 +61,9 @@ def test_compose_with_packs(here, check, trained, tmp_path):
 
 def test_a_resumed_run_goes_on_where_it_stopped(here, check, trained, tmp_path):
     flags = ["--module", trained / "obs", "--concept", "size", "--output_dir", "new", *QUICK]
+    flags += ["--half_encodings", "--cache_dir", "cache"]
     check.succeeded(here("train_concept.py", *flags, "--checkpointing_steps", "2"))
+    assert {np.load(file, mmap_mode="r").dtype for file in tmp_path.glob("cache/*/*.npy")} == {np.dtype("float16")}
     whole = ConceptPack.load("new/size.safetensors").state_dict()
     for file in ("size.safetensors", "result.json"):
         (tmp_path / "new" / file).unlink()

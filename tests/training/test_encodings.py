@@ -123,6 +123,34 @@ def test_encodings_are_those_of_the_base(base, cached, tmp_path):
     assert bool(list(tmp_path.iterdir())) == cached
 
 
+def test_float16_takes_half_the_room(tmp_path):
+    data = random_data((1, 4, 4), per_context=6)
+    whole, found = encode(Spy(), data), {}
+    for name, folder in (("memory", None), ("disk", tmp_path), ("again", tmp_path)):
+        found[name] = encode_dataset(Spy(), data, cache_dir=folder, half=True, progress=False)
+    assert found["memory"].table.nbytes * 2 == whole.table.nbytes
+    file = cached_folder(tmp_path) / "encodings.npy"
+    assert file.stat().st_size == 128 + whole.table.nbytes / 2  # numpy's header, and the rows
+    assert_same(found["disk"], found["memory"])
+    assert_same(found["again"], found["memory"])
+    rounded, exact = everything(found["memory"]), everything(whole)
+    for key in ("features", "mean", "log_var"):
+        assert rounded[key].dtype == torch.float32
+        torch.testing.assert_close(rounded[key], exact[key], rtol=1e-3, atol=1e-6)
+    encode(Spy(), data, tmp_path)  # another type is another folder
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_encodings_beyond_float16(tmp_path):
+    base = Spy()
+    base.net.bias.data[0] = 1e5
+    data = random_data((1, 4, 4), per_context=1)
+    encode(base, data)
+    for folder in (None, tmp_path):
+        with pytest.raises(DataError, match=r"encodings reach 1e\+05, float16 ends at 65504: keep them in float32"):
+            encode_dataset(base, data, cache_dir=folder, half=True, progress=False)
+
+
 def test_images_of_another_size_are_refused(make_base, tmp_path):
     base = make_base("nvae")
     data = ArrayContextDataset(torch.zeros(2, 3, 9, 9, dtype=torch.uint8), [0, 1], ("obs", "a"), ("a",))
