@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -26,11 +27,23 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """While active, the first SIGINT or SIGTERM only sets `signum`; a second one interrupts at once."""
+    """While active, the first SIGINT or SIGTERM only sets `signum`; a second one interrupts at once.
+
+    `accelerate launch` passes no signals on. What it started takes its launcher's end as SIGTERM, and does not go on
+    alone.
+    """
 
     def __init__(self) -> None:
-        self.signum: int | None = None
+        self._signum: int | None = None
         self._previous: dict[int, Any] = {}
+        self._launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None  # which it always sets
+
+    @property
+    def signum(self) -> int | None:
+        """The signal that asks to stop, or None."""
+        if self._signum is None and self._launcher not in (None, os.getppid()):
+            return signal.SIGTERM
+        return self._signum
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # Python delivers signals there alone
@@ -43,6 +56,6 @@ class Interruption:
             signal.signal(signum, handler)
 
     def _note(self, signum: int, _: FrameType | None) -> None:
-        if self.signum is not None:
+        if self._signum is not None:
             raise KeyboardInterrupt
-        self.signum = signum
+        self._signum = signum

@@ -1,6 +1,8 @@
 """recipes/finetune.py and recipes/compose.py as a user runs them."""
 
+import contextlib
 import json
+import os
 import shutil
 import signal
 import time
@@ -176,30 +178,35 @@ def test_two_processes_share_a_run(run, check, trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def interrupted(command, tmp_path_factory):
-    """Two endless runs, one stopped by Ctrl-C and one by SIGTERM: per signal (folder, exit code, stderr)."""
+    """Endless runs, one stopped by Ctrl-C, one by SIGTERM, one by SIGTERM to its launcher: (folder, code, stderr)."""
     cwd = tmp_path_factory.mktemp("interrupted")
     options = [*QUAD, "--max_train_steps", "100000", "--logging_steps", "1"]
-    signals = (signal.SIGINT, signal.SIGTERM)
-    running = {s: command("finetune.py", "--output_dir", s.name, *options, cwd=cwd) for s in signals}
+    launched = ("-m", "accelerate.commands.launch", "--quiet", "--cpu", "--num_processes", "1", "--num_machines", "1")
+    launched += ("--mixed_precision", "no", "--dynamo_backend", "no")
+    stopped = {"Ctrl-C": (signal.SIGINT, ()), "SIGTERM": (signal.SIGTERM, ()), "launcher": (signal.SIGTERM, launched)}
+    running = {
+        name: command("finetune.py", "--output_dir", name, *options, cwd=cwd, launcher=launcher)
+        for name, (_, launcher) in stopped.items()
+    }
     try:
-        deadline = time.monotonic() + 60
-        for s, process in running.items():
-            while not (cwd / s.name / "metrics.jsonl").exists() and process.poll() is None:
+        deadline = time.monotonic() + 90
+        for name, process in running.items():
+            while not (cwd / name / "metrics.jsonl").exists() and process.poll() is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-            process.send_signal(s)
-        errors = {s: process.communicate(timeout=60)[1] for s, process in running.items()}
-        return {s: (cwd / s.name, process.returncode, errors[s]) for s, process in running.items()}
+            process.send_signal(stopped[name][0])
+        errors = {name: process.communicate(timeout=60)[1] for name, process in running.items()}
+        return {name: (cwd / name, process.returncode, errors[name]) for name, process in running.items()}
     finally:
         for process in running.values():
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it launched, too
+            process.communicate()
 
 
-@pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_a_checkpoint_to_resume(signum, exit_code, interrupted, here, check):
-    folder, code, err = interrupted[signum]
+@pytest.mark.parametrize(("stopped", "exit_code"), [("Ctrl-C", 130), ("SIGTERM", 143), ("launcher", -15)])
+def test_a_signal_leaves_a_checkpoint_to_resume(stopped, exit_code, interrupted, here, check):
+    folder, code, err = interrupted[stopped]
     assert code == exit_code
     assert "Traceback" not in err
     (checkpoint,) = folder.glob("checkpoint-*")
