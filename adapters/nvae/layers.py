@@ -6,6 +6,7 @@ Attribute names are those of the public checkpoints, so that their tensors load 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +65,16 @@ class WeightNormConv2d(nn.Conv2d):
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm with NVAE's momentum."""
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-5, momentum=0.05)
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """What it does in eval, each (C,), float32."""
+        scale = self.weight * torch.rsqrt(self.running_var.float() + self.eps)
+        return scale, self.bias - self.running_mean.float() * scale
 
 
 class _BNSwish(BatchNorm):
@@ -82,6 +91,26 @@ class _NamedBN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(x)
+
+
+def _normed(x: Tensor, conv: nn.Module, before: BatchNorm | None, after: Any) -> Tensor:
+    """A convolution, of 1x1 if there is a batch norm `before` it, and the batch norm `after` it.
+
+    With fixed statistics all of it is one convolution with other weights, which saves passes over the feature maps.
+    """
+    norms = [norm for norm in (before, after) if norm is not None]
+    hooked = any(norm.training or norm._forward_pre_hooks or norm._forward_hooks for norm in norms)
+    if hooked or type(conv) is not nn.Conv2d:  # they see what passes; LoRA has put another layer there
+        return after(conv(x if before is None else before(x)))
+    weight, bias = conv.weight.float(), torch.zeros(())
+    if before is not None:
+        scale, shift = before.scale_and_shift()
+        bias = weight.flatten(1) @ shift
+        weight = weight * scale[:, None, None]
+    scale, shift = after.scale_and_shift()
+    weight, bias = weight * scale[:, None, None, None], bias * scale + shift
+    x = conv._conv_forward(x, weight.to(conv.weight.dtype), bias.to(conv.weight.dtype))
+    return functional.silu(x) if isinstance(after, _BNSwish) else x
 
 
 def _upsample() -> nn.Upsample:
@@ -117,8 +146,9 @@ class _ConvBNSwish(nn.Module):
         )
         self.conv = nn.Sequential(conv, _BNSwish(out_channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+    def forward(self, x: Tensor, before: BatchNorm | None = None) -> Tensor:
+        conv, norm = self.conv
+        return _normed(x, conv, before, norm)
 
 
 class _InvertedBottleneck(nn.Module):
@@ -139,14 +169,15 @@ class _InvertedBottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        layers = list(self.conv)
-        if isinstance(layers[0], nn.Upsample) and not self.training:
-            # what is done to each pixel by itself is done once, not for all four copies; in training the copies count,
-            # for the statistics of batch norm
-            layers = [*layers[1:3], layers[0], *layers[3:]]
-        for layer in layers:
+        *upsample, first, expand, mix, contract, last = self.conv
+        # what is done to each pixel by itself is done once, not for all four copies; in training the copies count, for
+        # the statistics of batch norm
+        for layer in upsample if self.training else ():
             x = layer(x)
-        return x
+        x = expand(x, before=first.bn)
+        for layer in () if self.training else upsample:
+            x = layer(x)
+        return _normed(mix(x), contract, None, last.bn)
 
 
 def _make_op(op: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:
