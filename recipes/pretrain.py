@@ -35,6 +35,8 @@ DEFAULT = "nvae"
 class PretrainArguments(TrainingArguments):
     """The flags of this recipe; those of the family come besides: see `Pretraining`."""
 
+    least_steps = 0
+
     base: str = argument(
         DEFAULT,
         help="family: nvae, lightweight, diffusers, denoiser, transformers, vector_vae, or an installed adapter's",
@@ -49,6 +51,7 @@ class PretrainArguments(TrainingArguments):
         if self.regularizer_options and self.regularizer is None:
             raise ValueError("regularizer_options are of a regularizer: give --regularizer, too")
 
+    max_train_steps: int = argument(1000, help="optimiser steps; 0: the base as it is initialised")
     learning_rate: float = argument(1e-2, help="peak learning rate; it falls to 1%% along a cosine")
     max_grad_norm: float = argument(200.0, help="gradients are clipped to this norm")
 

@@ -5,9 +5,9 @@
     python recipes/reproduce.py --table dear_shift --budget cpu --seeds 3
     python recipes/reproduce.py --table quad --budget paper --seeds 5 --cluster slurm --cluster_options gpus_per_node=1
 
-The tables quad, quad_dependent and mnist are the paper's. dsprites_lecture is how well single latents of the field's
-other systems stand for the factors of dSprites (with --data_options archive=PATH of the original pictures). The three
-of DEAR are on the pendulum: predicting from few labels, predicting where a correlation is gone, setting factors.
+The tables quad to ident are the paper's, quad_beta and quad_expressivity its ablations. dsprites_lecture is how well
+single latents of the field's other systems stand for the factors of dSprites (with --data_options archive=PATH of the
+original pictures). The three of DEAR are on the pendulum: predicting from few labels, predicting where a correlation is gone, setting factors.
 notes_identifiable and perturbation are of simulated screens: whether latents are found, and unseen combinations.
 
 Each run is a few calls of other recipes, written down in its log.txt to be copied. Whatever is finished is not done
@@ -50,6 +50,10 @@ class ReproduceArguments(StudyArguments):
         "quad",
         "quad_dependent",
         "mnist",
+        "mnist_nvae",
+        "ident",
+        "quad_beta",
+        "quad_expressivity",
         "dsprites_lecture",
         "dear_efficiency",
         "dear_shift",

@@ -28,6 +28,8 @@ SMOKE: Budget = {
     "finetune": {"max_train_steps": 4, "objective": "pixel"},
     "joint": {"max_train_steps": 4, "objective": "pixel", "latent_noise": True},
     "matched": {"max_train_steps": 8},
+    "default": {"max_train_steps": 4},
+    "nvae": {"channels": 4, "latent_channels": 4, "resolution": 32},
     "system": {"max_train_steps": 4},
     "evaluation": {"samples": 20, "projections": 20},
     "lecture": {"samples_per_context": 60, "max_train_steps": 4, "checkpointing_steps": 1, "train_batch_size": 8},
@@ -47,6 +49,7 @@ SMOKE: Budget = {
 LATENT = {"max_train_steps": 5500, "train_batch_size": 448, **STRUCTURAL}
 PIXEL = {"objective": "pixel", "max_grad_norm": 1000, **PRECISION}
 LABELLED = {"max_train_steps": 1000, "learning_rate": 1e-3, **PRECISION}
+EDITS = {"max_train_steps": 1500, "train_batch_size": 448, "learning_rate": 2e-3}
 CPU: Budget = {
     "data": {"samples_per_context": 6000},
     "training": {"train_batch_size": 128, "lr_warmup_steps": 100, "validation_steps": 500},
@@ -56,6 +59,13 @@ CPU: Budget = {
     "finetune": {"max_train_steps": 800, "learning_rate": 5e-4, **PIXEL},
     "joint": {"max_train_steps": 2000, "learning_rate": 2e-3, "latent_noise": True, **PIXEL},
     "matched": LATENT,
+    "default": EDITS,
+    # a step of an NVAE takes as long as ten of a small VAE
+    "nvae": {"channels": 8, "resolution": 32},
+    "nvae base": {"max_train_steps": 400, "learning_rate": 1e-2, "max_grad_norm": 200.0},
+    "nvae pooled": {"max_train_steps": 1200, "learning_rate": 1e-2, "max_grad_norm": 200.0},
+    "nvae finetune": {"max_train_steps": 300},
+    "nvae joint": {"max_train_steps": 800},
     "system": {"max_train_steps": 3000, "learning_rate": 1e-3, **PRECISION},
     "evaluation": {"samples": 2000},
     "lecture": {
@@ -118,6 +128,18 @@ PAPER: Budget = {
     "frozen": PAPERS_MODULE,
     "finetune": PAPERS_MODULE,
     "joint": PAPERS_MODULE,
+    "default": {
+        **EDITS,
+        "gradient_accumulation_steps": 1,
+        "early_stopping_patience": 0,
+        "validation_steps": 500,
+        "checkpointing_steps": 500,
+    },
+    # Vahdat & Kautz 2020, and the paper's appendix
+    "nvae": {"channels": 32, "groups_per_scale": 10, "latent_channels": 20, "cells": 2, "resolution": 32},
+    "nvae ident": {"channels": 64, "num_scales": 3, "resolution": 64},
+    "nvae base": {"learning_rate": 1e-2},
+    "nvae pooled": {"learning_rate": 1e-2},
     "system": {},
     "evaluation": {"samples": 1280, "projections": 50},
     "lecture": {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from context_module.study.scores import BESIDE, BETTER_BESIDE, scores_of_composi
 
 __all__ = ["PAPER_TABLES", "SYSTEMS"]
 
-METHODS = ("base", "base pooled", "CM pooled", "CM (frozen)", "CM (fine-tune)", "CM (end-to-end)")
+EDITS = "CM (edits)"  # what recipes/finetune.py makes by default, which is not in the paper
+METHODS = ("base", "base pooled", "CM pooled", "CM (frozen)", "CM (fine-tune)", "CM (end-to-end)", EDITS)
 #: Rows beside them: beta other than 1, and samples of a context from the aggregate posterior of its images.
 SYSTEMS: dict[str, dict[str, Any]] = {
     "TC-VAE": {"method": "tc_vae", "beta": 6.0},
@@ -26,10 +29,10 @@ COLUMNS = {
     "reconstruction": "reconstruction (bits)",
     **BESIDE,
 }
-#: The published means over 5 seeds, of the first three columns: PMLR 323 (CLeaR 2026), lightweight VAE. Those of the
-#: systems do not compare with ours: they were trained by squared error without an output activation and scored
-#: through a sigmoid, so that no image is black or white; that TC-VAE has beta 1, which is a plain VAE; and their
-#: samples are of N(0, I), the same in every context.
+#: The published means over 5 seeds, of the first three columns: PMLR 323 (CLeaR 2026). Those of the systems do not
+#: compare with ours: they were trained by squared error without an output activation and scored through a sigmoid, so
+#: that no image is black or white; that TC-VAE has beta 1, which is a plain VAE; and their samples are of N(0, I), the
+#: same in every context.
 PUBLISHED: dict[str, dict[str, tuple[float | None, ...]]] = {
     "quad": {
         "base": (0.175, 0.288, 0.444),
@@ -64,37 +67,122 @@ PUBLISHED: dict[str, dict[str, tuple[float | None, ...]]] = {
         "Ada-GVAE": (0.500, None, 1.035),
         "TVAE": (0.486,),
     },
+    "mnist_nvae": {
+        "base": (0.102, None, 0.271),
+        "base pooled": (0.105, None, 0.139),
+        "CM pooled": (0.099, None, 0.143),
+        "CM (frozen)": (0.052, None, 0.161),
+        "CM (fine-tune)": (0.037, None, 0.136),
+        "CM (end-to-end)": (0.035, None, 0.135),
+    },
+    "ident": {
+        "base": (0.056, 0.092, 4.966),
+        "base pooled": (0.049, 0.056, 0.559),
+        "CM pooled": (0.041, 0.068, 0.516),
+        "CM (frozen)": (0.048, 0.063, 0.609),
+        "CM (fine-tune)": (0.031, 0.063, 0.549),
+        "CM (end-to-end)": (0.014, 0.051, 0.528),
+        "Ada-GVAE": (0.249, 0.251, 3.267),
+    },
+    "quad_beta": {"beta 0.5": (None, 0.071)},
+    "quad_expressivity": {"2.16.8": (None, 0.072), "2.32.16": (None, 0.073)},
 }
-DATA = {"quad": "quad", "quad_dependent": "quad_dependent", "mnist": "morpho_mnist"}
-ARCHITECTURE = {"quad": "simple64bn", "quad_dependent": "simple64bn", "mnist": "conv3"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Setting:
+    """What a table is of.
+
+    Attributes:
+        data: name of the data.
+        base: family of the base; an NVAE has the sizes that the budget says.
+        architecture: of the systems beside it; None: they are not in the table.
+        widths: of the module at the published budget, where they are not those of quad.
+    """
+
+    data: str
+    base: str = "lightweight"
+    architecture: str | None = None
+    widths: Mapping[str, Any] = field(default_factory=dict)
+
+
+SETTINGS = {
+    "quad": _Setting(data="quad", architecture="simple64bn"),
+    "quad_dependent": _Setting(data="quad_dependent", architecture="simple64bn"),
+    "mnist": _Setting(data="morpho_mnist", architecture="conv3"),
+    # its systems are those of mnist: they have no NVAE
+    "mnist_nvae": _Setting(
+        data="morpho_mnist", base="nvae", widths={"noise_width": 2, "concept_width": 10, "depth": 5}
+    ),
+    "ident": _Setting(
+        data="ident",
+        base="nvae",
+        architecture="simple64bn",
+        widths={"noise_width": 7, "concept_width": 50, "depth": 6},
+    ),
+}
 LATENTS = 128  # as the bases have
+#: Of the module trained end to end on quad: weights of the KL; and depth, noise width and concept width.
+BETAS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
+EXPRESSIVITIES = ((1, 32, 8), (2, 16, 8), (2, 32, 8), (2, 32, 16), (4, 32, 8))
+ABLATIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "quad_beta": {f"beta {beta:g}": {"beta": beta} for beta in BETAS},
+    "quad_expressivity": {
+        f"{depth}.{noise}.{concept}": {"depth": depth, "noise_width": noise, "concept_width": concept}
+        for depth, noise, concept in EXPRESSIVITIES
+    },
+}
+
+
+@dataclass(frozen=True)
+class _Commands:
+    """The calls that a row of a table is made of."""
+
+    plan: Plan
+    setting: _Setting
+
+    def train(self, recipe: str, path: Path, kind: str, **options: Any) -> Command:
+        """A training with what the budget says of this kind of it; `options` come last."""
+        budget, setting = self.plan.budget, self.setting
+        common = {"base": setting.base, "data": setting.data, "data_options": self.plan.data_options or None}
+        spent = {**budget["training"], **budget[kind], **budget.get(f"{setting.base} {kind}", {})}
+        if recipe == "finetune":
+            spent |= {"score_samples": 0, "value_draws": 0}  # evaluate.py scores; no concept is set to a value
+            if spent.get("reference"):
+                spent |= setting.widths
+        if recipe == "pretrain" and setting.base == "nvae":
+            spent |= {**budget["nvae"], **budget.get(f"nvae {setting.data}", {})}
+        if kind == "system":
+            spent |= {"base": None, "architecture": setting.architecture, "latents": LATENTS}
+        return self.plan.train(recipe, path, **{**common, **budget["data"], **spent, **options})
+
+    def from_scratch(self, path: Path, **options: Any) -> list[Command]:
+        """Base and module together."""
+        if self.setting.base == "lightweight":
+            return [self.train("finetune", path, "joint", train_mode="end_to_end", **options)]
+        new = self.train("pretrain", path / "untrained", "pooled", max_train_steps=0)
+        joint = {"train_mode": "finetune", "frozen_share": 0.0, "base_checkpoint": path / "untrained"}
+        return [new, self.train("finetune", path, "joint", **joint, **options)]
+
+    def run(self, row: str, *trainings: Command, needs: tuple[str, ...] = ()) -> Run:
+        """These trainings, and the evaluation."""
+        metrics = ["sliced_wasserstein", "reconstruction"]
+        scored = self.plan.evaluate(self.plan.path(row), metrics=metrics, **self.plan.budget["evaluation"])
+        return self.plan.run(row, *trainings, scored, needs=needs)
 
 
 def _runs(plan: Plan, table: str) -> dict[str, Run]:
-    budget = plan.budget
+    commands = _Commands(plan, SETTINGS[table])
+    train, run = commands.train, commands.run
     paths = {method: plan.path(method) for method in (*METHODS, *SYSTEMS)}
-    common = {"base": "lightweight", "data": DATA[table], "data_options": plan.data_options or None}
 
-    def train(recipe: str, path: Path, kind: str, **options: Any) -> Command:
-        options = {**common, **budget["data"], **budget["training"], **budget[kind], **options}
-        if kind == "system":
-            options |= {"base": None, "architecture": ARCHITECTURE[table], "latents": LATENTS}
-        if recipe == "finetune":
-            options |= {"score_samples": 0, "value_draws": 0}  # evaluate.py scores; no concept is set to a value
-        return plan.train(recipe, path, **options)
-
-    def run(method: str, *trainings: Command, needs: tuple[str, ...] = ()) -> Run:
-        scored = plan.evaluate(paths[method], metrics=["sliced_wasserstein", "reconstruction"], **budget["evaluation"])
-        return plan.run(method, *trainings, scored, needs=needs)
-
-    def with_base(method: str, kind: str, needs: tuple[str, ...] = (), **options: Any) -> Run:
+    def with_base(method: str, made: Callable[[Path], list[Command]], needs: tuple[str, ...] = (), **last: Any) -> Run:
         """A module that trains with its base, then is matched to it."""
-        path, contexts = paths[method], {"pooled": options.pop("pooled", None)}
-        if "matched" not in budget:
-            return run(method, train("finetune", path, kind, **options, **contexts), needs=needs)
+        path = paths[method]
+        if "matched" not in plan.budget:
+            return run(method, *made(path), needs=needs)
         start = path / "with-base"
-        first = train("finetune", start, kind, **options, **contexts)
-        return run(method, first, train("finetune", path, "matched", module=start, **contexts), needs=needs)
+        return run(method, *made(start), train("finetune", path, "matched", module=start, **last), needs=needs)
 
     pooled, frozen = paths["base pooled"], paths["CM (frozen)"]
     # the paper fine-tunes from the base alone; a small budget does better from the module on the frozen base
@@ -103,17 +191,33 @@ def _runs(plan: Plan, table: str) -> dict[str, Run]:
         if plan.spending == "paper"
         else ({"module": frozen}, "CM (frozen)")
     )
-    runs = [
-        run("base", train("pretrain", paths["base"], "base", contexts=["obs"])),
-        run("base pooled", train("pretrain", pooled, "pooled")),
-        with_base("CM pooled", "joint", train_mode="end_to_end", pooled=True),
-        run("CM (frozen)", train("finetune", frozen, "frozen", base_checkpoint=pooled), needs=("base pooled",)),
-        with_base("CM (fine-tune)", "finetune", (needed,), train_mode="finetune", **start),
-        with_base("CM (end-to-end)", "joint", train_mode="end_to_end"),
-    ]
+    runs = {
+        "base": run("base", train("pretrain", paths["base"], "base", contexts=["obs"])),
+        "base pooled": run("base pooled", train("pretrain", pooled, "pooled")),
+        "CM pooled": with_base("CM pooled", partial(commands.from_scratch, pooled=True), pooled=True),
+        "CM (frozen)": run(
+            "CM (frozen)", train("finetune", frozen, "frozen", base_checkpoint=pooled), needs=("base pooled",)
+        ),
+        "CM (fine-tune)": with_base(
+            "CM (fine-tune)",
+            lambda path: [train("finetune", path, "finetune", train_mode="finetune", **start)],
+            (needed,),
+        ),
+        "CM (end-to-end)": with_base("CM (end-to-end)", commands.from_scratch),
+        EDITS: run(EDITS, train("finetune", paths[EDITS], "default", base_checkpoint=pooled), needs=("base pooled",)),
+    }
     for name, flags in SYSTEMS.items():
-        runs.append(run(name, train("train_baseline", paths[name], "system", **flags)))
-    return dict(zip((*METHODS, *SYSTEMS), runs, strict=True))
+        if commands.setting.architecture is not None:
+            runs[name] = run(name, train("train_baseline", paths[name], "system", **flags))
+    return runs
+
+
+def _ablation(plan: Plan, table: str) -> dict[str, Run]:
+    commands = _Commands(plan, SETTINGS["quad"])
+    return {
+        row: commands.run(row, *commands.from_scratch(plan.path(row), **changed))
+        for row, changed in ABLATIONS[table].items()
+    }
 
 
 def _scores(path: Path) -> dict[str, float]:
@@ -129,14 +233,20 @@ def _published(table: str) -> dict[str, dict[str, float]]:
     }
 
 
+def _rows(table: str) -> tuple[str, ...]:
+    if table in ABLATIONS:
+        return tuple(ABLATIONS[table])
+    return METHODS if SETTINGS[table].architecture is None else (*METHODS, *SYSTEMS)
+
+
 PAPER_TABLES = {
     name: PublishedTable(
-        rows=(*METHODS, *SYSTEMS),
+        rows=_rows(name),
         columns=COLUMNS,
-        runs=partial(_runs, table=name),
+        runs=partial(_ablation if name in ABLATIONS else _runs, table=name),
         scores=_scores,
         published=_published(name),
         better=BETTER_BESIDE,
     )
-    for name in DATA
+    for name in PUBLISHED
 }
