@@ -7,8 +7,9 @@
 
 The tables quad to ident are the paper's, quad_beta and quad_expressivity its ablations. dsprites_lecture is how well
 single latents of the field's other systems stand for the factors of dSprites (with --data_options archive=PATH of the
-original pictures). The three of DEAR are on the pendulum: predicting from few labels, predicting where a correlation is gone, setting factors.
-notes_identifiable and perturbation are of simulated screens: whether latents are found, and unseen combinations.
+original pictures). The three of DEAR are on the pendulum: predicting from few labels, predicting where a correlation
+is gone, setting factors. notes_identifiable and perturbation are of simulated screens: whether latents are found, and
+unseen combinations.
 
 Each run is a few calls of other recipes, written down in its log.txt to be copied. Whatever is finished is not done
 again: after a crash or a kill, the same command goes on from the last checkpoints.
