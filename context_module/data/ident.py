@@ -2,7 +2,7 @@
 
 After 3DIdent (Zimmermann et al., ICML 2021; von Kügelgen et al., NeurIPS 2021): where camera, spotlight and object
 are, and what the factors mean, is theirs; the solid is one of signed distances and drawn here, from a seed. The
-original's pictures are read from a folder.
+original's pictures are read from a folder, and a Blender scene, such as the original's, is rendered.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from context_module.contexts import Concepts
+from context_module.data.blender import BlenderScene
 from context_module.data.context_data import ContextData
 from context_module.data.ident_images import ident_images
 from context_module.data.mechanisms import AdditiveSimulator, Range
@@ -52,6 +53,7 @@ def ident(
     cache_dir: str | Path | None = None,
     version: Literal["independent", "causal"] = "independent",
     root: str | Path | None = None,
+    scene: str | Path | None = None,
 ) -> ContextData:
     """Teapots; the three pairs of hues and the triple are held out.
 
@@ -60,20 +62,24 @@ def ident(
         samples_per_context, held_out_samples, test_samples, seed, cache_dir: see `simulate`.
         version: ``causal``: the background's hue is a cause of the object's, and that of the spotlight's.
         root: read the original's pictures from this folder, see `ident_images`; counts and seed then say nothing.
+        scene: render this .blend file with Blender instead, see `BlenderScene`; a few pictures a second.
 
     Returns:
         ContextData whose factors (N, 10) are those of `FACTORS`: x and y in [-3, 3], z in [0, 3], angles in radians,
         hues in [0, 1].
 
     Raises:
-        DataError: for a bad count, or files of the original that do not fit.
+        DataError: for a bad count, or files of the original that do not fit, or a scene without what is moved.
+        ImportError: for a scene without bpy.
         ShapeError: for a resolution below 16 pixels.
-        ValueError: for another version.
+        ValueError: for another version; for both a folder and a scene.
     """
     if root is not None:
+        if scene is not None:
+            raise ValueError(f"root={root} is of pictures there are and scene={scene} of new ones: give one of them")
         return ident_images(Path(root), CONCEPTS, FACTORS, _OBSERVED, _INTERVENED, resolution)
     return simulate(
-        IdentSimulator(resolution, version),
+        IdentSimulator(resolution, version, scene),
         samples_per_context=samples_per_context,
         held_out_samples=held_out_samples,
         test_samples=test_samples,
@@ -96,15 +102,16 @@ class IdentSimulator(AdditiveSimulator):
         **dict.fromkeys(CONCEPTS, (_OBSERVED, _INTERVENED)),
     }
 
-    def __init__(self, resolution: int = 64, version: str = "independent") -> None:
+    def __init__(self, resolution: int = 64, version: str = "independent", scene: str | Path | None = None) -> None:
         super().__init__(resolution)
         if version not in ("independent", "causal"):
             raise ValueError(f"version must be 'independent' or 'causal', got {version!r}")
         self.version = version
         self.graph = (("bg", "obj"), ("obj", "sl")) if version == "causal" else ()
+        self.scene = None if scene is None else BlenderScene(scene, resolution)
 
     def settings(self) -> dict[str, Any]:
-        return {"version": self.version}
+        return {"version": self.version, **({"scene": self.scene.digest} if self.scene else {})}
 
     def caused(self, name: str, factors: Mapping[str, Tensor]) -> Tensor | float:
         cause = {"obj": "bg", "sl": "obj"}.get(name)
@@ -113,6 +120,8 @@ class IdentSimulator(AdditiveSimulator):
         return 0.5 * (factors[cause] - 0.25)
 
     def render(self, factors: Tensor) -> Tensor:
+        if self.scene is not None:
+            return torch.stack([_photograph(self.scene, row) for row in factors])
         resolution = self.image_shape[-1]
         images = torch.empty(len(factors), *self.image_shape, dtype=torch.uint8)
         for out, chunk in zip(images.split(_CHUNK), factors.split(_CHUNK), strict=True):
@@ -120,12 +129,23 @@ class IdentSimulator(AdditiveSimulator):
         return images
 
 
+def _photograph(scene: BlenderScene, factors: Tensor) -> Tensor:
+    place, angles, angle, (background, own, spot) = factors.float().split([3, 3, 1, 3])
+    colours = {"Ground": background, "Object": own, "Spotlight": spot}
+    painted = {name: _colour(hue[None])[:, 0].tolist() for name, hue in colours.items()}
+    return scene.render(place.tolist(), angles.tolist(), _spotlight(angle)[:, 0].tolist(), painted)
+
+
+def _spotlight(angle: Tensor) -> Tensor:
+    """Where it is, (3, n)."""
+    return torch.stack([_CIRCLE * angle.cos(), _CIRCLE * angle.sin(), torch.full_like(angle, _HEIGHT)])
+
+
 def _pictures(factors: Tensor, resolution: int) -> Tensor:
     x, y, z, alpha, beta, gamma, angle, background, own, spot = factors.float().T
     centre = torch.stack([x, y, z + _LIFT])
     solid = Solid(_teapot, 1.95 * _SIZE, centre, _rotation(alpha, beta, gamma), _colour(own))
-    place = torch.stack([_CIRCLE * angle.cos(), _CIRCLE * angle.sin(), torch.full_like(angle, _HEIGHT)])
-    light = Light(place, centre, 0.35 + 0.65 * _colour(spot), _CONE)
+    light = Light(_spotlight(angle), centre, 0.35 + 0.65 * _colour(spot), _CONE)
     return (trace(_CAMERA, solid, light, _colour(background), resolution) * 255).round().to(torch.uint8)
 
 

@@ -1,5 +1,8 @@
 """Teapots under a spotlight, and the original's pictures from a folder."""
 
+import math
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +105,76 @@ def write_original(folder, n, seed):
         Image.new("RGB", (20, 20), (row, 0, 0)).save(folder / "images" / f"{row:06d}.png")
     np.save(folder / "raw_latents.npy", latents)
     return latents
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A .blend file with a cube, in another place than in the middle, on a plane, under a spotlight."""
+    bpy = pytest.importorskip("bpy", reason="pip install bpy: 520 MB, for one version of Python")
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    bpy.ops.mesh.primitive_cube_add(size=2)
+    bpy.context.object.name = "Object"
+    bpy.ops.mesh.primitive_plane_add(size=40, location=(0, 0, -1.5))
+    bpy.context.object.name = "Ground"
+    bpy.ops.object.light_add(type="SPOT")
+    bpy.context.object.name = "Spotlight"
+    bpy.context.object.data.energy = 5000
+    bpy.ops.object.camera_add(location=(8, 0, 8), rotation=(math.pi / 4, 0, math.pi / 2))
+    bpy.context.scene.camera = bpy.context.object
+    folder = tmp_path_factory.mktemp("scene")
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "scene.blend"))
+    bpy.data.objects["Ground"].name = "Floor"
+    bpy.ops.wm.save_as_mainfile(filepath=str(folder / "floor.blend"))
+    return folder / "scene.blend"
+
+
+def test_a_scene_of_the_users_is_rendered(scene, capfd):
+    options = {"resolution": 32, "samples_per_context": 2, "held_out_samples": 1, "scene": scene}
+    data = load_data("ident", **options)
+    assert torch.equal(load_data("ident", **options).train[3]["x"], data.train[3]["x"])
+    assert capfd.readouterr().out == ""
+    simulator = IdentSimulator(32, scene=scene)
+    middle = torch.zeros(1, len(FACTORS))
+    plain = simulator.render(middle)[0].float()
+    for column, name in enumerate(FACTORS):
+        if name != "alpha":  # a cube's quarter turn
+            changed = middle.clone()
+            changed[0, column] = 0.7
+            assert (simulator.render(changed)[0] - plain).abs().amax() > 20, name
+    red = plain.mean((1, 2))
+    assert red[0] > 2 * red[1:].max()  # all three hues are red
+    # the camera looks along -x from above: a blue object that comes nearer is lower, and y is to its right
+    blue = torch.zeros(3, len(FACTORS))
+    blue[:, FACTORS.index("obj")], blue[1, 0], blue[2, 1] = 2 / 3, 2.5, 2.5
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    share = simulator.render(blue)[:, 2].float()
+    share = share / share.sum((1, 2), keepdim=True)
+    row, column = (share * rows).sum((1, 2)), (share * columns).sum((1, 2))
+    assert row[1] - row[0] > 2
+    assert abs(column[1] - column[0]) < 1
+    assert column[2] - column[0] > 2
+    assert abs(row[2] - row[0]) < 1
+
+
+def test_scenes_that_cannot_be_rendered(scene, tmp_path):
+    for name in ("broken.blend", "empty.blend"):
+        (tmp_path / name).write_bytes(b"BLENDER"[: 7 if name == "broken.blend" else 0])
+        with pytest.raises(DataError, match=rf"Blender cannot open .*{name}"):
+            load_data("ident", scene=tmp_path / name)
+    with pytest.raises(DataError, match=r"no scene can be read at .*nowhere.* \(No such file or directory\)"):
+        load_data("ident", scene=tmp_path / "nowhere.blend")
+    expected = r"floor.blend has no object named 'Ground'; it has Camera, Floor, Object, Spotlight: rename them"
+    with pytest.raises(DataError, match=expected):
+        load_data("ident", scene=scene.with_name("floor.blend"))
+
+
+def test_a_scene_needs_blender(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "bpy", None)
+    (tmp_path / "scene.blend").touch()
+    with pytest.raises(ImportError, match=r"a Blender scene needs bpy: pip install context-module\[blender\]"):
+        load_data("ident", scene=tmp_path / "scene.blend")
+    with pytest.raises(ValueError, match=r"is of pictures there are and scene=.* of new ones: give one of them"):
+        load_data("ident", scene=tmp_path / "scene.blend", root=tmp_path)
 
 
 def test_contexts_are_ranges_of_hues(tmp_path):
