@@ -86,12 +86,20 @@ class _Budget(TorchFunctionMode):
     ) -> Any:
         given = kwargs or {}
         if func in _FACTORIES:
-            bare = {name: value for name, value in given.items() if name not in ("generator", "pin_memory")}
             self.calls -= 1
-            self.values -= func(*args, **{**bare, "device": "meta"}).numel()
+            self.values -= _values(func, args, given)
             if self.values < 0 or self.calls < 0:
                 raise CheckpointError(
                     f"{self.source} asks for a larger network than the tensors beside it, of {self.held:,d} values: "
                     "damaged, or not written by this library"
                 )
         return func(*args, **given)
+
+
+def _values(func: Any, args: tuple[Any, ...], given: Mapping[str, Any]) -> int:
+    """How many values a factory makes."""
+    bare = {name: value for name, value in given.items() if name not in ("generator", "pin_memory")}
+    if func is torch.eye:  # of nothing, it would import the compiler, which takes as long as half of torch
+        rows, columns = (*args, None)[:2] if args else (bare["n"], None)
+        return int(rows * (bare.get("m", rows) if columns is None else columns))
+    return int(func(*args, **{**bare, "device": "meta"}).numel())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,9 +21,10 @@ def sliced_wasserstein(
 ) -> Estimate:
     """Sliced 2-Wasserstein distance of two sets of images, each flattened to a vector of pixels.
 
-    Bonneel et al. 2015, as implemented by POT. Zero for equal sets; for samples of one distribution it has a floor
-    that shrinks with their number, so give both sets the same size and read it beside real against real. The interval
-    is for the draw of the images, with the directions fixed; it comes from the first 50 of them.
+    Bonneel et al. 2015, with the directions that POT draws for a seed. Zero for equal sets; for samples of one
+    distribution it has a floor that shrinks with their number, so give both sets the same size and read it beside real
+    against real. The interval is for the draw of the images, with the directions fixed; it comes from the first 50 of
+    them.
 
     Args:
         a, b: (n, C, H, W) and (m, C, H, W), in [0, 1].
@@ -33,25 +35,32 @@ def sliced_wasserstein(
     Raises:
         ShapeError: for images of different shapes.
         DataError: for fewer than `MIN_SAMPLES` images of either, or NaN among them.
-        ValueError: for fewer than two resamples.
-        ImportError: without POT.
+        ValueError: for fewer than two resamples, or no projection.
     """
-    try:
-        import ot
-    except ImportError as error:
-        raise ImportError("sliced Wasserstein distances need POT: pip install context-module[evaluate]") from error
-
+    if projections < 1:
+        raise ValueError(f"projections must be at least 1, got {projections}")
     a, b = (images.cpu() for images in flat_pair(a, b))
-    value, log = ot.sliced_wasserstein_distance(a.numpy(), b.numpy(), n_projections=projections, seed=seed, log=True)
-    directions = torch.from_numpy(log["projections"]).float()[:, :INTERVAL_PROJECTIONS]
-    of_a, of_b = _Quantiles(a @ directions), _Quantiles(b @ directions)
+    directions = _directions(a.shape[1], projections, seed)
+    along_a, along_b = a @ directions, b @ directions
     from_a, from_b, width = _common_steps(len(a), len(b))
 
-    def distance(rows_a: Tensor, rows_b: Tensor) -> Tensor:
-        gaps = of_a.resampled(rows_a)[:, from_a] - of_b.resampled(rows_b)[:, from_b]
-        return (gaps.square_() @ width).mean().sqrt()
+    def between(sorted_a: Tensor, sorted_b: Tensor) -> Tensor:
+        return ((sorted_a[:, from_a] - sorted_b[:, from_b]).square_() @ width).mean().sqrt()
 
-    return bootstrap_indices(distance, (len(a), len(b)), value=float(value), resamples=resamples, seed=seed)
+    of_a, of_b = (_Quantiles(along[:, :INTERVAL_PROJECTIONS]) for along in (along_a, along_b))
+    return bootstrap_indices(
+        lambda rows_a, rows_b: between(of_a.resampled(rows_a), of_b.resampled(rows_b)),
+        (len(a), len(b)),
+        value=between(along_a.T.sort().values, along_b.T.sort().values),
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def _directions(size: int, count: int, seed: int) -> Tensor:
+    """Directions (size, count), float32, uniform on the sphere."""
+    drawn = np.random.RandomState(seed).randn(size, count)
+    return torch.from_numpy(drawn / np.sqrt((drawn**2).sum(0, keepdims=True))).float()
 
 
 class _Quantiles:
