@@ -6,6 +6,7 @@ lie beside it, before anything is allocated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -99,7 +100,12 @@ class _Budget(TorchFunctionMode):
 def _values(func: Any, args: tuple[Any, ...], given: Mapping[str, Any]) -> int:
     """How many values a factory makes."""
     bare = {name: value for name, value in given.items() if name not in ("generator", "pin_memory")}
-    if func is torch.eye:  # of nothing, it would import the compiler, which takes as long as half of torch
-        rows, columns = (*args, None)[:2] if args else (bare["n"], None)
-        return int(rows * (bare.get("m", rows) if columns is None else columns))
+    # on "meta" these would import torch's compiler, which takes half as long as torch itself
+    if func in (torch.rand, torch.randn):
+        func = torch.empty
+    if func is torch.eye and args and "m" not in bare:
+        return int(args[0] * args[-1])
+    if func is torch.arange and not bare.keys() & {"start", "end", "step"}:
+        start, end, step = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]
+        return max(0, math.ceil((end - start) / step))
     return int(func(*args, **{**bare, "device": "meta"}).numel())

@@ -105,6 +105,7 @@ def test_loader_yields_batches_and_leaves_the_global_random_state_alone():
         assert torch.equal(batch["mask"], dataset().concepts.mask([dataset().context_of(i) for i in indices]))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # with a single core
 def test_worker_processes_change_nothing():
     def loaded(num_workers: int) -> list[torch.Tensor]:
         return [b["x"] for b in mixed_context_loader(dataset(), 6, 0, num_steps=5, num_workers=num_workers)]

@@ -181,3 +181,30 @@ def test_a_changed_manifest_is_an_error(tmp_path):
     change(tmp_path / "manifest.json", "step", value=4)
     with pytest.raises(CheckpointError, match=r"manifest\.json is damaged"):
         misfitting(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda n: torch.eye(n // 8, 8),
+        lambda n: torch.eye(int(n**0.5)),
+        lambda n: torch.eye(n // 8, m=8),
+        lambda n: torch.eye(n=n // 8, m=8),
+        lambda n: torch.arange(n),
+        lambda n: torch.arange(5, n),
+        lambda n: torch.arange(0, 2 * n, 2),
+        lambda n: torch.arange(end=n),
+        lambda n: torch.arange(n, 0, -1.0),
+        lambda n: torch.randn(n // 8, 8, generator=torch.Generator()),
+        lambda n: torch.rand((n,), dtype=torch.float64),
+        lambda n: torch.empty(size=(n,)),
+        lambda n: torch.full((n,), 2.0),
+        lambda n: torch.zeros(n),
+    ],
+)
+def test_whatever_is_made_is_counted(build):
+    file, fits, many = {"x": torch.zeros(1000)}, 1_000_000, 1_200_000
+    with bounded_by(file, "config.json"):
+        build(fits)
+    with pytest.raises(CheckpointError, match="asks for a larger network"), bounded_by(file, "config.json"):
+        build(many)
