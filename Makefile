@@ -40,7 +40,8 @@ docs: .venv/ready
 
 # a process per core, each with one thread of torch's: the tests are many and small
 tests: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	# half of them each, in order, so that what several tests share is made once
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 # what docs/promises.md tells: damaged files of every kind, and runs killed at their writes
 faults: .venv/ready

@@ -1,5 +1,6 @@
 """For every test: no network, and fixtures of the tiny bases (helpers/bases.py)."""
 
+import functools
 import importlib.util
 import os
 import socket
@@ -15,6 +16,7 @@ import torch
 from context_module.adapters.registry import _ADAPTERS
 from context_module.baselines.registry import _BASELINES
 from context_module.data.registry import _DATA
+from context_module.metrics import train_concept_classifier, train_factor_regressor
 from context_module.metrics.registry import _METRICS
 from helpers.bases import (
     FAMILIES,
@@ -79,6 +81,16 @@ def pip():
         assert result.returncode == 0, result.stderr
 
     return run
+
+
+@pytest.fixture
+def short_trainings(monkeypatch):
+    """Classifiers and regressors that metrics train learn for a few steps only, wherever they are trained."""
+    for function in (train_concept_classifier, train_factor_regressor):
+        quick = functools.partial(function, steps=3, batch_size=14)
+        for module in [module for name, module in sys.modules.items() if name.startswith("context_module.metrics.")]:
+            if getattr(module, function.__name__, None) is function:
+                monkeypatch.setattr(module, function.__name__, quick)
 
 
 @pytest.fixture

@@ -25,8 +25,6 @@ from context_module.evaluation import (
 )
 from context_module.evaluation.result import ContextScores
 from context_module.metrics import built_in_metrics, sliced_wasserstein
-from context_module.metrics.concept_accuracy import train_concept_classifier
-from context_module.metrics.counterfactual import train_factor_regressor
 from context_module.metrics.estimate import Estimate
 from context_module.metrics.representation import codes_of, leading_codes
 from helpers.models import randomise_lora
@@ -93,17 +91,6 @@ PAIRS = {"a+b": 0.2, "a+c": 0.8}
 
 def known_data(n=40):
     return ContextData(images_of(SINGLE, n), images_of(PAIRS, n), images_of(SINGLE, n))
-
-
-@pytest.fixture
-def short_trainings(monkeypatch):
-    """Classifiers and regressors learn for a few steps only."""
-    for module, function in (
-        ("concept_accuracy", train_concept_classifier),
-        ("counterfactual", train_factor_regressor),
-    ):
-        quick = functools.partial(function, steps=3, batch_size=14)
-        monkeypatch.setattr(importlib.import_module(f"context_module.metrics.{module}"), function.__name__, quick)
 
 
 def tiny_base(size):

@@ -1,15 +1,11 @@
 """recipes/evaluate.py as a user runs it."""
 
-import functools
-import importlib
 import json
 import re
 import shutil
 
 import pytest
 
-from context_module.metrics.concept_accuracy import train_concept_classifier
-from context_module.metrics.counterfactual import train_factor_regressor
 from helpers.pictures import write_photos
 
 QUICK = ["--max_train_steps", "2", "--train_batch_size", "14", "--validation_steps", "2", "--logging_steps", "1"]
@@ -39,17 +35,6 @@ def model(run, check, base, tmp_path_factory):
 def photos(tmp_path_factory):
     """A folder per context, of 40 images in each."""
     return write_photos(tmp_path_factory.mktemp("photos"), (16, 16), {"obs": 40, "a": 40, "b": 40, "a+b": 40})
-
-
-@pytest.fixture
-def short_trainings(monkeypatch):
-    """Classifiers and regressors learn for a few steps only."""
-    for module, function in (
-        ("concept_accuracy", train_concept_classifier),
-        ("counterfactual", train_factor_regressor),
-    ):
-        quick = functools.partial(function, steps=3, batch_size=14)
-        monkeypatch.setattr(importlib.import_module(f"context_module.metrics.{module}"), function.__name__, quick)
 
 
 def read(folder):

