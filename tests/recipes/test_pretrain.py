@@ -56,6 +56,20 @@ def test_its_base_is_finetuned(options, pretrained, here, check, tmp_path):
     assert config["base_name_or_path"] == str(pretrained[0])
 
 
+def test_an_untrained_base_trains_with_its_module(here, check, tmp_path):
+    """End to end, for a base that finetune.py has no flags to make."""
+    argv = ["--samples_per_context", "20", "--resolution", "16", *TINY_NVAE, *QUICK[2:], "--max_train_steps", "0"]
+    check.succeeded(here("pretrain.py", "--base", "nvae", "--output_dir", "base", *argv))
+    assert json.loads((tmp_path / "base" / "result.json").read_text())["steps"] == 0
+    untrained = get_adapter("nvae").load(tmp_path / "base").state_dict()
+    argv = ["--base_checkpoint", "base", "--samples_per_context", "20", "--score_samples", "0", *QUICK]
+    argv += ["--train_mode", "finetune", "--frozen_share", "0", "--objective", "pixel", "--value_draws", "0"]
+    check.succeeded(here("finetune.py", "--output_dir", "out", *argv))
+    trained = ContextualDecoder.from_pretrained(tmp_path / "out").base.state_dict()
+    for part in ("stem.weight", "image_conditional.1.weight"):  # the encoder's first layer, and the decoder's last
+        assert not torch.equal(trained[f"net.{part}"], untrained[f"net.{part}"])
+
+
 def test_lightweight(here, check, tmp_path):
     argv = ["--output_dir", "base", "--samples_per_context", "4", "--val_fraction", "0.25", *QUICK]
     assert "base: lightweight with" in check.succeeded(here("pretrain.py", "--base", "lightweight", *argv))
