@@ -19,7 +19,7 @@ def unsupported(found: str) -> str:
 def body_of(net: Any) -> Any:
     """A model without its output layer; that of Llama 4 is not where its `base_model` looks for it."""
     found = (net.base_model, net.get_decoder(), getattr(net, "model", net))
-    return next((body for body in found if body is not net), net)
+    return next((body for body in found if body is not None and body is not net), net)  # None: Gemma 3 of 4.56
 
 
 def check_causal(net: Any) -> None:

@@ -81,7 +81,9 @@ def test_options_pages_are_written_once(options, tmp_path):
 
 
 def test_figures_are_what_their_script_draws(tmp_path):
-    pytest.importorskip("matplotlib")
+    matplotlib = pytest.importorskip("matplotlib")
+    if int(matplotlib.__version__.split(".")[1]) < 10:
+        pytest.skip(f"drawn with matplotlib 3.10 or later, {matplotlib.__version__} draws lines in other places")
     figures = script("figures")
     figures.write(tmp_path)
     kept = {path.stem: path for path in (DOCS / "figures").iterdir()}

@@ -249,6 +249,7 @@ def _opened(path: Path) -> Image.Image:
         from PIL import Image
     except ImportError as error:
         raise ImportError(f"reading {path} needs pillow: pip install context-module[train]") from error
+    path.stat()  # an error of the path itself: some versions of pillow name what a link leads to
     return Image.open(path)
 
 

@@ -26,8 +26,13 @@ def tokenizer():
     return word_tokenizer(TEXTS)
 
 
+LATER = ("FalconH1", "Jamba", "Lfm2", "Llama4", "RecurrentGemma")
+
+
 def of(name, **config):
     """A tiny model of a family of transformers, with random weights of a size that shows."""
+    if name in LATER and int(tf.__version__.split(".")[0]) < 5:
+        pytest.skip(f"before transformers 5 {name} is no base: it keeps its states in caches of its own")
     torch.manual_seed(0)
     text = f"{name}TextConfig" if hasattr(tf, f"{name}TextConfig") else f"{name}Config"
     ids = {"vocab_size": len(tokenizer()), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
