@@ -141,8 +141,9 @@ class Comparison:
                 if score is not None:
                     spread = None if math.isnan(score.error) else score.error
                     axes.barh(place, score.mean, xerr=spread, color="#4878a8", height=0.62)
+                    away, side = (4, "left") if score.mean >= 0 else (-4, "right")  # inside of the bar
                     axes.annotate(
-                        f"{score.mean:.3f}", (0, place), (4, 0), textcoords="offset points", va="center",
+                        f"{score.mean:.3f}", (0, place), (away, 0), textcoords="offset points", va="center", ha=side,
                         color="white", fontsize=8,
                     )  # fmt: skip
                 if paper is not None:

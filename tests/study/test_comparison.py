@@ -71,6 +71,15 @@ def test_without_published_figures_and_where_higher_is_better():
     assert [axes.get_title() for axes in panels] == ["wrong edges ↓", "precision ↑", "floor"]
 
 
+def test_a_number_stands_inside_its_bar():
+    scores = {"ahead": {"headline": Score.of([0.2])}, "behind": {"headline": Score.of([-0.2])}}
+    (axes,) = Comparison("a title", {"headline": "headline"}, scores).figure().axes
+    texts = {text.get_text(): text for text in axes.texts}
+    assert texts["0.200"].get_horizontalalignment() == "left"
+    assert texts["-0.200"].get_horizontalalignment() == "right"
+    assert texts["0.200"].xyann[0] > 0 > texts["-0.200"].xyann[0]
+
+
 def test_csv(comparison):
     rows = list(csv.DictReader(io.StringIO(comparison.csv())))
     assert len(rows) == 4
