@@ -29,7 +29,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 class Interruption:
     """While active, the first SIGINT or SIGTERM only sets `signum`; a second one interrupts at once.
 
-    `accelerate launch` passes no signals on. What it started takes its launcher's end as SIGTERM, and does not go on
+    ``accelerate launch`` passes no signals on. What it started takes its launcher's end as SIGTERM, and does not go on
     alone.
     """
 
