@@ -36,18 +36,21 @@ class EncodingLayout:
         latent_shape: of the mean and the log-variance.
         num_features: D, or None for a base whose features are its mean.
         has_log_var: false for a deterministic encoder.
+        half: whether rows are float16.
     """
 
     latent_shape: tuple[int, ...]
     num_features: int | None
     has_log_var: bool
+    half: bool = False
 
     @classmethod
-    def of(cls, encoding: Encoding) -> EncodingLayout:
+    def of(cls, encoding: Encoding, half: bool = False) -> EncodingLayout:
         """The layout for encodings such as this one."""
         features, mean = encoding.features, encoding.mean.flatten(1)
         same = features.data_ptr() == mean.data_ptr() and torch.equal(features, mean)  # by construction, not by chance
-        return cls(tuple(encoding.mean.shape[1:]), None if same else features.shape[1], encoding.log_var is not None)
+        width = None if same else features.shape[1]
+        return cls(tuple(encoding.mean.shape[1:]), width, encoding.log_var is not None, half)
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -56,17 +59,18 @@ class EncodingLayout:
         return size, self.num_features or 0, size if self.has_log_var else 0
 
     def pack(self, encoding: Encoding) -> Tensor:
-        """Rows (B, sum of widths), float32, on the CPU."""
+        """Rows (B, sum of widths), float32 or float16, on the CPU; DataError for numbers beyond float16's range."""
         parts = [encoding.mean]
         if self.num_features is not None:
             parts.append(encoding.features)
         if self.has_log_var and encoding.log_var is not None:
             parts.append(encoding.log_var)
-        return torch.cat([part.flatten(1).float() for part in parts], dim=1).cpu()
+        rows = torch.cat([part.flatten(1).float() for part in parts], dim=1).cpu()
+        return _halved(rows) if self.half else rows
 
     def unpack(self, rows: Tensor) -> dict[str, Tensor]:
-        """``features`` (B, D), ``mean`` and ``log_var`` (B, *latent_shape) of rows, as views where they can be."""
-        mean, features, log_var = rows.split(self.widths, dim=1)
+        """Of rows ``features`` (B, D), ``mean`` and ``log_var`` (B, *latent_shape), float32, as views if possible."""
+        mean, features, log_var = rows.float().split(self.widths, dim=1)
         shape = (len(rows), *self.latent_shape)
         return {
             "features": mean if self.num_features is None else features,
@@ -98,7 +102,7 @@ class EncodedDataset(LabelledDataset):
         return any(name != OBSERVATIONAL for name in self.context_names)
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        return {**self.layout.unpack(self.table[indices].float()), "mask": self._masks[self.labels[indices]]}
+        return {**self.layout.unpack(self.table[indices]), "mask": self._masks[self.labels[indices]]}
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Average mean, variance of the means and average variance over all items, each (latent size,), float32.
@@ -165,10 +169,10 @@ def encode_dataset(
         return EncodedDataset(dataset, dataset.latents.flatten(1), EncodingLayout(base.latent.shape, None, False))
     with torch.no_grad():
         encoding = base.encode(first.to(base.device))
-    layout = EncodingLayout.of(encoding)
+    layout = EncodingLayout.of(encoding, half)
 
     def rows_from(start: int) -> Iterator[Tensor]:
-        return (_halved(rows) if half else rows for rows in _rows(base, dataset, layout, start, batch_size, progress))
+        return _rows(base, dataset, layout, start, batch_size, progress)
 
     if cache_dir is None:
         return EncodedDataset(dataset, torch.cat(list(rows_from(0))), layout)
@@ -177,8 +181,6 @@ def encode_dataset(
         described["dtype"] = "float16"
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
     first_row = layout.pack(encoding)[0]
-    if half:
-        first_row = _halved(first_row)
     folder = Path(cache_dir) / f"encodings-{key}"
     table = cached_table(folder, described, len(dataset), first_row, rows_from, progress=progress)
     return EncodedDataset(dataset, table, layout)
