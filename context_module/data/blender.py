@@ -11,16 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from context_module.data.pictures import picture_pixels
 from context_module.errors import DataError
 
-__all__ = ["BlenderScene"]
+__all__ = ["COLOURED", "BlenderScene"]
 
 _RAYS = 32  # a pixel
-_OBJECT, _SPOTLIGHT, _GROUND = _NAMES = ("Object", "Spotlight", "Ground")
+#: Names of what a scene must have, all of which may be coloured.
+COLOURED = ("Ground", "Object", "Spotlight")
+_, _OBJECT, _SPOTLIGHT = COLOURED
 
 
 class BlenderScene:
@@ -60,7 +62,7 @@ class BlenderScene:
             place: of the object, x, y, z in the scene's units.
             angles: of the object about x, y and z, one after the other, in radians.
             light: place of the spotlight.
-            colours: RGB in [0, 1] of what is to be coloured, by the names above.
+            colours: RGB in [0, 1] of what is to be coloured, by names of `COLOURED`.
         """
         bpy = _bpy()
         if Path(bpy.data.filepath) != self.path.resolve():  # another scene was opened meanwhile
@@ -89,7 +91,7 @@ class BlenderScene:
         except RuntimeError as error:
             raise DataError(f"Blender cannot open {self.path} ({str(error).strip()})") from None
         scene, known = bpy.context.scene, bpy.data.objects
-        if missing := [name for name in _NAMES if name not in known]:
+        if missing := [name for name in COLOURED if name not in known]:
             there = ", ".join(sorted(known.keys())) or "nothing"
             raise DataError(f"{self.path} has no object named {missing[0]!r}; it has {there}: rename them in Blender")
         if known[_SPOTLIGHT].type != "LIGHT":
@@ -135,7 +137,7 @@ def _pixels(file: Path) -> Tensor:
     from PIL import Image
 
     with Image.open(file) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+        return torch.tensor(picture_pixels(picture, file)).permute(2, 0, 1).contiguous()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from context_module.contexts import Concepts
-from context_module.data.blender import BlenderScene
+from context_module.data.blender import COLOURED, BlenderScene
 from context_module.data.context_data import ContextData
 from context_module.data.ident_images import ident_images
 from context_module.data.mechanisms import AdditiveSimulator, Range
@@ -130,10 +130,9 @@ class IdentSimulator(AdditiveSimulator):
 
 
 def _photograph(scene: BlenderScene, factors: Tensor) -> Tensor:
-    place, angles, angle, (background, own, spot) = factors.float().split([3, 3, 1, 3])
-    colours = {"Ground": background, "Object": own, "Spotlight": spot}
-    painted = {name: _colour(hue[None])[:, 0].tolist() for name, hue in colours.items()}
-    return scene.render(place.tolist(), angles.tolist(), _spotlight(angle)[:, 0].tolist(), painted)
+    place, angles, angle, hues = factors.float().split([3, 3, 1, 3])
+    colours = dict(zip(COLOURED, _colour(hues).T.tolist(), strict=True))  # in the order of the concepts
+    return scene.render(place.tolist(), angles.tolist(), _spotlight(angle)[:, 0].tolist(), colours)
 
 
 def _spotlight(angle: Tensor) -> Tensor:
