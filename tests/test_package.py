@@ -80,7 +80,7 @@ def test_importing_the_library_and_loading_is_light(tmp_path):
     LightweightVAE("conv3").save_pretrained(tmp_path / "base")
     model = wrap_decoder(load_base("lightweight", tmp_path / "base"), concepts=["a", "b"], form="edits")
     model.save_pretrained(tmp_path / "module")
-    heavy = ["accelerate", "diffusers", "transformers", "peft", "PIL", "matplotlib", "scipy", "torch._dynamo"]
+    heavy = ["accelerate", "diffusers", "transformers", "peft", "PIL", "matplotlib", "ot", "scipy", "torch._dynamo"]
     code = f"""
 import sys
 from context_module import ContextualDecoder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -57,8 +59,9 @@ def sliced_wasserstein(
     )
 
 
+@lru_cache(maxsize=1)  # those of one context are those of the next
 def _directions(size: int, count: int, seed: int) -> Tensor:
-    """Directions (size, count), float32, uniform on the sphere."""
+    """Directions (size, count), float32, uniform on the sphere; not to be written to."""
     drawn = np.random.RandomState(seed).randn(size, count)
     return torch.from_numpy(drawn / np.sqrt((drawn**2).sum(0, keepdims=True))).float()
 
