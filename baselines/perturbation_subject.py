@@ -14,13 +14,12 @@ from context_module.baselines.transfer import fitted_to, importance_bound
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextDataset
 from context_module.errors import DataError
-from context_module.metrics import Subject
+from context_module.metrics import SHIFTED, Subject
 
 __all__ = ["PerturbationSubject"]
 
 _ENCODED = 2000  # rows of a context that stand for all
 _DRAWS = 100  # of the importance-weighted bound
-_SHIFTED = 1.0  # deviations of the control's codes: what counts as shifted
 
 
 class PerturbationSubject(Subject):
@@ -92,15 +91,14 @@ class PerturbationSubject(Subject):
 
     @torch.no_grad()
     def targets(self) -> Tensor:
-        """bool (K, latents), in the order of the data's concepts."""
+        """bool (K, latents), in the order of the method's concepts."""
         found = self.model.targets()
         if found is None:
             center, spread = self._moments(OBSERVATIONAL)
             learned = [name if name in self.learned else OBSERVATIONAL for name in self.model.concepts]
             shifts = [(self._moments(name)[0] - center) / spread for name in learned]
-            found = torch.stack(shifts).abs() > _SHIFTED
-        places = [self.model.concepts.index(name) for name in self._data.concepts]
-        return found.cpu()[places]
+            found = torch.stack(shifts).abs() > SHIFTED
+        return found.cpu()
 
     def _by_arithmetic(self, n: int, context: str, generator: torch.Generator) -> Tensor:
         center = self._moments(OBSERVATIONAL)[0]

@@ -245,11 +245,11 @@ def main(argv: list[str] | None = None) -> None:
     if data.test is None:
         data = with_validation(data, run)
         source = "the validation split of the training, as the data has no test part"
-    if isinstance(model, ContextualDecoder) and set(model.concepts) < set(data.concepts):
-        data = data.of_concepts(model.concepts)  # of --contexts
     if isinstance(model, Baseline):
         model = model.subject(data.train)
     scored = score(args, run, model, data)
+    if isinstance(model, ContextualDecoder) and set(model.concepts) < set(data.concepts):
+        data = data.of_concepts(model.concepts)  # of --contexts
     n = args.samples
     facts = {
         "model": args.model,

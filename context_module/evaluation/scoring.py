@@ -81,15 +81,16 @@ def evaluate(
 
     Raises:
         ValueError: for an unknown metric, or fewer than one sample.
-        ConceptError: if the data's concepts are not the model's, or for an unknown context.
+        ConceptError: if concepts of the model are not the data's, or for an unknown context.
         DataError: for too few images, texts without a parser, or a metric asked for that does not apply.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
     subject = subject_of(model, pooled=pooled)
     asked = _asked(metrics, subject)
-    case = Case(subject, data, samples, seed, batch_size, projections, cache_dir, progress)
-    _check_concepts(case)
+    known = _known(subject, data)
+    whole, data = data, known
+    case = Case(subject, data, samples, seed, batch_size, projections, cache_dir, progress, whole)
     compared = Compared(case)
     parts = real_parts(data, contexts, samples)
     skipped = _skipped(asked, case, strict=metrics is not None)
@@ -193,13 +194,17 @@ def _asked(names: Iterable[str] | None, subject: Subject) -> list[Metric]:
     return [get_metric(name) for name in known if name in asked]
 
 
-def _check_concepts(case: Case) -> None:
-    known, concepts = case.subject.concepts, case.data.concepts
-    if known is not None and set(known) != set(concepts):
+def _known(subject: Subject, data: ContextData) -> ContextData:
+    """The data of the concepts that the subject knows."""
+    known, concepts = subject.concepts, data.concepts
+    if known is None or set(known) == set(concepts):
+        return data
+    if not set(known) < set(concepts):
         raise ConceptError(
             f"the model has the concepts {', '.join(known)}, the data {', '.join(concepts)}: "
             "evaluate it on data of the concepts it was trained on"
         )
+    return data.of_concepts(known)
 
 
 def _skipped(asked: list[Metric], case: Case, *, strict: bool) -> dict[str, str]:

@@ -28,7 +28,7 @@ from context_module.metrics.estimate import (
 from context_module.metrics.features import frechet_distance, kernel_distance
 from context_module.metrics.graph import GraphScores
 from context_module.metrics.kernel import energy_distance, mmd
-from context_module.metrics.latents import latent_scores, target_scores
+from context_module.metrics.latents import SHIFTED, latent_scores, target_scores
 from context_module.metrics.leak import leak
 from context_module.metrics.metric import ContextMetric, Figure, Metric, Table, WholeMetric, inapplicable
 from context_module.metrics.perturbation import (
@@ -58,6 +58,7 @@ from context_module.metrics.unfamiliar import unfamiliar
 __all__ = [
     "ANSWERS",
     "MIN_SAMPLES",
+    "SHIFTED",
     "UNREADABLE",
     "Case",
     "ConceptAccuracy",

@@ -28,6 +28,8 @@ class Case:
         projections: directions of the sliced Wasserstein distance.
         cache_dir: where networks that metrics train on the data are kept, if anywhere.
         progress: show progress bars.
+        whole: the data, with contexts of concepts that the subject does not know, where there are any: they are not in
+            `data`.
     """
 
     subject: Subject
@@ -38,6 +40,7 @@ class Case:
     projections: int = 200
     cache_dir: str | Path | None = None
     progress: bool = True
+    whole: ContextData | None = None
     _trained: dict[Callable[..., Any], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def trained(self, train: Callable[..., Any]) -> Any:

@@ -16,7 +16,10 @@ from context_module.metrics.estimate import MIN_SAMPLES, Estimate, bootstrap, bo
 from context_module.metrics.metric import Figure, WholeMetric
 from context_module.metrics.representation import leading_codes
 
-__all__ = ["METRIC", "latent_scores", "target_scores"]
+__all__ = ["METRIC", "SHIFTED", "latent_scores", "target_scores"]
+
+#: Deviations of observational codes: what counts as shifted, of a subject that does not learn what is.
+SHIFTED = 1.0
 
 Array = NDArray[np.float64]
 _ITEMS = 4000  # that are drawn, of more
@@ -122,9 +125,11 @@ def _score(case: Case) -> dict[str, Estimate]:
     codes = codes if width is None else leading_codes(codes, width)
     scores = latent_scores(codes, factors, seed=case.seed)
     targets = getattr(case.subject, "targets", None)
-    rows = [number for number, name in enumerate(case.data.concepts) if name in learned]
-    if targets is not None and case.data.targets is not None and len(rows) >= MIN_SAMPLES:
-        scores |= target_scores(targets()[rows], case.data.targets[rows], codes, factors, seed=case.seed)
+    names = [name for name in case.data.concepts if name in learned]
+    if targets is not None and case.data.targets is not None and len(names) >= MIN_SAMPLES:
+        found = targets()[[case.subject.concepts.index(name) for name in names]]
+        true = case.data.targets[[case.data.concepts.index(name) for name in names]]
+        scores |= target_scores(found, true, codes, factors, seed=case.seed)
     return scores
 
 

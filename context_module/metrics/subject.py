@@ -24,7 +24,7 @@ class Subject(ABC):
     - ``contextual_codes(vectors, mask)``: the same, told of the interventions, of a system that wants to be.
     - ``transfer(train, test, contexts, seed)``: the ELBO and a tighter bound (n,) of test rows of contexts that are
       not among its attribute ``learned``, their own parameters fitted to training rows.
-    - ``targets()``: bool (K, d), which dimensions of its codes each concept shifts.
+    - ``targets()``: bool (K, d), which dimensions of its codes each of its concepts shifts.
     - ``nats(images, mask, generator)``: the negative ELBO (B,) of images (B, C, H, W) in [0, 1], likewise on the
       `device`, under the interventions of a bool mask (B, K) over `concepts`.
     - ``counterfactuals(images, contexts, generator)``: by context, what observational images (B, C, H, W) on the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from context_module.contexts import OBSERVATIONAL, SEPARATOR
+from context_module.data import ContextData
 from context_module.metrics.case import Case
 from context_module.metrics.estimate import Estimate, mean_estimate
 from context_module.metrics.metric import Figure, WholeMetric
@@ -10,10 +11,14 @@ from context_module.metrics.metric import Figure, WholeMetric
 __all__ = ["METRIC"]
 
 
+def _data(case: Case) -> ContextData:
+    return case.data if case.whole is None else case.whole
+
+
 def _new(case: Case) -> list[str]:
     """Single perturbations that the subject was not trained on."""
     learned = getattr(case.subject, "learned", case.data.train.context_names)
-    names = [name for name in case.data.train.context_names if SEPARATOR not in name and name != OBSERVATIONAL]
+    names = [name for name in _data(case).train.context_names if SEPARATOR not in name and name != OBSERVATIONAL]
     return [name for name in names if name not in learned]
 
 
@@ -25,9 +30,10 @@ def _reason(case: Case) -> str | None:
 
 def _score(case: Case) -> dict[str, Estimate]:
     contexts = _new(case)
-    assert case.data.test is not None
+    data = _data(case)
+    assert data.test is not None
     elbo, weighted = case.subject.transfer(  # type: ignore[attr-defined]
-        case.data.train, case.data.test.only(contexts), contexts, seed=case.seed
+        data.train, data.test.only(contexts), contexts, seed=case.seed
     )
     return {"nll_elbo": mean_estimate(-elbo), "nll_iwelbo": mean_estimate(-weighted)}
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
 
 from context_module.errors import ShapeError
 from context_module.interventions import check_strengths
@@ -156,8 +157,8 @@ class EditModule(nn.Module):
 
         Of those alone, if there are any, that are so close in the last coordinate that float32 tells it again.
         """
-        white = self._white(coordinates)
-        memory = self._white(self._shrunk(self.memory))
+        white = self.whitened(coordinates)
+        memory = self.whitened(self._shrunk(self.memory))
         far = (white[:, -1:] - memory[:, -1]).abs() > _TOLD * _SMOOTH
         chosen = torch.where(far, 1e6, 0.0).add(torch.cdist(white, memory)).argmin(1)
         noise = (white - memory[chosen]) / _SMOOTH
@@ -174,8 +175,22 @@ class EditModule(nn.Module):
     def _shrunk(self, memory: Tensor) -> Tensor:
         return self.mean + math.sqrt(1 - _SMOOTH**2) * (memory - self.mean)
 
-    def _white(self, coordinates: Tensor) -> Tensor:
+    def whitened(self, coordinates: Tensor) -> Tensor:
+        """Coordinates (B, r) in which observational ones have unit variance and no correlation."""
         return torch.linalg.solve(self.factor.float(), (coordinates - self.mean).float(), left=False).to(self.dtype)
+
+    def edited(self, linear: Tensor, shift: Tensor) -> MultivariateNormal:
+        """The Gaussian with the moments of flat decoder inputs (D,) that an edit c -> c + c @ linear + shift makes.
+
+        Those of observational ones go through the edit, and `scale` is the deviation around what it makes.
+
+        Args:
+            linear, shift: (r, r) and (r,).
+        """
+        edit = torch.eye(len(shift), device=self.device) + linear
+        spread = self.factor @ edit @ self.synthesis
+        covariance = spread.mT @ spread + self.scale.flatten().square().diag()
+        return MultivariateNormal(self.place((self.mean @ edit + shift)[None]).flatten(), covariance)
 
     @torch.no_grad()
     def unchanged(self, coordinates: Tensor, mask: Tensor) -> Tensor:

@@ -5,10 +5,11 @@ from context_module.training.encoder import fit_encoder, wants_encoder
 from context_module.training.encodings import EncodedDataset, encode_dataset
 from context_module.training.gains import fit_gains
 from context_module.training.gaussians import Moments, gaussian_map
-from context_module.training.maps import fit_effects, fit_maps
+from context_module.training.maps import fit_effects, fit_maps, map_to
 from context_module.training.objectives import prior_gap
 from context_module.training.run_directory import RunDirectory, read_metrics
 from context_module.training.settings import TrainingSettings
+from context_module.training.shift_axes import ShiftAxes, shift_axes
 from context_module.training.trainer import Trainer, TrainingResult
 from context_module.training.values import fit_values
 from context_module.training.weights import trainable_state_dict
@@ -17,6 +18,7 @@ __all__ = [
     "EncodedDataset",
     "Moments",
     "RunDirectory",
+    "ShiftAxes",
     "Trainer",
     "TrainingResult",
     "TrainingSettings",
@@ -28,9 +30,11 @@ __all__ = [
     "fit_values",
     "gaussian_map",
     "make_accelerator",
+    "map_to",
     "multiplies_bf16",
     "prior_gap",
     "read_metrics",
+    "shift_axes",
     "trainable_state_dict",
     "wants_encoder",
 ]

@@ -21,7 +21,7 @@ from context_module.training.gaussians import Moments, gaussian_map, power, read
 from context_module.training.objectives.directions import Directions, decoder_sketch
 from context_module.training.support import find_support
 
-__all__ = ["coordinates_of", "fit_effects", "fit_maps"]
+__all__ = ["coordinates_of", "fit_effects", "fit_maps", "map_to"]
 
 _EXPLAINS = 0.3  # of the variance of pictures, by a linear sketch: as for `EditObjective`
 _WIDEST = 1024  # decoder inputs of more values are weighed one by one
@@ -175,6 +175,15 @@ def coordinates_of(module: EditModule, encodings: EncodedDataset, context: str) 
     """Coordinates (n, r) of a context's images, of evenly spaced ones where there are very many."""
     places = encodings.places(context, 4 * max(_ROWS, module.config.noise_size))
     return torch.cat([module.coordinates(encodings.batch(p)["mean"].to(module.device)) for p in places.split(_CHUNK)])
+
+
+def map_to(module: EditModule, encodings: EncodedDataset, context: str) -> tuple[Tensor, Tensor]:
+    """L (r, r) and s (r,) of the map c -> c + c L + s from a fitted module's observational coordinates to a context.
+
+    `fit_maps` fits one to every concept; this is one for a context that the module does not know.
+    """
+    observed = Moments(len(module.memory), module.mean, module.factor.mT @ module.factor)
+    return gaussian_map(observed, Moments.of(coordinates_of(module, encodings, context)), module.visible)
 
 
 def _check_contexts(encodings: EncodedDataset, concepts: tuple[str, ...]) -> None:

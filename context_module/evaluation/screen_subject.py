@@ -1,0 +1,90 @@
+"""A base of vectors with edits as a subject: what metrics of perturbation screens ask for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from context_module.contexts import OBSERVATIONAL
+from context_module.data import ContextDataset
+from context_module.evaluation.module_subject import ModuleSubject
+from context_module.metrics import SHIFTED
+from context_module.model import ContextualDecoder
+from context_module.nn import EditModule
+from context_module.normal import draw_normal
+from context_module.training import ShiftAxes, encode_dataset, map_to, shift_axes
+
+__all__ = ["ScreenSubject"]
+
+_DRAWS = 100  # of the importance-weighted bound
+_ROWS = 1000
+
+
+class ScreenSubject(ModuleSubject):
+    """A base of vectors, with edits in front of it, beside samples of that base.
+
+    Its codes are along the axes in which its edits are sparse (`shift_axes`). Of a perturbation that it was not
+    trained on it explains rows by a map in closed form, fitted to other rows of it: by the Gaussian that this map
+    makes of the moments of observational embeddings.
+
+    Args:
+        model: the wrapped base.
+    """
+
+    def __init__(self, model: ContextualDecoder) -> None:
+        super().__init__(model)
+        self.code_width = None
+        self.learned = (OBSERVATIONAL, *model.concepts)
+        self._axes: ShiftAxes | None = None
+
+    @property
+    def axes(self) -> ShiftAxes:
+        if self._axes is None:
+            self._axes = shift_axes(self.model)
+        return self._axes
+
+    def codes(self, images: Tensor) -> Tensor:
+        return self.axes.codes(images)
+
+    def targets(self) -> Tensor:
+        """bool (K, d): along which axes it moves embeddings by a deviation or more."""
+        return (self.axes.shifts.abs() > SHIFTED).cpu()
+
+    @torch.no_grad()
+    def transfer(
+        self, train: ContextDataset, test: ContextDataset, contexts: Sequence[str], seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """The ELBO and the importance-weighted bound (n,) of test rows of contexts that it was not trained on."""
+        module = self.model.module
+        assert isinstance(module, EditModule)
+        encodings = encode_dataset(self.model.base, train.only(contexts))
+        generator = torch.Generator().manual_seed(seed)
+        bounds = []
+        for context in contexts:
+            prior = module.edited(*map_to(module, encodings, context))
+            for places in test.places(context).split(_ROWS):
+                x = test.batch(places)["x"].to(self.device)
+                weights = torch.stack([self._weights(x, prior, generator) for _ in range(_DRAWS)])
+                bounds.append(torch.stack([weights.mean(0), weights.logsumexp(0) - math.log(_DRAWS)]))
+        elbo, weighted = torch.cat(bounds, dim=1).cpu()
+        return elbo, weighted
+
+    def _weights(self, x: Tensor, prior: MultivariateNormal, generator: torch.Generator) -> Tensor:
+        """log p(x, e) - log q(e | x) (B,) of rows (B, G), for one draw of each embedding e from the base's q."""
+        base = self.model.base
+        encoding = base.encode(base.check_inputs(x).to(base.dtype))
+        mean, log_var = encoding.mean.float(), encoding.log_var.float()
+        noise = draw_normal(mean, generator)
+        latent = mean + (0.5 * log_var).exp() * noise
+        log_q = -0.5 * (noise.square() + log_var + math.log(2 * math.pi)).flatten(1).sum(1)
+        explained = base.decode(latent.to(base.dtype), encoding, generator=generator).log_prob(x)
+        return explained + prior.log_prob(latent.flatten(1)) - log_q
+
+    def unable(self, method: str) -> str | None:
+        if method == "transfer" and not self.model.config.latent_noise:
+            return "without latent noise the module's embeddings have no density"
+        return super().unable(method)
