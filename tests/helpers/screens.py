@@ -1,9 +1,12 @@
 """A small screen of perturbations, and a base for its counts."""
 
+from dataclasses import replace
+
 import torch
 
 from context_module.adapters.vector_vae import VectorVAE
-from context_module.data import sparse_shifts
+from context_module.data import VectorContextDataset, sparse_shifts
+from helpers.draws import seeded
 
 
 def screen(**options):
@@ -18,6 +21,26 @@ def tiny_vector_vae(columns=12, **options):
     net = VectorVAE(names, **{"latents": 3, "width": 8, **options}).eval()
     net.library.copy_(torch.tensor([9.2, 0.1]))
     return net
+
+
+def mixed_screen(perturbations, latents=5):
+    """A screen of real numbers, its latents mixed linearly, and a base whose embeddings are these numbers."""
+    screen = sparse_shifts(perturbations=perturbations, latents=latents, genes=10, pairs=0, samples_per_context=100)
+    turned = torch.linalg.qr(torch.randn(latents, latents, generator=seeded(4))).Q
+    mixing = turned @ torch.linspace(0.5, 2, latents).diag()
+    train, names = screen.train, [f"g{number + 1}" for number in range(latents)]
+    rows = VectorContextDataset(
+        train.factors @ mixing,
+        train.labels,
+        train.context_names,
+        train.concepts,
+        train.factors,
+        train.factor_names,
+        columns=names,
+    )
+    base = tiny_vector_vae(columns=latents, latents=latents, likelihood="gaussian")
+    base.encode = lambda x: (x, torch.full_like(x, -12.0))
+    return replace(screen, train=rows, test=rows), base
 
 
 def write_screen(screen, file):

@@ -34,7 +34,7 @@ def test_a_module_on_a_base_of_counts(here, check, tmp_path):
     report = json.loads((tmp_path / "module" / "evaluation" / "report.json").read_text())
     found = report["summary"]["composition"]["delta_correlation"]
     assert set(found) == {"model", "base", "floor", "additive", "linear", "mean_response"}
-    assert report["skipped"]["transfer"] == "ModuleSubject has no method 'transfer'"
+    assert report["skipped"]["transfer"] == "the model was trained on all perturbations: leave some out, --contexts"
     page = (tmp_path / "module" / "evaluation" / "report.html").read_text()
     assert "mean response" in page
     assert "on rows that it was never trained on" in page
