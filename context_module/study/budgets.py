@@ -94,6 +94,7 @@ CPU: Budget = {
         "train_batch_size": 256,
         "learning_rate": 3e-3,
         "validation_steps": 1000,
+        "beta": 0.3,  # with 1 a base leaves three of 15 latents out
     },
     "edits": {"samples_per_context": 250, "max_train_steps": 300, "train_batch_size": 620, "validation_steps": 100},
     "pretraining": LABELLED,
@@ -167,6 +168,7 @@ PAPER: Budget = {
         "train_batch_size": 256,
         "learning_rate": 3e-3,
         "validation_steps": 10_000,
+        "beta": 0.3,
     },
     "edits": {"samples_per_context": 250, "max_train_steps": 1500, "train_batch_size": 620, "validation_steps": 100},
     "pretraining": {"max_train_steps": 43_000, "learning_rate": 1e-4},

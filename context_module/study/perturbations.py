@@ -41,7 +41,6 @@ LATENT_COLUMNS = {
 CLOSED, TRAINED, BASE = "context module (closed form)", "context module (trained)", "base"
 EDITS: dict[str, Any] = {"graph": ["none"], "score_samples": 0}
 IN_CLOSED_FORM = {**EDITS, "max_train_steps": 0}
-BETA = 0.3  # of the base behind axes: with 1 it leaves three of 15 latents out
 #: What takes no training, by row, as the reports of the module have it.
 ANSWERS = {"additive": "additive", "linear": "linear", "mean response": "mean_response"}
 SCREENS = {"additive": "", "interactions": ", interactions"}
@@ -75,7 +74,7 @@ def _identifiable(plan: Plan) -> dict[str, Run]:
     }
     runs[CLOSED] = scored(
         CLOSED,
-        plan.train("pretrain", path / "base", base="vector_vae", beta=BETA, **screen, **spent),
+        plan.train("pretrain", path / "base", base="vector_vae", **screen, **spent),
         plan.train("finetune", path, **screen, **on_base, **IN_CLOSED_FORM),
     )
     return runs
