@@ -80,7 +80,8 @@ class ModuleSlot(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The decoder input behind images, drawn from its posterior, and its KL (B,) from N(mean, scale^2).
 
-        The posterior is the base's own, q(e | x). Without latent noise, or for a deterministic encoder, the posterior
+        The posterior is the base's own, q(e | x), no wider than the noise around what the module makes: a wider one
+        explains no better and costs its KL. Without latent noise, or for a deterministic encoder, the posterior
         is what the module says. With edits it is the base's own and costs nothing: they explain any embedding.
         """
         if isinstance(self.module, EditModule):
@@ -88,7 +89,7 @@ class ModuleSlot(nn.Module):
             return encoding.mean.float() + deviation * draw_normal(mean, generator), mean.new_zeros(len(mean))
         if not self.config.latent_noise or encoding.log_var is None:
             return self.draw_latent(mean, 1.0, generator), mean.new_zeros(len(mean))
-        center, deviation = encoding.mean.float(), (0.5 * encoding.log_var.float()).exp()
         scale = torch.as_tensor(self.module.scale).float()
+        center, deviation = encoding.mean.float(), (0.5 * encoding.log_var.float()).exp().minimum(scale)
         kl = (scale / deviation).log() + 0.5 * (deviation.square() + (center - mean.float()).square()) / scale**2 - 0.5
         return center + deviation * draw_normal(center, generator), kl.flatten(1).sum(1)
