@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DecoderAdapter", "Decoding", "Encoding", "LatentSpec", "Likelihood"]
 
+_WIDEST = 2.0  # log-variance of an embedding, whose own is about one
+
 
 @dataclass(frozen=True)
 class LatentSpec:
@@ -106,7 +108,8 @@ class Encoding:
     Attributes:
         features: (B, D), read by the posterior heads.
         mean: (B, *latent.shape), the base's own embedding, normalised; zeros for a base without (`embeds`).
-        log_var: its log-variance, same shape; None for a deterministic encoder.
+        log_var: its log-variance, same shape, at most 2; None for a deterministic encoder. Of images unlike those that
+            an encoder was trained on, many say a variance of thousands, and a draw from it is no embedding of them.
         states: whatever `decode` wants to know of the images (NVAE: encoder states for the deeper latents).
     """
 
@@ -114,6 +117,10 @@ class Encoding:
     mean: Tensor
     log_var: Tensor | None = None
     states: Any = None
+
+    def __post_init__(self) -> None:
+        if self.log_var is not None:
+            self.log_var = self.log_var.clamp(max=_WIDEST)
 
 
 @dataclass

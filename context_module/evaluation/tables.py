@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from context_module.contexts import OBSERVATIONAL
@@ -30,7 +31,9 @@ def composition_table(evaluation: Evaluation) -> str:
     rows["mean"] = evaluation.summary["composition"]
     lines, mean = _lines(rows), _values(rows["mean"][_distance(rows)])
     if "maps" in mean:
-        lines += ["", f"Of what the base allows beyond Gaussian maps: {headline(mean):.0%}."]
+        share = headline(mean)
+        said = "nothing, these are as near as its reconstructions" if math.isnan(share) else f"{share:.0%}"
+        lines += ["", f"Of what the base allows beyond Gaussian maps: {said}."]
     return "\n".join(lines)
 
 

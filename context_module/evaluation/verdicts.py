@@ -13,7 +13,7 @@ __all__ = ["VERDICTS", "Judged", "headline", "judged", "verdict"]
 _CLOSE = 0.002
 _DIFFERENT = 1.25  # times the least distance there can be: what no intervention at all does worse than
 _MOST = 0.8  # of the way from real images to observational ones
-_IDLE = ("no", "cannot be told")  # of a concept alone: it says something of its compositions
+_IDLE = ("no", "not with this base", "cannot be told")  # of a concept alone: it says something of its compositions
 
 _OTHERS = "other real images are {floor:.3f}"
 #: The words of every verdict, best first -> whether the intervention works, and why, by the distances of `verdict`.
@@ -42,6 +42,10 @@ VERDICTS = {
         "no",
         f"{{model:.3f}} from real images, as observational images are, {{unchanged:.3f}}; {_OTHERS}.",
     ),
+    "not shown by the base": (
+        "not with this base",
+        "observational images are {unchanged:.3f} from real ones, but the base's own reconstructions {recon:.3f}.",
+    ),
     "hardly differs from observational images": (
         "cannot be told",
         f"observational images are {{unchanged:.3f}} from real ones; {_OTHERS}, reconstructions {{recon:.3f}}.",
@@ -57,7 +61,7 @@ class Judged:
         context: its name.
         held_out: whether it is a composition that was never trained on; else it is a single concept.
         verdict: one of `VERDICTS`.
-        works: yes, in part, as far as the base allows, no, or cannot be told.
+        works: yes, in part, as far as the base allows, no, not with this base, or cannot be told.
         why: in a sentence or two, with the distances.
     """
 
@@ -104,11 +108,15 @@ def verdict(distances: Mapping[str, float]) -> str:
     'limited by the base'
     >>> verdict({"model": 0.09, "maps": 0.09, "recon": 0.02, "floor": 0.02, "unchanged": 0.1})
     'no visible effect'
+    >>> verdict({"model": 0.5, "maps": 0.5, "recon": 0.5, "floor": 0.02, "unchanged": 0.4})
+    'not shown by the base'
     """
     model, maps, recon, floor = (distances[column] for column in ("model", "maps", "recon", "floor"))
     if unchanged := distances.get("unchanged"):
-        if unchanged < _DIFFERENT * max(recon, floor):
+        if unchanged < _DIFFERENT * floor:
             return "hardly differs from observational images"
+        if unchanged < _DIFFERENT * min(recon, model):
+            return "not shown by the base"
         if model - recon > _MOST * (unchanged - recon):
             return "no visible effect"
     if recon > 2 * floor and model < 1.25 * recon:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from context_module.adapters.lightweight import LightweightAdapter, LightweightObjective, LightweightVAE
+from context_module.base import base_output
 from context_module.errors import CheckpointError
 from helpers.files import edit_json, edit_tensors
 
@@ -168,3 +169,16 @@ def test_the_objective_trains(architecture):
 def test_the_objective_needs_heads():
     with pytest.raises(ValueError, match="has no posterior to pretrain: build it with heads=True"):
         LightweightObjective(LightweightVAE("conv3", heads=False))({"x": torch.rand(2, 1, 28, 28)})
+
+
+def test_an_encoder_that_is_at_a_loss_says_no_variance_of_thousands():
+    """As those do that meet images unlike all they were trained on; a module in front of one is fitted as ever."""
+    torch.manual_seed(0)
+    net = LightweightVAE("conv3").eval()
+    adapter = LightweightAdapter(net)
+    mean, features, log_var = torch.zeros(40, 128), torch.zeros(40, 256), torch.zeros(40, 128)
+    log_var[20:] = 20.0
+    net.encode = lambda x: (features[: len(x)], mean[: len(x)], log_var[: len(x)])
+    encoding = adapter.encode(torch.rand(40, 1, 28, 28))
+    assert encoding.log_var.unique().tolist() == [0, 2]
+    assert base_output(adapter, torch.rand(40, 1, 28, 28), encoding).loss.max() < 1e4

@@ -93,6 +93,24 @@ def test_none_of_it_with_a_base_that_trains():
     assert "verdict" not in composition_table(found)
 
 
+def test_what_a_base_does_not_show_is_not_laid_to_the_data():
+    far = {"model": 0.5, "maps": 0.5, "recon": 0.5, "floor": 0.02}
+    assert verdict({**far, "unchanged": 0.4}) == "not shown by the base"
+    assert verdict({**far, "unchanged": 0.022}) == "hardly differs from observational images"
+    assert verdict({**far, "unchanged": 0.4, "model": 0.1}) == "limited by the base"  # nearer than both
+
+
+def test_the_headline_where_there_is_nothing_to_gain(data):
+    model = wrap_decoder(Identity(), CONCEPTS, form="edits", latent_noise=True)
+    fit_maps(model, data.train)
+    found = evaluate(model, data, samples=30, metrics=["sliced_wasserstein"], progress=False)
+    for context in found.contexts.values():
+        context.scores["sliced_wasserstein"]["maps"] = context.scores["sliced_wasserstein"]["recon"]
+    assert composition_table(found).endswith(
+        "beyond Gaussian maps: nothing, these are as near as its reconstructions."
+    )
+
+
 def test_the_headline():
     assert headline({"model": 0.04, "maps": 0.04, "recon": 0.02}) == 0
     assert headline({"model": 0.02, "maps": 0.04, "recon": 0.02}) == 1
