@@ -19,7 +19,7 @@ from context_module.nn import EditModule
 from context_module.training.encodings import EncodedDataset, encode_dataset
 from context_module.training.gaussians import Moments, gaussian_map, power, reader
 from context_module.training.objectives.directions import Directions, decoder_sketch
-from context_module.training.support import find_support
+from context_module.training.support import agreed, find_support
 
 __all__ = ["coordinates_of", "fit_effects", "fit_maps", "map_to"]
 
@@ -99,7 +99,8 @@ def fit_maps(
 def fit_effects(model: ContextualDecoder, encodings: EncodedDataset) -> None:
     """Fit anew, to edits that have been trained, along which directions each acts and which concept acts on which.
 
-    `fit_maps` does it for those in closed form.
+    `fit_maps` does it for those in closed form. Of the graph that stays which was found then, too: on embeddings that
+    mix concepts a wrong edge is seldom found twice.
 
     Args:
         model: with fitted edits; its graph is looked for anew, unless it was given.
@@ -107,8 +108,11 @@ def fit_effects(model: ContextualDecoder, encodings: EncodedDataset) -> None:
     """
     module = model.module
     assert isinstance(module, EditModule)
+    before = module.support.clone(), module.undecided.clone()
     coordinates = {name: coordinates_of(module, encodings, name) for name in (OBSERVATIONAL, *module.config.concepts)}
     _fit_effects(model, module, coordinates, {name: Moments.of(rows) for name, rows in coordinates.items()})
+    if module.searches:
+        module.find_graph(*agreed(before, (module.support, module.undecided)))
 
 
 def _fit_effects(

@@ -17,7 +17,7 @@ from torch import Tensor
 from context_module.contexts import OBSERVATIONAL
 from context_module.training.gaussians import Moments, reader
 
-__all__ = ["find_support"]
+__all__ = ["agreed", "find_support"]
 
 _SUPPORTED, _POSSIBLE = 0.15, 0.05  # share of variance
 _TIMES = 3  # as strong as the other way round
@@ -98,6 +98,16 @@ def find_support(
     within = reach <= reach.diagonal()[:, None]
     undecided = (found >= _POSSIBLE) & ~decided & ~decided.mT & within
     return found * decided, found * undecided
+
+
+def agreed(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Support and undecided edges, (K, K) each, that two searches have both found, as `find_support` gives them.
+
+    An edge that one of them has decided and the other thinks possible is undecided.
+    """
+    least = (first[0] + first[1]).minimum(second[0] + second[1])
+    decided = (first[0] > 0) & (second[0] > 0)
+    return least * decided, least * ~decided
 
 
 def _support(usual: _Readings, forced: _Readings, picture: _Cubic, spread: Tensor) -> Tensor:

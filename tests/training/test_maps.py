@@ -9,6 +9,7 @@ from context_module.nn import CausalGraph
 from context_module.training import encode_dataset, fit_effects, fit_maps
 from context_module.training.gaussians import Moments, gaussian_map, reader
 from context_module.training.objectives import EDIT_TERMS, EditObjective
+from context_module.training.support import agreed
 from helpers.draws import seeded
 from helpers.toy import CONCEPTS, CONTEXTS, Identity, images, latents
 
@@ -126,6 +127,35 @@ def test_training_starts_from_the_closed_form_and_matches_better():
     after = generated(model, "b")
     assert not torch.equal(before, after)
     assert (moments(after) - moments(latents("b", 2000, seeded(9)))).abs().max() < 0.2
+
+
+def test_an_edge_of_trained_edits_is_one_that_was_found_before():
+    model, data = wrapped(), images()
+    fit_maps(model, data)
+    encodings = encode_dataset(model.base, data, progress=False)
+    fit_effects(model, encodings)
+    assert model.module.config.graph == (("a", "b"),)
+    with torch.no_grad():  # as if it had only been possible before
+        model.module.undecided.copy_(0.2 * (model.module.support > 0))
+        model.module.support.zero_()
+    fit_effects(model, encodings)
+    assert model.module.config.graph == ()
+    assert model.graph().undecided == (("a", "b"),)
+    with torch.no_grad():
+        model.module.undecided.zero_()
+    fit_effects(model, encodings)
+    assert model.module.config.graph == model.graph().undecided == ()
+
+
+def test_what_two_searches_agree_on():
+    def of(**found):
+        return torch.tensor([[0.0, found.get("ab", 0.0)], [found.get("ba", 0.0), 0.0]])
+
+    none = of()
+    support, undecided = agreed((of(ba=0.4, ab=0.3), none), (of(ba=0.3), of(ab=0.1)))
+    assert torch.equal(support, of(ba=0.3))
+    assert torch.equal(undecided, of(ab=0.1))
+    assert not any(part.any() for part in agreed((of(ba=0.4), none), (none, none)))
 
 
 def test_observational_images_alone_have_no_loss():
