@@ -88,9 +88,8 @@ def evaluate(
         raise ValueError(f"samples must be at least 1, got {samples}")
     subject = subject_of(model, pooled=pooled)
     asked = _asked(metrics, subject)
-    known = _known(subject, data)
-    whole, data = data, known
-    case = Case(subject, data, samples, seed, batch_size, projections, cache_dir, progress, whole)
+    everything, data = data, _known(subject, data)
+    case = Case(subject, data, samples, seed, batch_size, projections, cache_dir, progress, everything)
     compared = Compared(case)
     parts = real_parts(data, contexts, samples)
     skipped = _skipped(asked, case, strict=metrics is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -39,13 +40,10 @@ class ScreenSubject(ModuleSubject):
         super().__init__(model)
         self.code_width = None
         self.learned = (OBSERVATIONAL, *model.concepts)
-        self._axes: ShiftAxes | None = None
 
-    @property
+    @cached_property
     def axes(self) -> ShiftAxes:
-        if self._axes is None:
-            self._axes = shift_axes(self.model)
-        return self._axes
+        return shift_axes(self.model)
 
     def codes(self, images: Tensor) -> Tensor:
         return self.axes.codes(images)
@@ -61,7 +59,7 @@ class ScreenSubject(ModuleSubject):
         """The ELBO and the importance-weighted bound (n,) of test rows of contexts that it was not trained on."""
         module = self.model.module
         assert isinstance(module, EditModule)
-        encodings = encode_dataset(self.model.base, train.only(contexts))
+        encodings = encode_dataset(self.model.base, train.only(contexts), progress=False)
         generator = torch.Generator().manual_seed(seed)
         bounds = []
         for context in contexts:
@@ -77,6 +75,7 @@ class ScreenSubject(ModuleSubject):
         """log p(x, e) - log q(e | x) (B,) of rows (B, G), for one draw of each embedding e from the base's q."""
         base = self.model.base
         encoding = base.encode(base.check_inputs(x).to(base.dtype))
+        assert encoding.log_var is not None
         mean, log_var = encoding.mean.float(), encoding.log_var.float()
         noise = draw_normal(mean, generator)
         latent = mean + (0.5 * log_var).exp() * noise

@@ -127,7 +127,9 @@ def _score(case: Case) -> dict[str, Estimate]:
     targets = getattr(case.subject, "targets", None)
     names = [name for name in case.data.concepts if name in learned]
     if targets is not None and case.data.targets is not None and len(names) >= MIN_SAMPLES:
-        found = targets()[[case.subject.concepts.index(name) for name in names]]
+        known = case.subject.concepts
+        assert known is not None
+        found = targets()[[known.index(name) for name in names]]
         true = case.data.targets[[case.data.concepts.index(name) for name in names]]
         scores |= target_scores(found, true, codes, factors, seed=case.seed)
     return scores
