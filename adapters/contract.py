@@ -19,9 +19,18 @@ from context_module.normal import draw_normal
 if TYPE_CHECKING:
     from context_module.adapters.pretraining import Pretraining
 
-__all__ = ["DecoderAdapter", "Decoding", "Encoding", "LatentSpec", "Likelihood"]
+__all__ = ["DecoderAdapter", "Decoding", "Encoding", "LatentSpec", "Likelihood", "no_wider_than_the_prior"]
 
-_WIDEST = 2.0  # log-variance of an embedding, whose own is about one
+_WIDEST = 2.0  # trained encoders of images they know go to 0.5
+
+
+def no_wider_than_the_prior(log_var: Tensor) -> Tensor:
+    """Log-variances of raw latents whose prior is N(0, I), those beyond 2 as 2.
+
+    Of images unlike those that it was trained on an encoder may say a variance of thousands; a draw from that is no
+    embedding of them.
+    """
+    return log_var.clamp(max=_WIDEST)
 
 
 @dataclass(frozen=True)
@@ -108,8 +117,7 @@ class Encoding:
     Attributes:
         features: (B, D), read by the posterior heads.
         mean: (B, *latent.shape), the base's own embedding, normalised; zeros for a base without (`embeds`).
-        log_var: its log-variance, same shape, at most 2; None for a deterministic encoder. Of images unlike those that
-            an encoder was trained on, many say a variance of thousands, and a draw from it is no embedding of them.
+        log_var: its log-variance, same shape; None for a deterministic encoder. See `no_wider_than_the_prior`.
         states: whatever `decode` wants to know of the images (NVAE: encoder states for the deeper latents).
     """
 
@@ -117,10 +125,6 @@ class Encoding:
     mean: Tensor
     log_var: Tensor | None = None
     states: Any = None
-
-    def __post_init__(self) -> None:
-        if self.log_var is not None:
-            self.log_var = self.log_var.clamp(max=_WIDEST)
 
 
 @dataclass

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
+from context_module.adapters.contract import (
+    DecoderAdapter,
+    Decoding,
+    Encoding,
+    LatentSpec,
+    no_wider_than_the_prior,
+)
 from context_module.adapters.likelihoods import BernoulliLikelihood
 from context_module.adapters.pretrained import source_of
 from context_module.adapters.pretraining import Pretraining
@@ -163,7 +169,8 @@ class LightweightAdapter(DecoderAdapter):
         return [self.net.decoder]
 
     def encode(self, x: Tensor) -> Encoding:
-        return Encoding(*self.net.encode(x))
+        features, mean, log_var = self.net.encode(x)
+        return Encoding(features, mean, None if log_var is None else no_wider_than_the_prior(log_var))
 
     def decode(
         self,

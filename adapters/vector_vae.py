@@ -20,7 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
+from context_module.adapters.contract import (
+    DecoderAdapter,
+    Decoding,
+    Encoding,
+    LatentSpec,
+    no_wider_than_the_prior,
+)
 from context_module.adapters.pretrained import source_of
 from context_module.adapters.pretraining import Pretraining
 from context_module.adapters.vector_likelihoods import VectorLikelihood, VectorOutput
@@ -211,7 +217,7 @@ class VectorAdapter(DecoderAdapter):
     def encode(self, x: Tensor) -> Encoding:
         mean, log_var = self.net.encode(x)
         counts, covariates = self.net.split(x)
-        return Encoding(mean, mean, log_var, states=(counts.sum(1), covariates))
+        return Encoding(mean, mean, no_wider_than_the_prior(log_var), states=(counts.sum(1), covariates))
 
     def decode(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.contract import DecoderAdapter, Encoding, LatentSpec
+from context_module.adapters.contract import DecoderAdapter, Encoding, LatentSpec, no_wider_than_the_prior
 from context_module.adapters.denoiser.conditioning import SUPPORTED, conditioning_of
 from context_module.adapters.denoiser.decoding import DenoisingDecoding
 from context_module.adapters.denoiser.encoders import (
@@ -330,7 +330,8 @@ class DenoiserAdapter(DecoderAdapter):
             return Encoding(data.flatten(1), zero, states=(x, data))
         raw, log_var = self.encoder.posterior(x)
         mean = self.latent.normalise(raw)
-        log_var = None if log_var is None else self.latent.normalise_log_var(log_var)
+        if log_var is not None:
+            log_var = self.latent.normalise_log_var(no_wider_than_the_prior(log_var))
         return Encoding(mean.flatten(1), mean, log_var, states=(x, data))
 
     def decode(

@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
+from context_module.adapters.contract import (
+    DecoderAdapter,
+    Decoding,
+    Encoding,
+    LatentSpec,
+    no_wider_than_the_prior,
+)
 from context_module.adapters.diffusers.autoencoders import AUTOENCODERS, row_of
 from context_module.adapters.likelihoods import DiscretisedLogistic, DiscretisedLogisticLikelihood
 from context_module.adapters.pretrained import import_library, network_of, read_network, reading, source_of
@@ -213,7 +219,9 @@ class DiffusersAdapter(DecoderAdapter):
     def encode(self, x: Tensor) -> Encoding:
         raw, log_var = self.raw_posterior(x)
         mean = self.latent.normalise(raw)
-        return Encoding(mean.flatten(1), mean, None if log_var is None else self.latent.normalise_log_var(log_var))
+        if log_var is not None:
+            log_var = self.latent.normalise_log_var(no_wider_than_the_prior(log_var))
+        return Encoding(mean.flatten(1), mean, log_var)
 
     def decode(
         self,

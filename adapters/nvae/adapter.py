@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec
+from context_module.adapters.contract import (
+    DecoderAdapter,
+    Decoding,
+    Encoding,
+    LatentSpec,
+    no_wider_than_the_prior,
+)
 from context_module.adapters.nvae.layers import EncoderCombiner
 from context_module.adapters.nvae.network import NVAE
 from context_module.adapters.pretrained import source_of
@@ -85,7 +91,7 @@ class NVAEAdapter(DecoderAdapter):
             features=torch.cat((posterior.mean.flatten(1), log_sigma.flatten(1)), dim=1),
             # the flows keep volumes, so what they make of the mean goes with the variance before them
             mean=self.net.apply_flows(0, posterior.mean),
-            log_var=2 * log_sigma,
+            log_var=no_wider_than_the_prior(2 * log_sigma),
             states=states,
         )
 
