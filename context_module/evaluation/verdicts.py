@@ -44,11 +44,11 @@ VERDICTS = {
     ),
     "not shown by the base": (
         "not with this base",
-        "observational images are {unchanged:.3f} from real ones, but the base's own reconstructions {recon:.3f}.",
+        "Observational images are {unchanged:.3f} from real ones, but the base's own reconstructions {recon:.3f}.",
     ),
     "hardly differs from observational images": (
         "cannot be told",
-        f"observational images are {{unchanged:.3f}} from real ones; {_OTHERS}, reconstructions {{recon:.3f}}.",
+        f"Observational images are {{unchanged:.3f}} from real ones; {_OTHERS}, reconstructions {{recon:.3f}}.",
     ),
 }
 
