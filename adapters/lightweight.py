@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.contract import (
-    DecoderAdapter,
-    Decoding,
-    Encoding,
-    LatentSpec,
-    no_wider_than_the_prior,
-)
+from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec, no_wider_than_the_prior
 from context_module.adapters.likelihoods import BernoulliLikelihood
 from context_module.adapters.pretrained import source_of
 from context_module.adapters.pretraining import Pretraining

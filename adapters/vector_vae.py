@@ -20,13 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from context_module.adapters.contract import (
-    DecoderAdapter,
-    Decoding,
-    Encoding,
-    LatentSpec,
-    no_wider_than_the_prior,
-)
+from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec, no_wider_than_the_prior
 from context_module.adapters.pretrained import source_of
 from context_module.adapters.pretraining import Pretraining
 from context_module.adapters.vector_likelihoods import VectorLikelihood, VectorOutput

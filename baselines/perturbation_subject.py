@@ -14,12 +14,11 @@ from context_module.baselines.transfer import fitted_to, importance_bound
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextDataset
 from context_module.errors import DataError
-from context_module.metrics import SHIFTED, Subject
+from context_module.metrics import SHIFTED, TRANSFER_DRAWS, Subject
 
 __all__ = ["PerturbationSubject"]
 
 _ENCODED = 2000  # rows of a context that stand for all
-_DRAWS = 100  # of the importance-weighted bound
 
 
 class PerturbationSubject(Subject):
@@ -85,7 +84,7 @@ class PerturbationSubject(Subject):
             mask = mask[:, self._order]
             with torch.no_grad():
                 error, kl = fitted.bound_in(x, mask, generator)
-            bounds.append((-(error + kl), importance_bound(fitted, x, mask, _DRAWS, generator)))
+            bounds.append((-(error + kl), importance_bound(fitted, x, mask, TRANSFER_DRAWS, generator)))
         elbo, weighted = (torch.cat(parts).cpu() for parts in zip(*bounds, strict=True))
         return elbo, weighted
 

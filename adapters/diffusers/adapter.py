@@ -13,13 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.contract import (
-    DecoderAdapter,
-    Decoding,
-    Encoding,
-    LatentSpec,
-    no_wider_than_the_prior,
-)
+from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec, no_wider_than_the_prior
 from context_module.adapters.diffusers.autoencoders import AUTOENCODERS, row_of
 from context_module.adapters.likelihoods import DiscretisedLogistic, DiscretisedLogisticLikelihood
 from context_module.adapters.pretrained import import_library, network_of, read_network, reading, source_of

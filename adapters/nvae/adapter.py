@@ -8,13 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from context_module.adapters.contract import (
-    DecoderAdapter,
-    Decoding,
-    Encoding,
-    LatentSpec,
-    no_wider_than_the_prior,
-)
+from context_module.adapters.contract import DecoderAdapter, Decoding, Encoding, LatentSpec, no_wider_than_the_prior
 from context_module.adapters.nvae.layers import EncoderCombiner
 from context_module.adapters.nvae.network import NVAE
 from context_module.adapters.pretrained import source_of

@@ -8,12 +8,12 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, Normal
 
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextDataset
 from context_module.evaluation.module_subject import ModuleSubject
-from context_module.metrics import SHIFTED
+from context_module.metrics import SHIFTED, TRANSFER_DRAWS
 from context_module.model import ContextualDecoder
 from context_module.nn import EditModule
 from context_module.normal import draw_normal
@@ -21,7 +21,6 @@ from context_module.training import ShiftAxes, encode_dataset, map_to, shift_axe
 
 __all__ = ["ScreenSubject"]
 
-_DRAWS = 100  # of the importance-weighted bound
 _ROWS = 1000
 
 
@@ -65,23 +64,25 @@ class ScreenSubject(ModuleSubject):
         for context in contexts:
             prior = module.edited(*map_to(module, encodings, context))
             for places in test.places(context).split(_ROWS):
-                x = test.batch(places)["x"].to(self.device)
-                weights = torch.stack([self._weights(x, prior, generator) for _ in range(_DRAWS)])
-                bounds.append(torch.stack([weights.mean(0), weights.logsumexp(0) - math.log(_DRAWS)]))
+                weights = self._weights(test.batch(places)["x"].to(self.device), prior, generator)
+                bounds.append(torch.stack([weights.mean(0), weights.logsumexp(0) - math.log(len(weights))]))
         elbo, weighted = torch.cat(bounds, dim=1).cpu()
         return elbo, weighted
 
     def _weights(self, x: Tensor, prior: MultivariateNormal, generator: torch.Generator) -> Tensor:
-        """log p(x, e) - log q(e | x) (B,) of rows (B, G), for one draw of each embedding e from the base's q."""
+        """log p(x, e) - log q(e | x) (n, B) of rows (B, G), for n draws of each embedding e from the base's q."""
         base = self.model.base
         encoding = base.encode(base.check_inputs(x).to(base.dtype))
         assert encoding.log_var is not None
-        mean, log_var = encoding.mean.float(), encoding.log_var.float()
-        noise = draw_normal(mean, generator)
-        latent = mean + (0.5 * log_var).exp() * noise
-        log_q = -0.5 * (noise.square() + log_var + math.log(2 * math.pi)).flatten(1).sum(1)
-        explained = base.decode(latent.to(base.dtype), encoding, generator=generator).log_prob(x)
-        return explained + prior.log_prob(latent.flatten(1)) - log_q
+        q = Normal(encoding.mean.float().flatten(1), (0.5 * encoding.log_var.float().flatten(1)).exp())
+
+        def weight() -> Tensor:
+            latent = q.mean + q.stddev * draw_normal(q.mean, generator)
+            given = latent.view_as(encoding.mean).to(base.dtype)
+            explained = base.decode(given, encoding, generator=generator).log_prob(x)
+            return explained + prior.log_prob(latent) - q.log_prob(latent).sum(1)
+
+        return torch.stack([weight() for _ in range(TRANSFER_DRAWS)])
 
     def unable(self, method: str) -> str | None:
         if method == "transfer" and not self.model.config.latent_noise:

@@ -53,12 +53,14 @@ from context_module.metrics.shift import accuracy_under_shift, shift_accuracy
 from context_module.metrics.sliced_wasserstein import sliced_wasserstein
 from context_module.metrics.subject import Subject
 from context_module.metrics.texts import UNREADABLE, intended_share, read_factors, total_variation
+from context_module.metrics.transfer import TRANSFER_DRAWS
 from context_module.metrics.unfamiliar import unfamiliar
 
 __all__ = [
     "ANSWERS",
     "MIN_SAMPLES",
     "SHIFTED",
+    "TRANSFER_DRAWS",
     "UNREADABLE",
     "Case",
     "ConceptAccuracy",

@@ -8,7 +8,9 @@ from context_module.metrics.case import Case
 from context_module.metrics.estimate import Estimate, mean_estimate
 from context_module.metrics.metric import Figure, WholeMetric
 
-__all__ = ["METRIC"]
+__all__ = ["METRIC", "TRANSFER_DRAWS"]
+
+TRANSFER_DRAWS = 100  # of the importance-weighted bound
 
 
 def _data(case: Case) -> ContextData:
@@ -46,7 +48,7 @@ METRIC = WholeMetric(
         "lower",
         "Nats per row of perturbations that were not trained on: their own parameters are fitted to training rows of "
         "them, all else stands still, and other rows are explained. By the ELBO, and by an importance-weighted bound "
-        "of 100 draws.",
+        f"of {TRANSFER_DRAWS} draws.",
     ),
     asks=("transfer",),
     reason=_reason,

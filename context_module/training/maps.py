@@ -91,7 +91,7 @@ def fit_maps(
     for k, name in enumerate(module.config.concepts):
         module.edits.linear[k], module.edits.shift[k] = gaussian_map(observed, moments[name], module.visible)
     module.edits.last.zero_()
-    _fit_effects(model, module, coordinates, moments)
+    _fit_effects(module, coordinates, moments)
     return directions
 
 
@@ -108,23 +108,26 @@ def fit_effects(model: ContextualDecoder, encodings: EncodedDataset) -> None:
     """
     module = model.module
     assert isinstance(module, EditModule)
-    before = module.support.clone(), module.undecided.clone()
+    before = module.support.cpu(), module.undecided.cpu()  # where searches are
     coordinates = {name: coordinates_of(module, encodings, name) for name in (OBSERVATIONAL, *module.config.concepts)}
-    _fit_effects(model, module, coordinates, {name: Moments.of(rows) for name, rows in coordinates.items()})
-    if module.searches:
-        module.find_graph(*agreed(before, (module.support, module.undecided)))
+    _fit_effects(module, coordinates, {name: Moments.of(rows) for name, rows in coordinates.items()}, before)
 
 
 def _fit_effects(
-    model: ContextualDecoder, module: EditModule, coordinates: dict[str, Tensor], moments: dict[str, Moments]
+    module: EditModule,
+    coordinates: dict[str, Tensor],
+    moments: dict[str, Moments],
+    before: tuple[Tensor, Tensor] | None = None,
 ) -> None:
+    """`before` is what an earlier search has found, of which what this one finds has to be a part."""
     observed, names, weigh = coordinates[OBSERVATIONAL], module.config.concepts, module.visible
     energies = [change.mT @ change / len(change) for change in (module.edits(observed, k) for k in range(len(names)))]
     for k, name in enumerate(names):
         both = (moments[OBSERVATIONAL].covariance + moments[name].covariance) / 2
         module.readers[k], module.writers[k] = reader(energies[k], both, weigh, module.readers.shape[2], _LOADED)
     if module.searches:
-        module.find_graph(*find_support(coordinates, energies, moments, names, weigh))
+        found = find_support(coordinates, energies, moments, names, weigh)
+        module.find_graph(*(found if before is None else agreed(before, found)))
 
 
 class _Metric:
