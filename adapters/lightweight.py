@@ -1,11 +1,14 @@
 """The two small VAEs of the paper, as bases: `simple64bn` for 3x64x64 images, `conv3` for 1x28x28 ones.
 
-Source: 'Intervening to Learn and Compose Causally Disentangled Representations' (CLeaR 2026).
+Source: 'Intervening to Learn and Compose Causally Disentangled Representations' (CLeaR 2026). For 3x32x32 images
+`simple32bn` is `simple64bn` without its last and widest stage.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,16 +40,18 @@ __all__ = ["ARCHITECTURES", "LightweightAdapter", "LightweightObjective", "Light
 FEATURES = 128
 
 
-def _simple64bn() -> tuple[nn.Sequential, nn.Sequential]:
+def _simple(*widths: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Stages that halve an image each, down to 4x4 pixels."""
+    stages, flat = list(itertools.pairwise(widths)), 16 * widths[-1]
     encoder: list[nn.Module] = []
-    for ins, outs in [(3, 32), (32, 64), (64, 128), (128, 256)]:
+    for ins, outs in stages:
         encoder += [nn.Conv2d(ins, outs, 4, 2, 1), nn.ReLU(), nn.BatchNorm2d(outs)]
-    encoder += [nn.Flatten(), nn.Linear(4096, FEATURES), nn.ReLU()]
-    decoder: list[nn.Module] = [nn.Linear(FEATURES, FEATURES), nn.ReLU(), nn.Linear(FEATURES, 4096), nn.ReLU()]
-    decoder += [nn.Unflatten(1, (256, 4, 4))]
-    for ins, outs in [(256, 128), (128, 64), (64, 32)]:
+    encoder += [nn.Flatten(), nn.Linear(flat, FEATURES), nn.ReLU()]
+    decoder: list[nn.Module] = [nn.Linear(FEATURES, FEATURES), nn.ReLU(), nn.Linear(FEATURES, flat), nn.ReLU()]
+    decoder += [nn.Unflatten(1, (widths[-1], 4, 4))]
+    for outs, ins in reversed(stages[1:]):
         decoder += [nn.ConvTranspose2d(ins, outs, 4, 2, 1), nn.ReLU(), nn.BatchNorm2d(outs)]
-    return nn.Sequential(*encoder), nn.Sequential(*decoder, nn.ConvTranspose2d(32, 3, 4, 2, 1))
+    return nn.Sequential(*encoder), nn.Sequential(*decoder, nn.ConvTranspose2d(widths[1], widths[0], 4, 2, 1))
 
 
 def _conv3() -> tuple[nn.Sequential, nn.Sequential]:
@@ -62,14 +67,18 @@ def _conv3() -> tuple[nn.Sequential, nn.Sequential]:
 
 
 # name -> (builder, image shape). The last sigmoid is the likelihood's: decoders end in logits.
-ARCHITECTURES = {"simple64bn": (_simple64bn, (3, 64, 64)), "conv3": (_conv3, (1, 28, 28))}
+ARCHITECTURES = {
+    "simple64bn": (partial(_simple, 3, 32, 64, 128, 256), (3, 64, 64)),
+    "simple32bn": (partial(_simple, 3, 32, 64, 128), (3, 32, 32)),
+    "conv3": (_conv3, (1, 28, 28)),
+}
 
 
 class LightweightVAE(nn.Module):
     """A small convolutional VAE with 128 encoder features and a decoder input of 128 values.
 
     Args:
-        architecture: ``simple64bn`` or ``conv3``.
+        architecture: ``simple64bn``, ``simple32bn`` or ``conv3``.
         heads: with posterior heads of its own (features -> latent); the published checkpoints have none, their
             decoder input comes from the context module alone.
 

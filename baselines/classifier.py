@@ -31,7 +31,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class ClassifierSettings:
     """The network of a classifier, and what it predicts beside the target."""
 
-    network: Literal["conv64", "simple64bn", "conv3", "resnet50"] = argument(
+    network: Literal["conv64", "simple64bn", "simple32bn", "conv3", "resnet50"] = argument(
         "conv64", help="encoder of that architecture, or a ResNet-50"
     )
     pretrained: str | None = argument(

@@ -1,4 +1,4 @@
-"""Networks, the same for every method: the field's common pair for 64x64 images, two small VAEs, and DEAR's."""
+"""Networks, the same for every method: the field's common pair for 64x64 images, small VAEs, and DEAR's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from context_module.errors import ShapeError
 
 __all__ = ["ARCHITECTURES", "make_networks"]
 
-#: ``simple64bn`` and ``conv3`` are `context_module.adapters.lightweight`'s.
+#: ``simple64bn``, ``simple32bn`` and ``conv3`` are `context_module.adapters.lightweight`'s.
 ARCHITECTURES = ("conv64", *lightweight.ARCHITECTURES, "resnet_sagan64")
 _FEATURES = 256
 

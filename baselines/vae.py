@@ -40,9 +40,10 @@ class BaselineSettings:
     """The networks of a baseline. A method's settings are fields of a subclass, and flags of its recipe."""
 
     latents: int = argument(10, help="continuous latent dimensions")
-    architecture: Literal["conv64", "simple64bn", "conv3", "resnet_sagan64"] = argument(
+    architecture: Literal["conv64", "simple64bn", "simple32bn", "conv3", "resnet_sagan64"] = argument(
         "conv64",
-        help="networks, the field's for 64x64 images, the paper's for 3x64x64 and 1x28x28 ones, or DEAR's for 64x64",
+        help="networks, the field's for 64x64 images, the paper's for 3x64x64, 3x32x32 and 1x28x28 ones, or DEAR's for "
+        "64x64",
     )
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
     python recipes/ablate.py --budget cpu --seeds 3
     python recipes/ablate.py --budget cpu --rows default "without matching" --base_checkpoint outputs/base
-    python recipes/ablate.py --rows default --base nvae diffusers --resolution 32 --data quad dsprites pendulum
+    python recipes/ablate.py --rows default --base lightweight nvae --resolution 32 --data quad dsprites pendulum
 
 Every row is recipes/finetune.py with its defaults on a frozen base, but for what the row's name says. That base is
 pretrained first, on all contexts pooled and anew for every seed, unless ``--base_checkpoint`` names one. Each run is

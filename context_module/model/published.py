@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from context_module.adapters.lightweight import ARCHITECTURES, LightweightAdapter, LightweightVAE
+from context_module.adapters.lightweight import LightweightAdapter, LightweightVAE
 from context_module.contexts import Concepts
 from context_module.errors import CheckpointError, ConceptError
 from context_module.io import load_pickled
@@ -48,7 +48,7 @@ def load(path: str | Path, concepts: Iterable[str]) -> ContextualDecoder:
         architecture = _FIRST_CONV[tuple(state["encoder.0.weight"].shape)]
     except (KeyError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"{path} is not a vae.pth of a known architecture ({', '.join(ARCHITECTURES)}): {error}"
+            f"{path} is not a vae.pth of a known architecture ({', '.join(_FIRST_CONV.values())}): {error}"
         ) from None
     if len(names) != num_concepts:
         raise ConceptError(

@@ -11,7 +11,7 @@ from context_module.errors import CheckpointError
 from helpers.files import edit_json, edit_tensors
 
 PUBLISHED = Path(__file__).parents[1] / "fixtures" / "published" / "mnist-conv3-2.15.5.vae.pth"
-SHAPES = {"simple64bn": (3, 64, 64), "conv3": (1, 28, 28)}
+SHAPES = {"simple64bn": (3, 64, 64), "simple32bn": (3, 32, 32), "conv3": (1, 28, 28)}
 
 
 def conv(name, outs, ins, kernel):
@@ -68,6 +68,11 @@ def test_conv3_has_the_papers_names_and_shapes():
     assert shapes(LightweightVAE("conv3", heads=False).state_dict()) == shapes(theirs)
 
 
+@pytest.mark.parametrize("architecture", SHAPES)
+def test_images_of_every_size_have_a_fresh_network(architecture):
+    assert LightweightAdapter.fresh(SHAPES[architecture]).net.architecture == architecture
+
+
 @pytest.mark.parametrize("heads", [True, False])
 @pytest.mark.parametrize("architecture", SHAPES)
 @torch.no_grad()
@@ -111,7 +116,7 @@ SPOILED = {
     "another base": (lambda d: edit_json(d / "config.json", base="nvae"), "folder does not hold a lightweight VAE$"),
     "another architecture": (
         lambda d: edit_json(d / "config.json", architecture="conv4"),
-        "config.json is of no usable lightweight VAE: unknown architecture 'conv4'; known: simple64bn, conv3",
+        "config.json is of no usable lightweight VAE: unknown architecture 'conv4'; known: simple64bn, simple32bn,",
     ),
     "unknown option": (
         lambda d: edit_json(d / "config.json", wings=2),
@@ -139,7 +144,7 @@ def test_refuses_a_spoiled_folder(case, tmp_path):
 
 
 def test_refuses_an_architecture():
-    with pytest.raises(ValueError, match="unknown architecture 'conv4'; known: simple64bn, conv3"):
+    with pytest.raises(ValueError, match="unknown architecture 'conv4'; known: simple64bn, simple32bn, conv3"):
         LightweightVAE("conv4")
 
 

@@ -248,7 +248,11 @@ def test_a_penalty_on_another_posterior():
         ("cascade_vae", {"categories": 1}, "categories must be at least 2, got 1"),
         ("cascade_vae_c", {"stage_share": 2.0}, "stage_share must be in"),
         ("ada_vae", {"beta": -1.0}, "beta must be at least 0, got -1"),
-        ("beta_vae", {"architecture": "resnet"}, "unknown architecture 'resnet'; known: conv64, simple64bn, conv3"),
+        (
+            "beta_vae",
+            {"architecture": "resnet"},
+            "unknown architecture 'resnet'; known: conv64, simple64bn, simple32bn, conv3",
+        ),
     ],
 )
 def test_settings_that_make_no_sense(name, settings, message):
