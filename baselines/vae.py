@@ -42,8 +42,7 @@ class BaselineSettings:
     latents: int = argument(10, help="continuous latent dimensions")
     architecture: Literal["conv64", "simple64bn", "simple32bn", "conv3", "resnet_sagan64"] = argument(
         "conv64",
-        help="networks, the field's for 64x64 images, the paper's for 3x64x64, 3x32x32 and 1x28x28 ones, or DEAR's for "
-        "64x64",
+        help="networks, the field's for 64x64, the paper's for 3x64x64, 3x32x32 or 1x28x28, or DEAR's for 64x64",
     )
 
     def __post_init__(self) -> None:
