@@ -18,7 +18,8 @@ from torch.distributions import MultivariateNormal
 
 from context_module.errors import ShapeError
 from context_module.interventions import check_strengths
-from context_module.nn.config import ContextModuleConfig, Edge, ancestors_of
+from context_module.nn.config import ContextModuleConfig, Edge
+from context_module.nn.edit_composition import EditComposition
 from context_module.nn.edit_maps import EditMaps
 from context_module.nn.graph import CausalGraph
 from context_module.normal import draw_normal
@@ -34,8 +35,6 @@ _DAMPING, _LEAST_DAMPING = 1e-2, 1e-6  # of squared slopes, at first and at leas
 _ENOUGH = 2e-4  # of a row's length: encodings are no more exact
 _NEAR = 0.05  # slopes are taken over so much of a standard deviation
 _AT_ONCE = 64  # rows whose slopes are in memory
-_HALF = 0.5  # of what is taken out of an ancestor that is undecided,
-_TWICE = 2.0  # where its edge has so many times the support of the reverse one
 
 
 class EditModule(nn.Module):
@@ -53,6 +52,9 @@ class EditModule(nn.Module):
     count twice. What j writes into the picture elsewhere stays. Of an ancestor that is undecided half of that is
     taken out: in squares, a quarter of what a wrong edge costs against three quarters of what a right one gains.
 
+    Where pictures say so (`order`), one concept leads another instead: the other's change is that of where the first
+    has come to, and nothing is taken out. So it is with light that falls on what has been changed before.
+
     Attributes:
         edits: the changes, a map per concept.
         memory: (M, r), coordinates of observational images. They can be decoded: a module fitted to images that are
@@ -61,6 +63,7 @@ class EditModule(nn.Module):
             is to add ``v @ writers[k]``; w_c is the concept width.
         searches: whether the graph is to be found, not given.
         support: (K, K), how well the data support that concept j (column) acts on concept i (row); see `fit_maps`.
+        order: (K, K), how much is to be said for concept j (column) to lead concept i (row); see `fit_maps`.
     """
 
     center: Tensor
@@ -74,6 +77,7 @@ class EditModule(nn.Module):
     writers: Tensor
     support: Tensor
     undecided: Tensor
+    order: Tensor
     range: Tensor
     log_scale: Tensor
 
@@ -95,12 +99,13 @@ class EditModule(nn.Module):
             "writers": torch.zeros(concepts, values, rank),
             "support": torch.zeros(concepts, concepts),
             "undecided": torch.zeros(concepts, concepts),
+            "order": torch.zeros(concepts, concepts),
             "range": torch.full((rank,), 4.0),
             "log_scale": torch.zeros(config.latent_shape),
         }.items():
             self.register_buffer(name, start)
         self.searches = config.graph is None
-        self._find_ancestors()
+        self._compose()
         self.register_load_state_dict_post_hook(_loaded)
 
     @property
@@ -232,32 +237,22 @@ class EditModule(nn.Module):
     def changed(self, coordinates: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:
         """Observational coordinates (B, r) under interventions."""
         strengths, result = mask.to(coordinates.dtype), coordinates
-        rows, concepts = mask.nonzero(as_tuple=True)
-        if len(rows):
-            change = self._cut(self.edits(coordinates[rows], concepts), rows, concepts, strengths)
-            result = result.index_add(0, rows, (strengths[rows, concepts, None] * change).to(result.dtype))
         # what is far beyond all that was seen no decoder was trained on
         limit = torch.maximum(self.range, coordinates.abs())
+        rows, concepts = mask.nonzero(as_tuple=True)
+        if len(rows):
+            if len(rows) == len(rows.unique()):  # each is alone in its row
+                change = self.edits(coordinates[rows], concepts)
+            else:
+                change = self._composition.changes(self.edits, coordinates, limit, strengths, rows, concepts)
+                change = self._composition.cut(change, strengths, rows, concepts, self.readers, self.writers)
+            change = strengths[rows, concepts, None] * change
+            result = result.index_add(0, rows, change.to(result.dtype))
         result = torch.maximum(torch.minimum(result, limit), -limit)
         for name, value in (fixed or {}).items():
             k = self.config.concepts.index(name)
             result = result + (value.to(result) - result @ self.readers[k]) @ self.writers[k]
         return result
-
-    def _cut(self, change: Tensor, rows: Tensor, concepts: Tensor, strengths: Tensor) -> Tensor:
-        """Changes (E, r) of concepts (E,) in rows (E,), less what of them follows from other concepts of a row."""
-        if len(rows) == len(rows.unique()):  # each is alone in its row
-            return change
-        present = concepts.unique().tolist()
-        for j in present:
-            for k, share in self._descendants[j].items():
-                if k not in present:
-                    continue
-                cut = share * strengths[rows, k].clamp(0, 1) * (concepts == j)
-                at = cut.nonzero().flatten()
-                lost = cut[at, None] * (change[at] @ self.readers[k]) @ self.writers[k]
-                change = change.index_add(0, at, -lost.to(change.dtype))
-        return change
 
     def concepts(self, noise: Tensor, mask: Tensor, fixed: Mapping[str, Tensor] | None = None) -> Tensor:
         """Concept values (B, K, w_c); arguments as for `forward`."""
@@ -272,7 +267,7 @@ class EditModule(nn.Module):
         """The edges among concepts from now on, none of them undecided; ConceptError as `ContextModuleConfig` says."""
         self.config = replace(self.config, graph=tuple(edges))
         self.undecided.zero_()
-        self._find_ancestors()
+        self._compose()
 
     def find_graph(self, support: Tensor, undecided: Tensor) -> None:
         """Take the edges among concepts from what the data support, as `context_module.training.fit_maps` finds it.
@@ -283,7 +278,18 @@ class EditModule(nn.Module):
         self.fix_graph(CausalGraph(self.config.concepts, support.cpu(), ()).acyclic_edges())
         self.support.copy_(support)
         self.undecided.copy_(undecided)
-        self._find_ancestors()
+        self._compose()
+
+    def find_order(self, order: Tensor) -> None:
+        """Take which concept leads which from what pictures say, as `context_module.training.fit_maps` finds it.
+
+        Of a circle what least is to be said for is left out.
+
+        Args:
+            order: (K, K), those that are led in rows and those that lead in columns.
+        """
+        self.order.copy_(order)
+        self._compose()
 
     def graph(self) -> CausalGraph:
         """The edges that the data support, with how well; or those that were given, which count as certain.
@@ -306,15 +312,10 @@ class EditModule(nn.Module):
         like = torch.empty(n, self.config.noise_size, device=self.device)
         return draw_normal(like, generator).to(self.dtype) * temperature
 
-    def _find_ancestors(self) -> None:
-        """By concept those it may act on, with the share of its change along their directions that is taken out."""
-        names = self.config.concepts
-        causes, undecided = ancestors_of(self.config.graph or (), names), self.undecided.cpu()
-        self._descendants: dict[int, dict[int, float]] = {}
-        for j, cause in enumerate(names):
-            open_ = (undecided[:, j] > 0) & (undecided[:, j] >= _TWICE * undecided[j])
-            halves = dict.fromkeys(open_.nonzero().flatten().tolist(), _HALF)
-            self._descendants[j] = halves | {k: 1.0 for k, effect in enumerate(names) if cause in causes[effect]}
+    def _compose(self) -> None:
+        """Take how changes go together from the graph, what is undecided, and the order."""
+        names, graph = self.config.concepts, self.config.graph or ()
+        self._composition = EditComposition.of(names, graph, self.undecided.cpu(), self.order.cpu())
 
     def _check(self, noise: Tensor, mask: Tensor) -> None:
         config = self.config
@@ -334,5 +335,5 @@ class EditModule(nn.Module):
 
 
 def _loaded(module: EditModule, _: object) -> None:
-    """What is undecided comes with the weights."""
-    module._find_ancestors()
+    """What is undecided, and what leads, comes with the weights."""
+    module._compose()

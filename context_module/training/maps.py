@@ -11,14 +11,17 @@ import warnings
 import torch
 from torch import Tensor
 
+from context_module.adapters import DecoderAdapter
 from context_module.contexts import OBSERVATIONAL
 from context_module.data import ContextDataset
 from context_module.errors import DataError
 from context_module.model import ContextualDecoder
 from context_module.nn import EditModule
+from context_module.training.encoder import wants_encoder
 from context_module.training.encodings import EncodedDataset, encode_dataset
 from context_module.training.gaussians import Moments, gaussian_map, power, reader
 from context_module.training.objectives.directions import Directions, decoder_sketch
+from context_module.training.order import find_order
 from context_module.training.support import agreed, find_support
 
 __all__ = ["coordinates_of", "fit_effects", "fit_maps", "map_to"]
@@ -47,7 +50,7 @@ def fit_maps(
 
     Coordinates are the principal axes of the encodings, each context with equal weight, in the metric of the pictures.
     Covariances are shrunk to what few images support. Where the model has no graph, one is looked for
-    (`find_support`).
+    (`find_support`); and in front of a base that encodes images, which concepts lead which (`find_order`).
 
     Args:
         model: wrapped with ``form="edits"``; its module is fitted, whatever it was before.
@@ -91,13 +94,13 @@ def fit_maps(
     for k, name in enumerate(module.config.concepts):
         module.edits.linear[k], module.edits.shift[k] = gaussian_map(observed, moments[name], module.visible)
     module.edits.last.zero_()
-    _fit_effects(module, coordinates, moments)
+    _fit_effects(model.base, module, coordinates, moments)
     return directions
 
 
 @torch.no_grad()
 def fit_effects(model: ContextualDecoder, encodings: EncodedDataset) -> None:
-    """Fit anew, to edits that have been trained, along which directions each acts and which concept acts on which.
+    """Fit anew, to edits that have been trained, their directions, which concept acts on which, and which leads.
 
     `fit_maps` does it for those in closed form. Of the graph that stays which was found then, too: on embeddings that
     mix concepts a wrong edge is seldom found twice.
@@ -110,10 +113,12 @@ def fit_effects(model: ContextualDecoder, encodings: EncodedDataset) -> None:
     assert isinstance(module, EditModule)
     before = module.support.cpu(), module.undecided.cpu()  # where searches are
     coordinates = {name: coordinates_of(module, encodings, name) for name in (OBSERVATIONAL, *module.config.concepts)}
-    _fit_effects(module, coordinates, {name: Moments.of(rows) for name, rows in coordinates.items()}, before)
+    moments = {name: Moments.of(rows) for name, rows in coordinates.items()}
+    _fit_effects(model.base, module, coordinates, moments, before)
 
 
 def _fit_effects(
+    base: DecoderAdapter,
     module: EditModule,
     coordinates: dict[str, Tensor],
     moments: dict[str, Moments],
@@ -128,6 +133,8 @@ def _fit_effects(
     if module.searches:
         found = find_support(coordinates, energies, moments, names, weigh)
         module.find_graph(*(found if before is None else agreed(before, found)))
+    if base.kind == "images" and base.embeds and not wants_encoder(base):
+        module.find_order(find_order(base, module, observed))
 
 
 class _Metric:

@@ -56,6 +56,72 @@ def test_edits_add_up_with_their_strengths():
     torch.testing.assert_close(found, expected)
 
 
+def led(made, coordinates, *concepts):
+    """Changes one after another, each from where the last has come to."""
+    for k in concepts:
+        coordinates = coordinates + made.edits(coordinates, k)
+    return coordinates
+
+
+def orders(**leads):
+    """``orders(b_c=0.3)``: b leads c."""
+    found = torch.zeros(3, 3)
+    for name, value in leads.items():
+        first, then = name.split("_")
+        found[CONCEPTS.index(then), CONCEPTS.index(first)] = value
+    return found
+
+
+def test_what_is_led_starts_from_where_others_have_come_to():
+    """A saved module keeps it; a concept that is not intervened on leads nothing."""
+    made, coordinates = module(), torch.randn(4, 6, generator=seeded(1))
+    made.find_order(orders(c_a=0.2))
+    change_b = made.edits(coordinates, 1)
+    expected = led(made, coordinates, 2, 0)
+    torch.testing.assert_close(made.changed(coordinates, mask(*[[1, 0, 1]] * 4)), expected)
+    torch.testing.assert_close(made.changed(coordinates, mask(*[[1, 1, 1]] * 4)), expected + change_b)
+    alone = coordinates + made.edits(coordinates, 0) + change_b
+    torch.testing.assert_close(made.changed(coordinates, mask(*[[1, 1, 0]] * 4)), alone)
+    loaded = module()
+    loaded.load_state_dict(made.state_dict())
+    torch.testing.assert_close(loaded.changed(coordinates, mask(*[[1, 0, 1]] * 4)), expected)
+
+
+def test_orders_make_chains_and_half_an_intervention_leads_half_as_far():
+    made, coordinates = module(), torch.randn(4, 6, generator=seeded(1))
+    made.find_order(orders(a_b=0.2, b_c=0.1, a_c=0.1))
+    torch.testing.assert_close(made.changed(coordinates, mask(*[[1, 1, 1]] * 4)), led(made, coordinates, 0, 1, 2))
+    half = coordinates + 0.5 * made.edits(coordinates, 0)
+    expected = half + made.edits(half, 1)
+    torch.testing.assert_close(made.changed(coordinates, mask(*[[0.5, 1, 0]] * 4)), expected)
+
+
+def test_of_a_circle_the_least_is_left_out():
+    made, coordinates = module(), torch.randn(4, 6, generator=seeded(1))
+    made.find_order(orders(a_b=0.2, b_c=0.3, c_a=0.1))
+    torch.testing.assert_close(
+        made.changed(coordinates, mask(*[[1, 0, 1]] * 4)),
+        coordinates + made.edits(coordinates, 0) + made.edits(coordinates, 2),
+    )
+
+
+def test_gradients_reach_what_leads():
+    made, coordinates = module(), torch.randn(4, 6, generator=seeded(1))
+    made.find_order(orders(a_b=0.2))
+    with torch.no_grad():
+        made.edits.linear[1] = torch.eye(6)  # b's change is where a has led, and once more
+        made.edits.last[1] = made.edits.shift[1] = 0
+    made.changed(coordinates, mask(*[[1, 1, 0]] * 4)).sum().backward()
+    torch.testing.assert_close(made.edits.shift.grad[0], torch.full((6,), 8.0))
+
+
+def test_mixed_batches_are_what_single_ones_are():
+    made, noise = module(graph=[("a", "b")]), torch.randn(4, 6, generator=seeded(1))
+    rows = mask([1, 0, 0], [0, 0, 0], [1, 1, 0], [0, 0, 1])
+    alone = torch.cat([made(noise[i : i + 1], rows[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(made(noise, rows), alone)
+
+
 def test_half_is_cut_of_what_is_undecided():
     """And nothing where the reverse edge is as likely, or once edges are given; a saved module keeps it."""
     made, coordinates = module(), torch.randn(4, 6, generator=seeded(1))
@@ -77,13 +143,6 @@ def test_half_is_cut_of_what_is_undecided():
     torch.testing.assert_close(made.changed(coordinates, both), coordinates + change + made.edits(coordinates, 1))
 
 
-def test_mixed_batches_are_what_single_ones_are():
-    made, noise = module(graph=[("a", "b")]), torch.randn(4, 6, generator=seeded(1))
-    rows = mask([1, 0, 0], [0, 0, 0], [1, 1, 0], [0, 0, 1])
-    alone = torch.cat([made(noise[i : i + 1], rows[i : i + 1]) for i in range(4)])
-    torch.testing.assert_close(made(noise, rows), alone)
-
-
 def test_an_effect_that_is_intervened_on_does_not_follow_its_ancestors():
     coordinates = torch.randn(4, 6, generator=seeded(1))
     given, none = module(graph=[("a", "b"), ("b", "c")]), module(graph=())
@@ -98,6 +157,17 @@ def test_an_effect_that_is_intervened_on_does_not_follow_its_ancestors():
     torch.testing.assert_close(none.changed(coordinates, both) - coordinates, change)
     alone = mask([1, 0, 0]).expand(4, 3)
     assert torch.equal(given.changed(coordinates, alone), none.changed(coordinates, alone))
+
+
+def test_of_what_is_ordered_nothing_is_cut():
+    coordinates, both = torch.randn(4, 6, generator=seeded(1)), mask([1, 0, 1]).expand(4, 3)
+    for given, order, expected in (
+        ([("a", "c")], orders(a_c=0.2), (0, 2)),
+        ([("a", "c")], orders(c_a=0.2), (2, 0)),
+    ):
+        made = module(graph=given)
+        made.find_order(order)
+        torch.testing.assert_close(made.changed(coordinates, both), led(made, coordinates, *expected))
 
 
 def test_noise_is_found_again():
