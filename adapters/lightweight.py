@@ -7,6 +7,7 @@ Source: 'Intervening to Learn and Compose Causally Disentangled Representations'
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,7 @@ def _conv3() -> tuple[nn.Sequential, nn.Sequential]:
 
 
 # name -> (builder, image shape). The last sigmoid is the likelihood's: decoders end in logits.
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, tuple[Callable[[], tuple[nn.Sequential, nn.Sequential]], tuple[int, int, int]]] = {
     "simple64bn": (partial(_simple, 3, 32, 64, 128, 256), (3, 64, 64)),
     "simple32bn": (partial(_simple, 3, 32, 64, 128), (3, 32, 32)),
     "conv3": (_conv3, (1, 28, 28)),

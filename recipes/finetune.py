@@ -361,6 +361,8 @@ def main(argv: list[str] | None = None) -> None:
     result = Trainer(accelerator, args, run, objective, train_data, val_data, preview=preview).train()
     if isinstance(train_data, EncodedDataset) and model.config.form == "edits":
         fit_effects(model, train_data)
+        if accelerator.is_main_process and (leads := model.module.leads):
+            print(f"in compositions: {', '.join(f'{first} leads {then}' for first, then in leads)}")
         lengthen(model, data, train_data, shown=accelerator.is_main_process)
     if accelerator.is_main_process:
         # of a pooled training they do not say what is of which context

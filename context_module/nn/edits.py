@@ -291,6 +291,12 @@ class EditModule(nn.Module):
         self.order.copy_(order)
         self._compose()
 
+    @property
+    def leads(self) -> tuple[Edge, ...]:
+        """Pairs of concepts of which, intervened on together, the first leads the second."""
+        names, leaders = self.config.concepts, self._composition.leaders
+        return tuple((names[j], names[k]) for k in sorted(leaders) for j in sorted(leaders[k]))
+
     def graph(self) -> CausalGraph:
         """The edges that the data support, with how well; or those that were given, which count as certain.
 

@@ -90,6 +90,7 @@ def test_what_is_led_starts_from_where_others_have_come_to():
 def test_orders_make_chains_and_half_an_intervention_leads_half_as_far():
     made, coordinates = module(), torch.randn(4, 6, generator=seeded(1))
     made.find_order(orders(a_b=0.2, b_c=0.1, a_c=0.1))
+    assert made.leads == (("a", "b"), ("a", "c"), ("b", "c"))
     torch.testing.assert_close(made.changed(coordinates, mask(*[[1, 1, 1]] * 4)), led(made, coordinates, 0, 1, 2))
     half = coordinates + 0.5 * made.edits(coordinates, 0)
     expected = half + made.edits(half, 1)
@@ -99,6 +100,7 @@ def test_orders_make_chains_and_half_an_intervention_leads_half_as_far():
 def test_of_a_circle_the_least_is_left_out():
     made, coordinates = module(), torch.randn(4, 6, generator=seeded(1))
     made.find_order(orders(a_b=0.2, b_c=0.3, c_a=0.1))
+    assert made.leads == (("a", "b"), ("b", "c"))
     torch.testing.assert_close(
         made.changed(coordinates, mask(*[[1, 0, 1]] * 4)),
         coordinates + made.edits(coordinates, 0) + made.edits(coordinates, 2),
