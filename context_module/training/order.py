@@ -18,6 +18,7 @@ __all__ = ["find_order"]
 
 _PAIRS = 40  # of concepts that are looked at, at most
 _ROWS = 128  # pictures of each, made in three ways
+_ENOUGH = 1024  # observational ones, to tell how changes depend on each other
 _SLIGHT = 0.01  # share of two changes' energy, by which one changes the other
 _MARGIN = 0.1  # of the error of changes that are added up, by which an order has to be better
 _KNOWN, _UNKNOWN = 0.003, 0.2  # of what pictures show, errors of a base that knows its way, and of one that does not
@@ -49,7 +50,7 @@ def find_order(base: DecoderAdapter, module: EditModule, coordinates: Tensor) ->
     count = len(module.config.concepts)
     found = torch.zeros(count, count)
     module.find_order(found)
-    rows = coordinates[torch.linspace(0, len(coordinates) - 1, min(_ROWS, len(coordinates))).long()]
+    rows = _some(coordinates, _ROWS)
     with evaluating(base):
         for j, k in _entangled(module, coordinates):
             both = torch.zeros(len(rows), count, dtype=torch.bool, device=rows.device)
@@ -60,6 +61,11 @@ def find_order(base: DecoderAdapter, module: EditModule, coordinates: Tensor) ->
             if added > _KNOWN and min(errors) < min((1 - _MARGIN) * added, _UNKNOWN):
                 found[then, first] = 1 - min(errors) / added
     return found
+
+
+def _some(rows: Tensor, n: int) -> Tensor:
+    """n evenly spaced rows, or all there are."""
+    return rows[torch.linspace(0, len(rows) - 1, min(n, len(rows))).long()]
 
 
 def _led(module: EditModule, rows: Tensor, first: int, then: int) -> Tensor:
@@ -73,8 +79,8 @@ def _led(module: EditModule, rows: Tensor, first: int, then: int) -> Tensor:
 
 def _entangled(module: EditModule, coordinates: Tensor) -> list[tuple[int, int]]:
     """The pairs of concepts of which one's change changes the other's, as far as changes are linear."""
-    weigh, linear = module.visible, module.edits.linear
-    changes = [module.edits(coordinates, k) for k in range(len(linear))]
+    weigh, linear, rows = module.visible, module.edits.linear, _some(coordinates, _ENOUGH)
+    changes = (module.edits(rows, k) for k in range(len(linear)))
     energies = torch.stack([change.mT @ change / len(change) for change in changes])
     response = (linear * weigh.square()) @ linear.mT
     reach = energies.flatten(1) @ response.flatten(1).mT
