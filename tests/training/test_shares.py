@@ -52,7 +52,7 @@ def assert_same(case, folder, expected):
     weights, others = (load_tensors(path / "end.safetensors") for path in (folder, expected))
     assert weights["best_step"] == others["best_step"]
     if case not in NORMALISED:  # Adam makes full steps of the rounded gradients of a bias before a batch norm
-        for name, tensor in others.items():  # and of those few weights of ten thousand whose gradients are next to zero
+        for name, tensor in others.items():  # and of one weight in ten thousand, whose gradient is next to zero
             off = ~torch.isclose(weights[name], tensor, rtol=2e-3, atol=2e-4)
             assert off.sum() <= 1e-4 * off.numel(), name
 
