@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from context_module.io import read_json
+from context_module.study.budgets import STRUCTURAL
 from context_module.study.plan import Plan, PublishedTable
 from context_module.study.runs import Command, Run
 
@@ -27,7 +28,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "S-TCVAE": {"method": "supervised_vae", "latents": 6, "penalty": "tc_vae", "penalty_options": ["beta=4"]},
     "CausalVAE": {"method": "causal_vae", "latents": 16},
 }
-MODULE = "context module (no labels)"
+MODULE, STRUCTURAL_MODULE = "context module (no labels)", "context module (no labels, structural)"
 FACTORS = ("pendulum", "light", "length", "position")
 FEW = 100  # labelled images
 CORRUPTION = {"dear_efficiency": 0.2, "dear_shift": 0.2, "dear_generation": 0.0}
@@ -87,8 +88,9 @@ def _runs(plan: Plan, table: str) -> dict[str, Run]:
     common = {"data": "pendulum", "data_options": [*options, *plan.data_options] or None, **budget["pendulum"]}
     metric = "counterfactual" if table == "dear_generation" else "downstream"
 
-    def scored(row: str, *trainings: Command) -> Run:
-        return plan.run(row, *trainings, plan.evaluate(plan.path(row), metrics=[metric], **budget["heads"]))
+    def scored(row: str, *trainings: Command, needs: tuple[str, ...] = ()) -> Run:
+        evaluation = plan.evaluate(plan.path(row), metrics=[metric], **budget["heads"])
+        return plan.run(row, *trainings, evaluation, needs=needs)
 
     runs = {}
     for row, flags in SYSTEMS.items():
@@ -105,20 +107,15 @@ def _runs(plan: Plan, table: str) -> dict[str, Run]:
     ]
     runs["ResNet"] = plan.run("ResNet", *both)
     base = plan.path(MODULE) / "base"
-    runs[MODULE] = scored(
-        MODULE,
-        plan.train("pretrain", base, base="lightweight", **common, **budget["pretraining"]),
-        plan.train(
-            "finetune",
-            plan.path(MODULE),
-            base="lightweight",
-            base_checkpoint=base,
-            score_samples=0,
-            value_draws=0,
-            **common,
-            **budget["module"],
-        ),
-    )
+
+    def module(row: str, **form: Any) -> Command:
+        given = {"base_checkpoint": base, "score_samples": 0, "value_draws": 0, **common, **budget["module"], **form}
+        return plan.train("finetune", plan.path(row), base="lightweight", **given)
+
+    pretrained = plan.train("pretrain", base, base="lightweight", **common, **budget["pretraining"])
+    runs[MODULE] = scored(MODULE, pretrained, module(MODULE))
+    structural = module(STRUCTURAL_MODULE, train_batch_size=448, **STRUCTURAL)
+    runs[STRUCTURAL_MODULE] = scored(STRUCTURAL_MODULE, structural, needs=(MODULE,))
     return runs
 
 
@@ -163,7 +160,7 @@ def scores_of_setting(folder: Path) -> dict[str, float]:
 
 DEAR_TABLES = {
     name: PublishedTable(
-        rows=(*rows, MODULE),
+        rows=(*rows, MODULE, STRUCTURAL_MODULE) if name == "dear_generation" else (*rows, MODULE),
         columns=COLUMNS[name],
         runs=partial(_runs, table=name),
         scores=scores_of_setting if name == "dear_generation" else scores_of_prediction,
