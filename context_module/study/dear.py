@@ -28,7 +28,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "S-TCVAE": {"method": "supervised_vae", "latents": 6, "penalty": "tc_vae", "penalty_options": ["beta=4"]},
     "CausalVAE": {"method": "causal_vae", "latents": 16},
 }
-MODULE, STRUCTURAL_MODULE = "context module (no labels)", "context module (no labels, structural)"
+MODULE, STRUCTURAL_MODULE = "context module (no labels)", "structural context module (no labels)"
 FACTORS = ("pendulum", "light", "length", "position")
 FEW = 100  # labelled images
 CORRUPTION = {"dear_efficiency": 0.2, "dear_shift": 0.2, "dear_generation": 0.0}
