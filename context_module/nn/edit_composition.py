@@ -34,7 +34,7 @@ class EditComposition:
     def of(cls, names: Sequence[str], edges: Sequence[Edge], undecided: Tensor, order: Tensor) -> EditComposition:
         """From edges, undecided ones and orders, (K, K) with what follows in rows, both on the CPU."""
         leaders: dict[int, set[int]] = {}
-        for first, then in CausalGraph(tuple(names), order, ()).acyclic_edges():
+        for first, then in CausalGraph(tuple(names), order, ()).acyclic_edges() if order.any() else ():
             leaders.setdefault(names.index(then), set()).add(names.index(first))
         causes, cuts = ancestors_of(edges, names), {}
         for j, cause in enumerate(names):
