@@ -116,7 +116,8 @@ SPOILED = {
     "another base": (lambda d: edit_json(d / "config.json", base="nvae"), "folder does not hold a lightweight VAE$"),
     "another architecture": (
         lambda d: edit_json(d / "config.json", architecture="conv4"),
-        "config.json is of no usable lightweight VAE: unknown architecture 'conv4'; known: simple64bn, simple32bn,",
+        "config.json is of no usable lightweight VAE: unknown architecture 'conv4'; known: simple64bn, "
+        + "simple32bn, conv3",
     ),
     "unknown option": (
         lambda d: edit_json(d / "config.json", wings=2),
